@@ -1,0 +1,83 @@
+"""What every benchmark shares: interleaved timing, the machine's facts, reports."""
+
+import argparse
+import json
+import platform
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.benchmark import Timer
+
+from trajgru_ext.info import collect
+
+Side = Callable[[], object]
+
+
+def arguments(doc: str | None, name: str) -> argparse.Namespace:
+    """Parse the options that every benchmark has."""
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of every side")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=Path(__file__).parent / "results" / f"{name}.json",
+        help="where the figures are written",
+    )
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    return options
+
+
+def machine() -> dict[str, object]:
+    """The machine and the versions that the figures hold for."""
+    names = [
+        line.split(":", 1)[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": len(names),
+        "threads": torch.get_num_threads(),
+        **{k: collect()[k] for k in ("trajgru_ext", "torch", "cpu capability")},
+    }
+
+
+def medians(sides: dict[str, Side], rounds: int) -> dict[str, float]:
+    """Median milliseconds of each side, one run of each in turn.
+
+    Taking turns gives every side the same share of whatever else the machine does.
+    """
+    timers = {
+        name: Timer("side()", globals={"side": side}, num_threads=torch.get_num_threads())
+        for name, side in sides.items()
+    }
+    # About 20 ms each, so that the clock's resolution and a single interruption
+    # matter little.
+    repeats = {
+        name: max(1, int(0.02 / max(timer.timeit(2).median, 1e-6)))
+        for name, timer in timers.items()
+    }
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, timer in timers.items():
+            times[name].append(timer.timeit(repeats[name]).median)
+    return {name: 1e3 * statistics.median(values) for name, values in times.items()}
+
+
+def print_table(title: str, times: dict[str, float], ours: str) -> None:
+    """Each side's median, and how many times ours it takes."""
+    print(f"\n{title}")
+    for name, ms in times.items():
+        print(f"  {name:<32} {ms:9.3f} ms   {ms / times[ours]:6.2f} x ours")
+
+
+def write(path: Path, records: list[dict[str, object]]) -> None:
+    """Write the figures with the machine they were measured on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report = {"machine": machine(), "records": records}
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"\nwritten to {path}")

@@ -1,0 +1,67 @@
+#pragma once
+
+// Argument checks of every operator, one function each. They name the operator, the
+// argument, what was wanted and what came: TypeError for dtypes, ValueError for the
+// rest.
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
+
+#include <cmath>
+
+namespace trajgru_ext {
+
+inline bool supported_dtype(at::ScalarType dtype) {
+  return dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 ||
+         dtype == at::kHalf;
+}
+
+inline void check_tensor(const char* op, const char* name, const at::Tensor& tensor,
+                         const at::Device& device) {
+  TORCH_CHECK_TYPE(supported_dtype(tensor.scalar_type()), op, ": ", name,
+                   " must be float32, float64, bfloat16 or float16, got ",
+                   tensor.scalar_type());
+  TORCH_CHECK_VALUE(tensor.device() == device, op, ": ", name, " must be on ", device,
+                    ", where the other arguments are, got ", tensor.device());
+}
+
+inline void check_image(const char* op, const char* name, const at::Tensor& image,
+                        const at::Device& device) {
+  check_tensor(op, name, image, device);
+  TORCH_CHECK_VALUE(image.dim() == 4, op, ": ", name, " must have 4 dimensions, ",
+                    "[B, C, H, W], got ", image.dim(), ": ", image.sizes());
+}
+
+inline void check_flow(const char* op, const at::Tensor& image, const at::Tensor& flow) {
+  check_image(op, "flow", flow, image.device());
+  const auto wanted = {image.size(0), int64_t(2), image.size(2), image.size(3)};
+  TORCH_CHECK_VALUE(flow.sizes() == at::IntArrayRef(wanted), op,
+                    ": flow must be [B, 2, H, W] = ", at::IntArrayRef(wanted),
+                    " for an image of ", image.sizes(), ", got ", flow.sizes());
+}
+
+inline void check_flow_warp(const at::Tensor& input, const at::Tensor& flow) {
+  check_image("flow_warp", "input", input, input.device());
+  check_flow("flow_warp", input, flow);
+}
+
+inline void check_flow_warp_backward(const at::Tensor& grad,
+                                     const std::optional<at::Tensor>& input,
+                                     const at::Tensor& flow, bool flow_grad) {
+  const char* op = "flow_warp_backward";
+  check_image(op, "grad", grad, grad.device());
+  check_flow(op, grad, flow);
+  TORCH_CHECK_VALUE(!flow_grad || input.has_value(), op,
+                    ": input must be given where flow_grad is True, got None");
+  if (input.has_value()) {
+    check_image(op, "input", *input, grad.device());
+    TORCH_CHECK_VALUE(input->sizes() == grad.sizes(), op,
+                      ": input must have the sizes of grad, ", grad.sizes(), ", got ",
+                      input->sizes());
+    TORCH_CHECK_TYPE(input->scalar_type() == grad.scalar_type(), op,
+                     ": input must have the dtype of grad, ", grad.scalar_type(),
+                     ", got ", input->scalar_type());
+  }
+}
+
+}  // namespace trajgru_ext

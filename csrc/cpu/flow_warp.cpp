@@ -1,0 +1,162 @@
+#include "cpu/flow_warp.h"
+
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <tuple>
+
+#include "checks.h"
+#include "library.h"
+#include "tensors.h"
+
+namespace trajgru_ext {
+namespace {
+
+using at::Tensor;
+
+// A thread should have about this many values to move before it is worth waking.
+constexpr int64_t kGrainValues = 1 << 15;
+
+// The sums of a band of the input gradient stay in a core's second-level cache.
+constexpr int64_t kBandBytes = 1 << 18;
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+ImageSize image_size(const Tensor& image) {
+  return {image.size(0), image.size(1), image.size(2), image.size(3)};
+}
+
+template <typename F>
+void for_tiles(const ImageSize& size, const F& f) {
+  const int64_t tile_values = kTilePixels * size.channels;
+  at::parallel_for(0, size.batch * size.tiles(), divide_up(kGrainValues, tile_values), f);
+}
+
+// The image channels last: itself where it is, else a packed copy in storage.
+template <typename scalar_t>
+PixelView<scalar_t> pixel_view(const Tensor& image, Tensor& storage) {
+  const ImageSize size = image_size(image);
+  if (size.channels == 1 || image.stride(1) == 1) {
+    storage = image;
+    return {image.const_data_ptr<scalar_t>(), image.stride(0), image.stride(2),
+            image.stride(3)};
+  }
+  const Tensor planes = image.contiguous();
+  storage = at::empty({size.batch, size.height, size.width, size.channels},
+                      image.options().memory_format(at::MemoryFormat::Contiguous));
+  const scalar_t* from = planes.const_data_ptr<scalar_t>();
+  scalar_t* to = storage.mutable_data_ptr<scalar_t>();
+  for_tiles(size, [&](int64_t begin, int64_t end) {
+    flow_warp_kernels<scalar_t>().pack(size, from, to, begin, end);
+  });
+  return {to, storage.stride(0), storage.stride(1), storage.stride(2)};
+}
+
+template <typename T>
+FlowView<T> flow_view(const Tensor& flow) {
+  T* data;
+  if constexpr (std::is_const_v<T>) {
+    data = flow.const_data_ptr<std::remove_const_t<T>>();
+  } else {
+    data = flow.mutable_data_ptr<T>();
+  }
+  return {data, flow.stride(0), flow.stride(1), flow.stride(2), flow.stride(3)};
+}
+
+// Of a dense tensor in one of the two formats.
+template <typename scalar_t>
+ImageView<scalar_t> image_view(const Tensor& image) {
+  const bool planes = image.is_contiguous();
+  return {image.mutable_data_ptr<scalar_t>(), image.stride(0),
+          planes && image.size(1) > 1 ? image.size(2) * image.size(3) : 1,
+          planes && image.size(1) > 1 ? 1 : image.size(1)};
+}
+
+Tensor flow_warp(const Tensor& input, const Tensor& flow, double flow_scale) {
+  check_flow_warp(input, flow);
+  const Tensor output = empty_image(input);
+  if (output.numel() == 0) return output;
+  const Tensor coordinates = flow.to(opmath_dtype(input));
+  AT_DISPATCH_FLOATING_TYPES_AND2(
+      at::kBFloat16, at::kHalf, input.scalar_type(), "flow_warp", [&] {
+        using coord_t = at::opmath_type<scalar_t>;
+        Tensor storage;
+        const FlowWarpForward<scalar_t> args{
+            image_size(input), pixel_view<scalar_t>(input, storage),
+            flow_view<const coord_t>(coordinates), static_cast<coord_t>(flow_scale),
+            image_view<scalar_t>(output)};
+        for_tiles(args.size, [&](int64_t begin, int64_t end) {
+          flow_warp_kernels<scalar_t>().forward(args, begin, end);
+        });
+      });
+  return output;
+}
+
+// Bands for a few rounds of work per thread, as large as the cache allows.
+template <typename scalar_t>
+void set_bands(FlowWarpBackward<scalar_t>& args) {
+  const int64_t pixel_bytes =
+      args.size.channels * static_cast<int64_t>(sizeof(at::opmath_type<scalar_t>));
+  const int64_t rounds = 4 * at::get_num_threads();
+  const int64_t fair = divide_up(args.size.batch * args.size.pixels(), rounds);
+  args.band_pixels = std::clamp<int64_t>(fair, kTilePixels, std::max(kTilePixels, kBandBytes / pixel_bytes));
+  args.bands = divide_up(args.size.pixels(), args.band_pixels);
+}
+
+std::tuple<Tensor, Tensor> flow_warp_backward(const Tensor& grad,
+                                              const std::optional<Tensor>& input,
+                                              const Tensor& flow, double flow_scale,
+                                              bool input_grad, bool flow_grad) {
+  check_flow_warp_backward(grad, input, flow, flow_grad);
+  const Tensor absent = at::empty({0}, grad.options());
+  const at::ScalarType coord_dtype = opmath_dtype(grad);
+  const Tensor grad_input = input_grad ? empty_image(grad) : absent;
+  const Tensor grad_flow = flow_grad ? empty_image(flow, coord_dtype) : absent;
+  if (grad.numel() == 0) {
+    if (flow_grad) grad_flow.zero_();
+    return {grad_input, grad_flow.to(flow.scalar_type())};
+  }
+  if (!input_grad && !flow_grad) return {absent, absent};
+  const Tensor coordinates = flow.to(coord_dtype);
+  AT_DISPATCH_FLOATING_TYPES_AND2(
+      at::kBFloat16, at::kHalf, grad.scalar_type(), "flow_warp_backward", [&] {
+        using coord_t = at::opmath_type<scalar_t>;
+        const auto& kernels = flow_warp_kernels<scalar_t>();
+        Tensor grad_storage, input_storage;
+        FlowWarpBackward<scalar_t> args{};
+        args.size = image_size(grad);
+        args.grad = pixel_view<scalar_t>(grad, grad_storage);
+        args.flow = flow_view<const coord_t>(coordinates);
+        args.flow_scale = static_cast<coord_t>(flow_scale);
+        if (input_grad) args.input_grad = image_view<scalar_t>(grad_input);
+        if (flow_grad) {
+          args.input = pixel_view<scalar_t>(*input, input_storage);
+          args.flow_grad = flow_view<coord_t>(grad_flow);
+        }
+        set_bands(args);
+        const Tensor reach = at::empty({args.size.batch * args.size.tiles(), 2},
+                                       grad.options().dtype(at::kLong).memory_format(at::MemoryFormat::Contiguous));
+        static_assert(sizeof(Reach) == 2 * sizeof(int64_t));
+        args.reach = reinterpret_cast<Reach*>(reach.mutable_data_ptr<int64_t>());
+        for_tiles(args.size, [&](int64_t begin, int64_t end) {
+          kernels.reach(args, begin, end);
+        });
+        const int64_t sums_size =
+            input_grad && args.needs_sums() ? args.band_pixels * args.size.channels : 0;
+        at::parallel_for(
+            0, args.size.batch * args.bands, 1, [&](int64_t begin, int64_t end) {
+              std::unique_ptr<coord_t[]> sums(new coord_t[sums_size]);
+              kernels.backward(args, begin, end, sums.get());
+            });
+      });
+  return {grad_input, grad_flow.to(flow.scalar_type())};
+}
+
+TRAJGRU_LIBRARY_IMPL(CPU, m) {
+  m.impl("flow_warp", &flow_warp);
+  m.impl("flow_warp_backward", &flow_warp_backward);
+}
+
+}  // namespace
+}  // namespace trajgru_ext

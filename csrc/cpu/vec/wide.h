@@ -1,0 +1,80 @@
+#pragma once
+
+// A register's worth of scalar_t, widened to its opmath type: one vector for float and
+// double, two of float for bfloat16 and float16.
+
+#include <ATen/OpMathType.h>
+#include <ATen/cpu/vec/functional.h>
+#include <ATen/cpu/vec/vec.h>
+
+#include <cstdint>
+#include <type_traits>
+
+namespace trajgru_ext {
+namespace CPU_CAPABILITY {
+
+template <typename scalar_t>
+struct Wide {
+  using T = at::opmath_type<scalar_t>;
+  using Vec = at::vec::Vectorized<T>;
+  static constexpr bool kNarrow = !std::is_same_v<scalar_t, T>;
+  static constexpr int kVecs = kNarrow ? 2 : 1;
+  static constexpr int64_t kSize = kVecs * Vec::size();
+
+  Vec v[kVecs];
+
+  static Wide zero() {
+    Wide r;
+    for (auto& vec : r.v) vec = Vec(T(0));
+    return r;
+  }
+
+  static Wide load(const scalar_t* data) {
+    Wide r;
+    if constexpr (kNarrow) {
+      const auto narrow = at::vec::Vectorized<scalar_t>::loadu(data);
+      std::tie(r.v[0], r.v[1]) = at::vec::convert_to_float<scalar_t>(narrow);
+    } else {
+      r.v[0] = Vec::loadu(data);
+    }
+    return r;
+  }
+
+  // From and to memory of the opmath type.
+  static Wide load_sums(const T* data) {
+    Wide r;
+    for (int i = 0; i < kVecs; ++i) r.v[i] = Vec::loadu(data + i * Vec::size());
+    return r;
+  }
+
+  void store(scalar_t* data) const {
+    if constexpr (kNarrow) {
+      at::vec::convert_from_float<scalar_t>(v[0], v[1]).store(data);
+    } else {
+      v[0].store(data);
+    }
+  }
+
+  void store_sums(T* data) const {
+    for (int i = 0; i < kVecs; ++i) v[i].store(data + i * Vec::size());
+  }
+
+  // this += a * b
+  void add_product(const Vec& a, const Wide& b) {
+    for (int i = 0; i < kVecs; ++i) v[i] = at::vec::fmadd(a, b.v[i], v[i]);
+  }
+
+  void add_product(const Wide& a, const Wide& b) {
+    for (int i = 0; i < kVecs; ++i) v[i] = at::vec::fmadd(a.v[i], b.v[i], v[i]);
+  }
+
+  T sum() const {
+    Vec total = v[0];
+    for (int i = 1; i < kVecs; ++i) total = total + v[i];
+    return at::vec::vec_reduce_all<T>(
+        [](const Vec& a, const Vec& b) { return a + b; }, total);
+  }
+};
+
+}  // namespace CPU_CAPABILITY
+}  // namespace trajgru_ext

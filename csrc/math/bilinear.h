@@ -1,0 +1,91 @@
+#pragma once
+
+// The bilinear warp of one pixel (Shi et al. 2017, eq. 3-4):
+//
+//   M[i,j] = sum_mn I[m,n] max(0, 1-|i+V-m|) max(0, 1-|j+U-n|)
+//
+// At most four corners of the sum are not zero: those of the unit cell that
+// (i+V, j+U) falls into. Corner k = 2 * (lower row) + (right column).
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "math/host_device.h"
+
+namespace trajgru_ext {
+
+constexpr int kCorners = 4;
+
+enum class Landing { inside, outside, undefined };  // undefined: the flow is NaN
+
+// The cell's upper left corner and the position within the cell. The corner may
+// lie at -1, one before the image: the cell's other half is inside then.
+template <typename T, typename index_t>
+struct Cell {
+  index_t row, col;
+  T fy, fx;
+};
+
+// Displacements of this size and above leave any image whose indices fit index_t,
+// and those below can be converted to index_t and added to an index of it.
+template <typename T, typename index_t>
+TRAJGRU_HOST_DEVICE T displacement_limit() {
+  return static_cast<T>(index_t(1) << (8 * sizeof(index_t) - 2));
+}
+
+// Splits the displacement, not the coordinate, into floor and fraction: whole
+// displacements are exact at any pixel, and the precision of the fraction does not
+// depend on how far the pixel is from the origin.
+template <typename T, typename index_t>
+TRAJGRU_HOST_DEVICE Landing locate(index_t row, index_t col, T u, T v, index_t height,
+                                   index_t width, Cell<T, index_t>& cell) {
+  const T limit = displacement_limit<T, index_t>();
+  // Negated, so that NaN is never converted to an integer.
+  if (!(std::fabs(u) < limit && std::fabs(v) < limit)) {
+    return (u != u || v != v) ? Landing::undefined : Landing::outside;
+  }
+  const T whole_u = std::floor(u), whole_v = std::floor(v);
+  cell.row = row + static_cast<index_t>(whole_v);
+  cell.col = col + static_cast<index_t>(whole_u);
+  cell.fy = v - whole_v;
+  cell.fx = u - whole_u;
+  const bool inside =
+      cell.row >= -1 && cell.row < height && cell.col >= -1 && cell.col < width;
+  return inside ? Landing::inside : Landing::outside;
+}
+
+template <typename T, typename index_t>
+TRAJGRU_HOST_DEVICE T corner_weight(const Cell<T, index_t>& cell, int corner) {
+  const T wy = (corner & 2) ? cell.fy : 1 - cell.fy;
+  const T wx = (corner & 1) ? cell.fx : 1 - cell.fx;
+  return wy * wx;
+}
+
+template <typename T, typename index_t>
+TRAJGRU_HOST_DEVICE bool corner_inside(const Cell<T, index_t>& cell, int corner,
+                                       index_t height, index_t width) {
+  const index_t row = cell.row + (corner >> 1), col = cell.col + (corner & 1);
+  return row >= 0 && row < height && col >= 0 && col < width;
+}
+
+// dM/dU and dM/dV within the cell, given the products of the output gradient with
+// each corner's values, dot[k] = sum_c grad[c] I[c, corner k] (0 outside the image).
+template <typename T, typename index_t>
+TRAJGRU_HOST_DEVICE T gradient_u(const Cell<T, index_t>& cell, const T* dot) {
+  return (1 - cell.fy) * (dot[1] - dot[0]) + cell.fy * (dot[3] - dot[2]);
+}
+
+template <typename T, typename index_t>
+TRAJGRU_HOST_DEVICE T gradient_v(const Cell<T, index_t>& cell, const T* dot) {
+  return (1 - cell.fx) * (dot[2] - dot[0]) + cell.fx * (dot[3] - dot[1]);
+}
+
+// What a pixel that reads no corner gives: nothing outside the image, NaN where the
+// flow is NaN. Its gradient is the same.
+template <typename T>
+TRAJGRU_HOST_DEVICE T value_without_cell(Landing landing) {
+  return landing == Landing::undefined ? std::numeric_limits<T>::quiet_NaN() : T(0);
+}
+
+}  // namespace trajgru_ext

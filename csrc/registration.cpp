@@ -1,0 +1,9 @@
+// Every operator's schema, one line each. The implementations register themselves
+// beside their code: csrc/cpu/<operator>.cpp and csrc/cuda/<operator>.cu.
+
+#include "library.h"
+
+TRAJGRU_LIBRARY(m) {
+  m.def("flow_warp(Tensor input, Tensor flow, float flow_scale=1.0) -> Tensor");
+  m.def("flow_warp_backward(Tensor grad, Tensor? input, Tensor flow, float flow_scale, bool input_grad, bool flow_grad) -> (Tensor, Tensor)");
+}

@@ -1,0 +1,35 @@
+#pragma once
+
+// What every operator's thin layer needs to know of a Tensor, on any device.
+
+#include <ATen/core/Tensor.h>
+#include <ATen/OpMathType.h>
+#include <ATen/ops/empty.h>
+
+namespace trajgru_ext {
+
+// Channels last where the channels of a pixel are contiguous, as a channel slice of
+// a channels-last tensor is too; where strides fit both formats, contiguous.
+// trajgru_ext/ops/_layout.py states the same for the fake kernels.
+inline at::MemoryFormat memory_format(const at::Tensor& image) {
+  const bool channels_last =
+      image.size(1) > 1 && image.stride(1) == 1 && !image.is_contiguous();
+  return channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+}
+
+inline at::Tensor empty_image(const at::Tensor& like, at::ScalarType dtype) {
+  return at::empty(like.sizes(),
+                   like.options().dtype(dtype).memory_format(memory_format(like)));
+}
+
+inline at::Tensor empty_image(const at::Tensor& like) {
+  return empty_image(like, like.scalar_type());
+}
+
+// The dtype of sums and coordinates for images of a dtype: float64 for float64,
+// float32 for the others.
+inline at::ScalarType opmath_dtype(const at::Tensor& image) {
+  return at::toOpMathType(image.scalar_type());
+}
+
+}  // namespace trajgru_ext

@@ -1,0 +1,125 @@
+"""Builds trajgru_ext._C: the CPU kernels always, the CUDA kernels where possible.
+
+CUDA kernels are built with a CUDA build of torch and nvcc (CUDA_HOME);
+TRAJGRU_CUDA=0 leaves them out, TRAJGRU_CUDA=1 makes their absence an error, and
+TORCH_CUDA_ARCH_LIST chooses the architectures.
+"""
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+from setuptools import setup
+from torch.utils import cpp_extension
+
+HERE = Path(__file__).parent.resolve()
+
+# Every architecture that CUDA 13 knows by a chip in use; PTX for what comes later.
+CUDA_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+INSTRUCTION_SETS = {"DEFAULT": []}
+if X86:
+    INSTRUCTION_SETS["AVX2"] = ["-mavx2", "-mfma", "-mf16c"]
+    INSTRUCTION_SETS["AVX512"] = [
+        "-mavx512f",
+        "-mavx512bw",
+        "-mavx512vl",
+        "-mavx512dq",
+        "-mfma",
+        "-mf16c",
+    ]
+
+
+def why_no_cuda() -> str:
+    """The reason to leave the CUDA kernels out, or nothing."""
+    wanted = os.environ.get("TRAJGRU_CUDA", "")
+    if wanted == "0":
+        return "built with TRAJGRU_CUDA=0"
+    if torch.version.cuda is None:
+        reason = f"built against torch {torch.__version__}, which has no CUDA"
+    elif cpp_extension.CUDA_HOME is None:
+        reason = "no CUDA toolkit was found when building (CUDA_HOME, or nvcc on PATH)"
+    elif not (Path(cpp_extension.CUDA_HOME) / "bin" / "nvcc").exists():
+        reason = f"no nvcc in {cpp_extension.CUDA_HOME}/bin when building"
+    else:
+        return ""
+    if wanted == "1":
+        raise SystemExit(f"trajgru_ext: TRAJGRU_CUDA=1, but it was {reason}")
+    return reason
+
+
+NO_CUDA = why_no_cuda()
+if not NO_CUDA:
+    # torch's own default asks the device, and fails where there is none.
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
+
+
+def sources(*patterns: str) -> list[str]:
+    return sorted(str(p.relative_to(HERE)) for g in patterns for p in HERE.glob(g))
+
+
+class Build(cpp_extension.BuildExtension):
+    """Adds the per-instruction-set objects, and a note of what was built against."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        # Objects built against one torch never fit another.
+        self.build_temp = os.path.join(self.build_temp, f"torch-{torch.__version__}")
+
+    def build_extension(self, ext):
+        flags = ext.extra_compile_args["cxx"]
+        objects = []
+        # Linked after the common objects: of a function that both have, such as one
+        # of the standard library, the linker keeps the first, which runs anywhere.
+        for name, options in INSTRUCTION_SETS.items():
+            defines = [f"-DCPU_CAPABILITY={name}", f"-DCPU_CAPABILITY_{name}"]
+            objects += self.compiler.compile(
+                sources("csrc/cpu/vec/*.cpp"),
+                output_dir=os.path.join(self.build_temp, name),
+                include_dirs=ext.include_dirs,
+                extra_postargs={"cxx": [*flags, *options, *defines]},
+                depends=ext.depends,
+            )
+        ext.extra_objects = objects
+        super().build_extension(ext)
+        architectures = "" if NO_CUDA else os.environ["TORCH_CUDA_ARCH_LIST"]
+        note = Path(self.build_lib) / "trajgru_ext" / "_build.py"
+        note.write_text(
+            '"""What this build was made against; written by setup.py."""\n\n'
+            f"torch_version = {str(torch.__version__)!r}\n"
+            f"cuda_version = {torch.version.cuda!r}\n"
+            f"cuda_architectures = {architectures!r}\n"
+            f"no_cuda_kernels = {NO_CUDA!r}\n"
+        )
+
+    def copy_extensions_to_source(self):
+        super().copy_extensions_to_source()
+        note = Path(self.build_lib) / "trajgru_ext" / "_build.py"
+        self.copy_file(str(note), str(HERE / "trajgru_ext" / "_build.py"))
+
+
+def extension():
+    make = cpp_extension.CppExtension if NO_CUDA else cpp_extension.CUDAExtension
+    flags = ["-O3", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wextra"]
+    # What torch's own headers cause.
+    for warning in ("unused-parameter", "unknown-pragmas", "maybe-uninitialized"):
+        flags.append(f"-Wno-{warning}")
+    if X86:
+        flags.append("-DTRAJGRU_X86")
+    cuda = [] if NO_CUDA else sources("csrc/cuda/*.cu")
+    return make(
+        name="trajgru_ext._C",
+        sources=sources("csrc/*.cpp", "csrc/cpu/*.cpp") + cuda,
+        include_dirs=[str(HERE / "csrc")],
+        depends=sources("csrc/**/*.h", "csrc/**/*.cuh"),
+        extra_compile_args={
+            "cxx": flags,
+            "nvcc": ["-O3", "-std=c++20", "-lineinfo", "--threads=1"],
+        },
+        extra_link_args=["-fopenmp"],
+    )
+
+
+setup(ext_modules=[extension()], cmdclass={"build_ext": Build})

@@ -1,0 +1,13 @@
+"""Fused kernels for convolutional recurrent networks that move along learned flows.
+
+Every operator is a function of the package, `trajgru_ext.flow_warp` among them.
+"""
+
+from trajgru_ext import _extension
+from trajgru_ext.ops import _registry, flow_warp
+
+__version__ = "0.1.0"
+__all__ = ["flow_warp"]
+
+_extension.load()
+_registry.register_fakes("trajgru_ext")

@@ -1,0 +1,36 @@
+"""Loads the compiled module `_C`, or says in one sentence why it cannot be."""
+
+import importlib
+
+import torch
+
+
+def _release(version: str) -> list[str]:
+    """The part of a version within which torch keeps its binary interface."""
+    return version.split("+")[0].split(".")[:2]
+
+
+def load() -> None:
+    """Register the operators by importing `trajgru_ext._C`.
+
+    Raises:
+        ImportError: the extension was not built, or was built against a torch whose
+            binary interface differs from the one that is running.
+    """
+    try:
+        built = importlib.import_module("trajgru_ext._build")
+    except ModuleNotFoundError:
+        raise ImportError(
+            "trajgru_ext: the extension is not built; install the package with "
+            "`pip install --no-build-isolation .` where torch is installed"
+        ) from None
+    if (_release(built.torch_version), built.cuda_version) != (
+        _release(torch.__version__),
+        torch.version.cuda,
+    ):
+        raise ImportError(
+            f"trajgru_ext: built against torch {built.torch_version} but running with "
+            f"torch {torch.__version__}; reinstall trajgru_ext with "
+            "`pip install --no-build-isolation .` in this environment"
+        )
+    importlib.import_module("trajgru_ext._C")

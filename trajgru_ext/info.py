@@ -1,0 +1,40 @@
+"""What this installation is: versions, compiler, instruction set, devices."""
+
+import platform
+from typing import Any
+
+import torch
+
+from trajgru_ext import _build, _C
+
+
+def collect() -> dict[str, Any]:
+    """Facts of the build and of this machine; what is missing gives its reason."""
+    from trajgru_ext import __version__  # noqa: PLC0415 - the package imports us
+
+    facts = _C.facts()
+    if _build.no_cuda_kernels:
+        kernels: str = f"none: {_build.no_cuda_kernels}"
+    else:
+        kernels = f"for {_build.cuda_architectures}"
+    if torch.cuda.is_available():
+        devices = [
+            torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())
+        ]
+    elif torch.version.cuda is None:
+        devices = "none: this torch has no CUDA"
+    else:
+        devices = "none: torch finds no usable GPU or driver"
+    return {
+        "trajgru_ext": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "built against torch": _build.torch_version,
+        "compiler": facts["compiler"],
+        "cpu capability": facts["cpu_capability"],
+        "cpu capabilities built": facts["cpu_capabilities"],
+        "threads": facts["threads"] if facts["openmp"] else "1: built without OpenMP",
+        "cuda kernels": kernels,
+        "cuda of torch": torch.version.cuda or "none: this torch is a CPU build",
+        "cuda devices": devices,
+    }

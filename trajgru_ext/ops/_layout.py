@@ -1,0 +1,21 @@
+"""Memory formats, as csrc/tensors.h states them for the kernels."""
+
+import torch
+from torch import Tensor
+
+
+def memory_format(image: Tensor) -> torch.memory_format:
+    """Channels last where the channels of a pixel are contiguous, else contiguous."""
+    if image.shape[1] > 1 and image.stride(1) == 1 and not image.is_contiguous():
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def empty_image(like: Tensor) -> Tensor:
+    """What an operator returns for an image of this size, dtype and format."""
+    return torch.empty(
+        like.shape,
+        dtype=like.dtype,
+        device=like.device,
+        memory_format=memory_format(like),
+    )

@@ -1,0 +1,46 @@
+"""Where the operators are looked up, and their fake kernels registered.
+
+The compiled operators live in `torch.ops.trajgru_ext`. A build of the same sources
+under another namespace can take their place (the tests run the CUDA kernels so).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+_namespace = "trajgru_ext"
+_fakes: dict[str, Callable[..., Any]] = {}
+
+
+def operator(name: str) -> Any:
+    """The registered operator of this name."""
+    return getattr(getattr(torch.ops, _namespace), name).default
+
+
+def fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorate the fake kernel of an operator: shapes, dtypes and strides only."""
+
+    def remember(kernel: Callable[..., Any]) -> Callable[..., Any]:
+        _fakes[name] = kernel
+        return kernel
+
+    return remember
+
+
+def register_fakes(namespace: str) -> None:
+    """Register all fake kernels for the operators of a loaded namespace."""
+    for name, kernel in _fakes.items():
+        torch.library.register_fake(f"{namespace}::{name}", kernel)
+
+
+@contextmanager
+def using(namespace: str) -> Iterator[None]:
+    """Within the context, look operators up in another namespace."""
+    global _namespace  # noqa: PLW0603 - one switch for the whole process is the point
+    previous, _namespace = _namespace, namespace
+    try:
+        yield
+    finally:
+        _namespace = previous
