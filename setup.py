@@ -7,10 +7,25 @@ TORCH_CUDA_ARCH_LIST chooses the architectures.
 
 import os
 import platform
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import torch
 from setuptools import setup
+
+if "CUDA_HOME" not in os.environ and shutil.which("nvcc"):
+    # The nvcc on PATH may be a script somewhere else: it knows where its toolkit is.
+    said = subprocess.run(
+        ["nvcc", "--dryrun", "-x", "cu", os.devnull],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stderr
+    if found := re.search(r"^#\$ TOP=(.*)$", said, re.MULTILINE):
+        os.environ["CUDA_HOME"] = os.path.realpath(found[1])
+
 from torch.utils import cpp_extension
 
 HERE = Path(__file__).parent.resolve()

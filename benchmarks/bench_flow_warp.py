@@ -52,7 +52,9 @@ def smooth_flow(batch: int, height: int, width: int) -> Tensor:
     return FLOW_PIXELS * resize(coarse, (height, width), mode="bicubic")
 
 
-def check(name: str, got: list[Tensor], wanted: list[Tensor], scale: list[float]) -> None:
+def check(
+    name: str, got: list[Tensor], wanted: list[Tensor], scale: list[float]
+) -> None:
     """Stop where a side's result is wrong; the grid's round-off is allowed for."""
     for got_one, wanted_one, size in zip(got, wanted, scale, strict=True):
         error = (got_one.double() - wanted_one).abs().max().item()

@@ -52,7 +52,9 @@ def medians(sides: dict[str, Side], rounds: int) -> dict[str, float]:
     Taking turns gives every side the same share of whatever else the machine does.
     """
     timers = {
-        name: Timer("side()", globals={"side": side}, num_threads=torch.get_num_threads())
+        name: Timer(
+            "side()", globals={"side": side}, num_threads=torch.get_num_threads()
+        )
         for name, side in sides.items()
     }
     # About 20 ms each, so that the clock's resolution and a single interruption

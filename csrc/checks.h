@@ -32,7 +32,8 @@ inline void check_image(const char* op, const char* name, const at::Tensor& imag
                     "[B, C, H, W], got ", image.dim(), ": ", image.sizes());
 }
 
-inline void check_flow(const char* op, const at::Tensor& image, const at::Tensor& flow) {
+inline void check_flow(const char* op, const at::Tensor& image,
+                       const at::Tensor& flow) {
   check_image(op, "flow", flow, image.device());
   const auto wanted = {image.size(0), int64_t(2), image.size(2), image.size(3)};
   TORCH_CHECK_VALUE(flow.sizes() == at::IntArrayRef(wanted), op,

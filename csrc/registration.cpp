@@ -5,5 +5,7 @@
 
 TRAJGRU_LIBRARY(m) {
   m.def("flow_warp(Tensor input, Tensor flow, float flow_scale=1.0) -> Tensor");
-  m.def("flow_warp_backward(Tensor grad, Tensor? input, Tensor flow, float flow_scale, bool input_grad, bool flow_grad) -> (Tensor, Tensor)");
+  m.def(
+      "flow_warp_backward(Tensor grad, Tensor? input, Tensor flow, float flow_scale, "
+      "bool input_grad, bool flow_grad) -> (Tensor, Tensor)");
 }

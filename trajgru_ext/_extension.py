@@ -16,6 +16,7 @@ def load() -> None:
     Raises:
         ImportError: the extension was not built, or was built against a torch whose
             binary interface differs from the one that is running.
+
     """
     try:
         built = importlib.import_module("trajgru_ext._build")

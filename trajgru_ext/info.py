@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from trajgru_ext import _build, _C
+from trajgru_ext import _C, _build
 
 
 def collect() -> dict[str, Any]:

@@ -8,10 +8,16 @@ import torch
 from torch import Tensor
 
 
-def _hat(distance: Tensor) -> Tensor:
-    """max(0, 1 - |distance|), with the derivative from the right at its corners."""
-    rising = torch.where((distance >= -1) & (distance < 0), 1 + distance, 0)
-    weight = torch.where((distance >= 0) & (distance < 1), 1 - distance, rising)
+def _hat(steps: Tensor, displacement: Tensor) -> Tensor:
+    """max(0, 1 - |steps + displacement|), at its corners differentiated to the right.
+
+    The displacement is compared with whole numbers before they are added, since a sum
+    would lose on which side of them a small one lies.
+    """
+    distance = steps + displacement
+    rising = (displacement >= -1 - steps) & (displacement < -steps)
+    falling = (displacement >= -steps) & (displacement < 1 - steps)
+    weight = torch.where(rising, 1 + distance, torch.where(falling, 1 - distance, 0))
     return torch.where(distance.isnan(), torch.nan, weight)
 
 
@@ -29,13 +35,12 @@ def flow_warp(input: Tensor, flow: Tensor, flow_scale: float = 1.0) -> Tensor:
         for i in range(height):
             for j in range(width):
                 u, v = uv[b, 0, i, j], uv[b, 1, i, j]
-                # i + V - m as (i - m) + V, for the digits of a small displacement.
-                weight = _hat((i - rows) + v)[:, None] * _hat((j - cols) + u)
+                weight = _hat(i - rows, v)[:, None] * _hat(j - cols, u)
                 # What has no weight is not read: it may be NaN.
                 unread = (weight == 0) & ~image[b].isfinite()
                 terms = weight * torch.where(unread, 0, image[b])
                 pixels.append(terms.sum((1, 2)))
     if not pixels:
-        return image * 0
+        return image + uv.sum()  # empty, and connected to both
     output = torch.stack(pixels).view(batch, height, width, channels)
     return output.permute(0, 3, 1, 2)

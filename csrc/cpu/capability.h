@@ -20,14 +20,14 @@ std::string capability_name(Capability capability);
 std::vector<std::string> built_capabilities();
 
 #if defined(TRAJGRU_X86)
-#define TRAJGRU_CHOOSE_KERNELS(kernels)     \
-  switch (cpu_capability()) {               \
-    case Capability::AVX512:                \
-      return AVX512::kernels;               \
-    case Capability::AVX2:                  \
-      return AVX2::kernels;                 \
-    default:                                \
-      return DEFAULT::kernels;              \
+#define TRAJGRU_CHOOSE_KERNELS(kernels) \
+  switch (cpu_capability()) {           \
+    case Capability::AVX512:            \
+      return AVX512::kernels;           \
+    case Capability::AVX2:              \
+      return AVX2::kernels;             \
+    default:                            \
+      return DEFAULT::kernels;          \
   }
 #else
 #define TRAJGRU_CHOOSE_KERNELS(kernels) return DEFAULT::kernels

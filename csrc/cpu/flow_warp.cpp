@@ -21,7 +21,9 @@ constexpr int64_t kGrainValues = 1 << 15;
 // The sums of a band of the input gradient stay in a core's second-level cache.
 constexpr int64_t kBandBytes = 1 << 18;
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t divide_up(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 ImageSize image_size(const Tensor& image) {
   return {image.size(0), image.size(1), image.size(2), image.size(3)};
@@ -30,7 +32,8 @@ ImageSize image_size(const Tensor& image) {
 template <typename F>
 void for_tiles(const ImageSize& size, const F& f) {
   const int64_t tile_values = kTilePixels * size.channels;
-  at::parallel_for(0, size.batch * size.tiles(), divide_up(kGrainValues, tile_values), f);
+  at::parallel_for(0, size.batch * size.tiles(), divide_up(kGrainValues, tile_values),
+                   f);
 }
 
 // The image channels last: itself where it is, else a packed copy in storage.
@@ -100,7 +103,8 @@ void set_bands(FlowWarpBackward<scalar_t>& args) {
       args.size.channels * static_cast<int64_t>(sizeof(at::opmath_type<scalar_t>));
   const int64_t rounds = 4 * at::get_num_threads();
   const int64_t fair = divide_up(args.size.batch * args.size.pixels(), rounds);
-  args.band_pixels = std::clamp<int64_t>(fair, kTilePixels, std::max(kTilePixels, kBandBytes / pixel_bytes));
+  args.band_pixels = std::clamp<int64_t>(
+      fair, kTilePixels, std::max(kTilePixels, kBandBytes / pixel_bytes));
   args.bands = divide_up(args.size.pixels(), args.band_pixels);
 }
 
@@ -109,15 +113,15 @@ std::tuple<Tensor, Tensor> flow_warp_backward(const Tensor& grad,
                                               const Tensor& flow, double flow_scale,
                                               bool input_grad, bool flow_grad) {
   check_flow_warp_backward(grad, input, flow, flow_grad);
-  const Tensor absent = at::empty({0}, grad.options());
   const at::ScalarType coord_dtype = opmath_dtype(grad);
-  const Tensor grad_input = input_grad ? empty_image(grad) : absent;
-  const Tensor grad_flow = flow_grad ? empty_image(flow, coord_dtype) : absent;
-  if (grad.numel() == 0) {
-    if (flow_grad) grad_flow.zero_();
+  const Tensor grad_input =
+      input_grad ? empty_image(grad) : at::empty({0}, grad.options());
+  const Tensor grad_flow =
+      flow_grad ? empty_image(flow, coord_dtype) : at::empty({0}, flow.options());
+  if (grad.numel() == 0) grad_flow.zero_();
+  if (grad.numel() == 0 || !(input_grad || flow_grad)) {
     return {grad_input, grad_flow.to(flow.scalar_type())};
   }
-  if (!input_grad && !flow_grad) return {absent, absent};
   const Tensor coordinates = flow.to(coord_dtype);
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kBFloat16, at::kHalf, grad.scalar_type(), "flow_warp_backward", [&] {
@@ -136,19 +140,21 @@ std::tuple<Tensor, Tensor> flow_warp_backward(const Tensor& grad,
         }
         set_bands(args);
         const Tensor reach = at::empty({args.size.batch * args.size.tiles(), 2},
-                                       grad.options().dtype(at::kLong).memory_format(at::MemoryFormat::Contiguous));
+                                       grad.options().dtype(at::kLong).memory_format(
+                                           at::MemoryFormat::Contiguous));
         static_assert(sizeof(Reach) == 2 * sizeof(int64_t));
         args.reach = reinterpret_cast<Reach*>(reach.mutable_data_ptr<int64_t>());
-        for_tiles(args.size, [&](int64_t begin, int64_t end) {
-          kernels.reach(args, begin, end);
-        });
+        for_tiles(args.size,
+                  [&](int64_t begin, int64_t end) { kernels.reach(args, begin, end); });
         const int64_t sums_size =
             input_grad && args.needs_sums() ? args.band_pixels * args.size.channels : 0;
-        at::parallel_for(
-            0, args.size.batch * args.bands, 1, [&](int64_t begin, int64_t end) {
-              std::unique_ptr<coord_t[]> sums(new coord_t[sums_size]);
-              kernels.backward(args, begin, end, sums.get());
-            });
+        const int64_t grain =
+            divide_up(kGrainValues, args.band_pixels * args.size.channels);
+        at::parallel_for(0, args.size.batch * args.bands, grain,
+                         [&](int64_t begin, int64_t end) {
+                           std::unique_ptr<coord_t[]> sums(new coord_t[sums_size]);
+                           kernels.backward(args, begin, end, sums.get());
+                         });
       });
   return {grad_input, grad_flow.to(flow.scalar_type())};
 }

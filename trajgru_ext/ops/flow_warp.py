@@ -51,6 +51,7 @@ def flow_warp(input: Tensor, flow: Tensor, flow_scale: float = 1.0) -> Tensor:
 
     Source: Shi et al. 2017, "Deep Learning for Precipitation Nowcasting: A Benchmark
     and A New Model" (arXiv 1706.03458), equations 3 and 4.
+
     """
     for name, value in (("input", input), ("flow", flow)):
         if not isinstance(value, Tensor):
@@ -103,7 +104,11 @@ class _FlowWarp(Function):
         input_grad, flow_grad = _FlowWarpBackward.call(
             grad, input, flow, ctx.flow_scale, needs_input, needs_flow
         )
-        return input_grad if needs_input else None, flow_grad if needs_flow else None, None
+        return (
+            input_grad if needs_input else None,
+            flow_grad if needs_flow else None,
+            None,
+        )
 
     @staticmethod
     def tangent(ctx: Any, input_tangent: Any, flow_tangent: Any, _: None) -> Tensor:
@@ -259,9 +264,9 @@ class _Corners:
         """The sum over corners of weight * value; NaN where the flow is."""
         output = torch.zeros_like(image, dtype=self.dtype)
         for k, weight in enumerate(weights):
-            value, weight = self.read(image, k), weight[:, None]
-            unread = (weight == 0) & ~value.isfinite()
-            output = output + weight * torch.where(unread, 0, value)
+            value = self.read(image, k)
+            unread = (weight[:, None] == 0) & ~value.isfinite()
+            output = output + weight[:, None] * torch.where(unread, 0, value)
         return torch.where(self.undefined[:, None], torch.nan, output)
 
     def pull_back(

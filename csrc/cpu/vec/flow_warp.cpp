@@ -264,8 +264,8 @@ void backward_tile(const FlowWarpBackward<scalar_t>& args, const Tile& tile,
   const PixelView<scalar_t>& input = args.input;
   const auto visit = [&](int64_t pixel, Landing landing, const auto& cell) {
     if (landing != Landing::inside) return;
-    const int64_t owner = std::max<int64_t>(cell.row, 0) * size.width +
-                          std::max<int64_t>(cell.col, 0);
+    const int64_t owner =
+        std::max<int64_t>(cell.row, 0) * size.width + std::max<int64_t>(cell.col, 0);
     const bool owned = kDots && owner >= band_begin && owner < band_end;
     Corners<scalar_t, coord_t> at;
     int summed = 0, read = 0;
@@ -315,7 +315,8 @@ void backward_bands(const FlowWarpBackward<scalar_t>& args, int64_t begin_band,
     const int64_t sample = index / args.bands;
     const int64_t begin = index % args.bands * args.band_pixels;
     const int64_t end = std::min(begin + args.band_pixels, size.pixels());
-    scalar_t* band = kSums ? out.data + sample * out.batch + begin * out.pixel : nullptr;
+    scalar_t* band =
+        kSums ? out.data + sample * out.batch + begin * out.pixel : nullptr;
     if constexpr (std::is_same_v<scalar_t, coord_t>) {
       if (in_place) sums = band;
     }

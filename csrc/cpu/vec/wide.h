@@ -71,8 +71,8 @@ struct Wide {
   T sum() const {
     Vec total = v[0];
     for (int i = 1; i < kVecs; ++i) total = total + v[i];
-    return at::vec::vec_reduce_all<T>(
-        [](const Vec& a, const Vec& b) { return a + b; }, total);
+    return at::vec::vec_reduce_all<T>([](const Vec& a, const Vec& b) { return a + b; },
+                                      total);
   }
 };
 

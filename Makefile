@@ -1,0 +1,96 @@
+# make demo    watch the warp forecast
+# make test    the whole suite
+#
+# Both make a virtual environment in VENV, with the torch that PYTHON can import, else
+# with a tested one; TORCH=torch==2.13.0 picks a version. RADAR=PATH adds the tests that
+# need real radar frames, PYTEST=... passes options on.
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?=
+RADAR ?=
+PYTEST ?=
+DEMO ?= --output out/extrapolate.png --scores out/extrapolate.json
+
+TESTED_TORCH := torch==2.13.0
+LINTERS := ruff==0.14.5 clang-format==18.1.8
+BIN := $(VENV)/bin
+READY := $(VENV)/ready-$(or $(subst =,-,$(TORCH)),any)
+BUILT := $(VENV)/built
+SOURCES := setup.py $(shell find csrc -type f)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SANITIZED := -m pytest --quiet -m kernels -k cuda-emulated tests
+
+.PHONY: build demo test lint format sanitize cuda-static wheel bench clean
+
+build: $(BUILT)
+
+demo: build
+	$(BIN)/python examples/extrapolate.py $(DEMO)
+
+test: build
+	$(BIN)/python -m pytest $(if $(RADAR),--radar $(RADAR)) $(PYTEST)
+
+# A plain environment that also sees the packages beside the torch that was found.
+$(READY): pyproject.toml
+	rm -f $(VENV)/ready-* $(BUILT)
+	$(PYTHON) -m venv $(VENV)
+	@if [ -z "$(TORCH)" ] && site=$$($(PYTHON) -c "import torch, pathlib; \
+	    print(pathlib.Path(torch.__file__).parent.parent)" 2>/dev/null); then \
+	  echo "using the torch in $$site"; \
+	  echo "$$site" > $$(echo $(VENV)/lib/python3*/site-packages)/torch-found.pth; \
+	else \
+	  echo "installing $(or $(TORCH),$(TESTED_TORCH))"; \
+	  rm -f $(VENV)/lib/python3*/site-packages/torch-found.pth; \
+	  $(PIP) "$(or $(TORCH),$(TESTED_TORCH))"; \
+	fi
+	$(PIP) "setuptools>=70" wheel ninja "pybind11>=2.12"
+	touch $@
+
+$(BUILT): $(READY) $(SOURCES)
+	@echo "building trajgru_ext (a minute or two)"
+	$(PIP) --no-build-isolation --editable ".[test]"
+	$(BIN)/python -m trajgru_ext info
+	touch $@
+
+lint: build
+	$(PIP) $(LINTERS)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
+
+format: build
+	$(PIP) $(LINTERS)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
+
+# The emulated CUDA kernels, out-of-bounds accesses and undefined behaviour first, then
+# races. Python itself is not instrumented, so the runtimes come first by preloading.
+sanitize: build
+	TRAJGRU_SANITIZER=address ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
+	  $(BIN)/python $(SANITIZED)
+	TRAJGRU_SANITIZER=thread TRAJGRU_EMULATION=threads TSAN_OPTIONS=halt_on_error=1 \
+	  LD_PRELOAD="$$(c++ -print-file-name=libtsan.so)" \
+	  $(BIN)/python $(SANITIZED) -k "cuda-emulated and naive_formula"
+
+cuda-static: build
+	$(BIN)/python tests/cuda_static.py
+
+# Built apart from the tree, installed into an environment that has seen nothing else.
+wheel: build
+	rm -rf build/wheel
+	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps -w build/wheel .
+	$(PYTHON) -m venv build/wheel/venv
+	site=$$($(BIN)/python -c "import torch, pathlib; print(pathlib.Path(torch.__file__).parent.parent)"); \
+	  echo "$$site" > $$(echo build/wheel/venv/lib/python3*/site-packages)/torch-found.pth
+	build/wheel/venv/bin/python -m pip install --quiet --no-deps build/wheel/*.whl
+	cd build/wheel && venv/bin/trajgru-ext info
+
+bench: build
+	cd benchmarks && for bench in bench_*.py; do ../$(BIN)/python $$bench; done
+
+clean:
+	rm -rf build dist out $(VENV) tests/emulation/build *.egg-info
+	rm -f trajgru_ext/_C.*.so trajgru_ext/_build.py

@@ -1,0 +1,54 @@
+#pragma once
+
+// All that a .cu file needs of CUDA's host side: device guard, stream, launch; and of
+// its device side, shared memory. tests/emulation/cuda/runtime.h takes its place where
+// the kernels are executed on the host.
+
+#include <c10/core/Device.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+// The dispatch key that the operators are registered for.
+#define TRAJGRU_DEVICE_KEY CUDA
+
+// Shared memory of a fixed count of elements, or of the size given to launch().
+#define TRAJGRU_SHARED(type, name, count) __shared__ type name[count]
+#define TRAJGRU_DYNAMIC_SHARED(type, name)                                \
+  extern __shared__ __align__(16) unsigned char trajgru_dynamic_shared[]; \
+  type* name = reinterpret_cast<type*>(trajgru_dynamic_shared)
+
+namespace trajgru_ext::cuda {
+
+// Eight warps: enough to hide latency at any register count that we accept, small
+// enough for four or more blocks a multiprocessor.
+constexpr unsigned kBlock = 256;
+
+using Stream = cudaStream_t;
+
+using DeviceGuard = c10::cuda::CUDAGuard;
+
+inline Stream current_stream() {
+  return c10::cuda::getCurrentCUDAStream();
+}
+
+// Blocks for a grid-stride loop over the items.
+inline unsigned grid_size(int64_t items) {
+  const int64_t blocks = (items + kBlock - 1) / kBlock;
+  return static_cast<unsigned>(
+      std::min<int64_t>(blocks, std::numeric_limits<int32_t>::max()));
+}
+
+template <typename... Parameters, typename... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+            Stream stream, Arguments&&... arguments) {
+  kernel<<<grid, block, shared_bytes, stream>>>(Parameters(arguments)...);
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+}  // namespace trajgru_ext::cuda

@@ -1,0 +1,69 @@
+"""Backends that the operators run on, and the options of the test run."""
+
+import functools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from emulation.build import NAMESPACE, build
+from hypothesis import HealthCheck, settings
+
+from trajgru_ext import _build
+from trajgru_ext.ops import _registry
+
+settings.register_profile(
+    "trajgru_ext",
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    # The backend is switched for a test, not for an example.
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("trajgru_ext")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--radar", help="real radar frames, fmi_20160928.npz")
+
+
+@pytest.fixture
+def radar_frames(request: pytest.FixtureRequest) -> Path:
+    path = request.config.getoption("--radar")
+    if path is None:
+        pytest.skip("needs real radar frames: --radar PATH")
+    return Path(path)
+
+
+@dataclass(frozen=True)
+class Backend:
+    name: str
+    device: str
+    namespace: str
+
+    def operator(self, name: str):
+        return _registry.operator(name)
+
+
+@functools.cache
+def load_emulation() -> None:
+    torch.ops.load_library(build(os.environ.get("TRAJGRU_SANITIZER", "")))
+    _registry.register_fakes(NAMESPACE)
+
+
+@pytest.fixture(params=["cpu", "cuda-emulated", "cuda"])
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    """The operators on the CPU, from the CUDA sources on the host, and on a GPU."""
+    name = request.param
+    if name == "cuda" and _build.no_cuda_kernels:
+        pytest.skip(f"no CUDA kernels: {_build.no_cuda_kernels}")
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    if name == "cuda-emulated":
+        load_emulation()
+    namespace = NAMESPACE if name == "cuda-emulated" else "trajgru_ext"
+    device = "cuda" if name == "cuda" else "cpu"
+    with _registry.using(namespace):
+        yield Backend(name, device, namespace)

@@ -1,0 +1,64 @@
+"""Builds the CUDA operators for execution on the host.
+
+`python tests/emulation/build.py [address|thread]` builds the variant with those
+sanitizers and prints the path of the library.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from torch.utils import cpp_extension
+
+NAMESPACE = "trajgru_ext_emulated"
+
+HERE = Path(__file__).parent
+SOURCES = HERE.parent.parent / "csrc"
+
+SANITIZERS = {
+    "": ["-O1"],
+    "address": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover"],
+    "thread": ["-O1", "-g", "-fsanitize=thread"],
+}
+
+
+def compile_host(source: Path, output: Path, *options: str) -> None:
+    """Compile a CUDA source for the host, the emulation's headers before the real."""
+    compiler = os.environ.get("CXX", "c++")
+    includes = [f"-I{HERE}", f"-I{SOURCES}"]
+    language = ["-std=c++20", "-x", "c++", str(source), "-x", "none"]
+    command = [compiler, *includes, *language, *options, "-pthread", "-o", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+
+
+def build(sanitizer: str = "") -> Path:
+    """Compile the operators, where a source has changed, and return the library."""
+    suffix = f"-{sanitizer}" if sanitizer else ""
+    library = HERE / "build" / f"{NAMESPACE}-torch-{torch.__version__}{suffix}.so"
+    library.parent.mkdir(exist_ok=True)
+    parts = [p for folder in (HERE, SOURCES) for p in folder.rglob("*.[ch]*")]
+    newest = max(part.stat().st_mtime for part in parts)
+    if not library.exists() or library.stat().st_mtime < newest:
+        torch_options = [f"-isystem{path}" for path in cpp_extension.include_paths()]
+        for path in cpp_extension.library_paths():
+            torch_options += [f"-L{path}", f"-Wl,-rpath,{path}"]
+        partial = library.with_suffix(".partial")
+        compile_host(
+            HERE / "operators.cpp",
+            partial,
+            *SANITIZERS[sanitizer],
+            *torch_options,
+            f"-DTRAJGRU_NAMESPACE={NAMESPACE}",
+            *("-Wall", "-Wno-unknown-pragmas", "-fPIC", "-shared"),
+            *("-ltorch", "-ltorch_cpu", "-lc10"),
+        )
+        partial.replace(library)
+    return library
+
+
+if __name__ == "__main__":
+    print(build(*sys.argv[1:2]))

@@ -1,0 +1,79 @@
+#pragma once
+
+// Stands in for csrc/cuda/runtime.h where kernels are executed on the host: the parts
+// of CUDA's language that they use, and the same host functions.
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+
+#include "executor.h"
+
+// Tensors of the emulation are the CPU's.
+#define TRAJGRU_DEVICE_KEY CPU
+
+#define __global__
+#define __device__
+
+#define threadIdx (::emulation::self->thread)
+#define blockIdx (::emulation::self->block)
+#define blockDim (::emulation::self->block_dim)
+#define gridDim (::emulation::self->grid_dim)
+
+#define TRAJGRU_SHARED(type, name, count)                                        \
+  static const char trajgru_key_##name = 0;                                      \
+  type* name = reinterpret_cast<type*>(::emulation::self->shared->static_memory( \
+      &trajgru_key_##name, sizeof(type) * (count)))
+#define TRAJGRU_DYNAMIC_SHARED(type, name) \
+  type* name = reinterpret_cast<type*>(::emulation::self->shared->dynamic_memory())
+
+inline void __syncthreads() {
+  emulation::self->shared->sync_block();
+}
+
+inline void __syncwarp() {
+  emulation::self->shared->sync_warp();
+}
+
+// Full masks only.
+template <typename T>
+T __shfl_xor_sync(unsigned, T value, int mask) {
+  const unsigned lane = emulation::self->index % emulation::kWarp;
+  return emulation::self->shared->exchange(value, lane ^ mask);
+}
+
+template <typename T>
+T atomicAdd(T* address, T value) {
+  return std::atomic_ref<T>(*address).fetch_add(value, std::memory_order_relaxed);
+}
+
+namespace trajgru_ext::cuda {
+
+// Small blocks and few of them, so that small tensors have several blocks, and their
+// grid-stride loops go round.
+constexpr unsigned kBlock = 64;
+constexpr int64_t kMostBlocks = 5;
+
+struct Stream {};
+
+struct DeviceGuard {
+  template <typename Device>
+  explicit DeviceGuard(const Device&) {}
+  ~DeviceGuard() {}
+};
+
+inline Stream current_stream() {
+  return {};
+}
+
+inline unsigned grid_size(int64_t items) {
+  return static_cast<unsigned>(std::min((items + kBlock - 1) / kBlock, kMostBlocks));
+}
+
+template <typename... Parameters, typename... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+            Stream, Arguments&&... arguments) {
+  emulation::execute(grid, block, shared_bytes, [&] { kernel(arguments...); });
+}
+
+}  // namespace trajgru_ext::cuda

@@ -1,0 +1,6 @@
+// All operators again, from the CUDA sources, on CPU tensors and under a namespace of
+// their own (TRAJGRU_NAMESPACE).
+
+#include "registration.cpp"
+
+#include "cuda/flow_warp.cu"

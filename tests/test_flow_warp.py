@@ -1,0 +1,306 @@
+"""flow_warp: its values and gradients on every backend."""
+
+import math
+
+import pytest
+import torch
+from accuracy import DTYPES, assert_accurate, opmath
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import grid_sample
+
+from trajgru_ext import flow_warp, reference
+
+pytestmark = pytest.mark.kernels
+
+FORMATS = [torch.contiguous_format, torch.channels_last]
+
+
+def sample_inputs(device, dtype=torch.float32, size=(2, 5, 4, 6), layout=FORMATS[0]):
+    """An image, a flow that leaves it here and there, and an output gradient."""
+    generator = torch.Generator().manual_seed(sum(size))
+    batch, _, height, width = size
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    input, grad = (normal(*size).to(device, dtype) for _ in range(2))
+    flow = (2 * normal(batch, 2, height, width)).to(device, opmath(dtype))
+    return (
+        input.contiguous(memory_format=layout),
+        flow,
+        grad.contiguous(memory_format=layout),
+    )
+
+
+def derivatives(function, input, flow, grad, scale=1.0):
+    """The output and the gradients to input and flow."""
+    leaves = [input.detach().requires_grad_(), flow.detach().requires_grad_()]
+    output = function(*leaves, scale)
+    return output, *torch.autograd.grad(output, leaves, grad)
+
+
+def compare(input, flow, grad, scale=1.0):
+    """Against the naive formula in float64."""
+    got = derivatives(flow_warp, input, flow, grad, scale)
+    exact = derivatives(
+        reference.flow_warp,
+        *(t.detach().cpu().double() for t in (input, flow, grad)),
+        scale,
+    )
+    channels, height, width = input.shape[1:]
+
+    def largest(tensor):
+        return tensor.abs().max().item() if tensor.numel() else 0.0
+
+    image, seed = largest(input), largest(grad)
+    pixels, dtype = height * width, input.dtype
+    sums = abs(scale) * channels * image * seed
+    assert_accurate(got[0], exact[0], terms=4, magnitude=image)
+    assert_accurate(got[1], exact[1], terms=4 * pixels, magnitude=pixels * seed)
+    assert_accurate(
+        got[2], exact[2], terms=4 * channels, magnitude=4 * sums, dtype=dtype
+    )
+    return got
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "size",
+    [
+        (2, 1, 5, 7),
+        (2, 3, 4, 6),
+        (1, 8, 9, 5),
+        (2, 32, 5, 6),
+        (1, 67, 3, 4),
+        (3, 4, 1, 1),
+    ],
+    ids=str,
+)
+def test_matches_the_naive_formula(backend, size, dtype, layout):
+    input, flow, grad = sample_inputs(backend.device, dtype, size, layout)
+    output, input_grad, flow_grad = compare(input, flow, grad, scale=-0.5)
+    assert output.dtype == input_grad.dtype == dtype
+    assert flow_grad.dtype == flow.dtype
+    assert output.stride() == input.stride()
+    assert input_grad.stride() == input.stride()
+
+
+def test_image_larger_than_a_tile_and_a_band(backend):
+    for layout in FORMATS:
+        compare(*sample_inputs(backend.device, torch.float32, (1, 70, 13, 17), layout))
+
+
+@pytest.mark.parametrize("flow_dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_flow_of_any_dtype(backend, dtype, flow_dtype):
+    input, flow, grad = sample_inputs(backend.device, dtype)
+    flow = flow.to(flow_dtype)
+    output, _, flow_grad = derivatives(flow_warp, input, flow, grad)
+    read = flow.to(opmath(dtype))
+    assert torch.equal(output, flow_warp(input, read))
+    assert flow_grad.dtype == flow_dtype
+
+
+def test_channel_0_points_right_and_channel_1_down(backend):
+    input, flow, _ = sample_inputs(backend.device, torch.float64)
+    right, down = torch.zeros_like(flow), torch.zeros_like(flow)
+    right[:, 0] = 1
+    down[:, 1] = 1
+    assert torch.equal(flow_warp(input, right)[..., :-1], input[..., 1:])
+    assert torch.equal(flow_warp(input, down)[:, :, :-1], input[:, :, 1:])
+    assert torch.equal(flow_warp(input, right, -1.0)[..., 1:], input[..., :-1])
+
+
+def test_matches_grid_sample(backend):
+    input, flow, grad = sample_inputs(backend.device, torch.float64, (2, 5, 6, 7))
+    # Away from whole coordinates, where the derivative jumps.
+    flow = flow.floor() + (flow - flow.floor()).clamp(0.01, 0.99)
+
+    def sampled(input, flow, scale):
+        height, width = input.shape[2:]
+        x = torch.arange(width, device=flow.device) + scale * flow[:, 0]
+        y = torch.arange(height, device=flow.device)[:, None] + scale * flow[:, 1]
+        grid = torch.stack((2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1), -1)
+        return grid_sample(input, grid, padding_mode="zeros", align_corners=True)
+
+    for one, other in zip(
+        derivatives(flow_warp, input, flow, grad),
+        derivatives(sampled, input, flow, grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    # And on either side of them.
+    for side in (-1e-6, 1e-6):
+        beside = flow.round() + side
+        got = derivatives(flow_warp, input, beside, grad)
+        wanted = derivatives(sampled, input, beside, grad)
+        for one, other in zip(got, wanted, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-8)
+
+
+# The corner cases of the definition.
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_zero_flow_is_exactly_the_identity(backend, dtype, layout):
+    input, flow, _ = sample_inputs(backend.device, dtype, (1, 9, 5, 6), layout)
+    input[0, 3, 2, 2] = math.inf
+    input[0, 4, 3, 3] = math.nan
+    output = flow_warp(input, torch.zeros_like(flow))
+    torch.testing.assert_close(output, input, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("size", [(1, 3, 1, 6), (1, 3, 6, 1), (1, 3, 1, 1)], ids=str)
+def test_flow_along_an_axis_of_size_1_is_honoured(backend, size):
+    input, flow, grad = sample_inputs(backend.device, torch.float64, size)
+    compare(input, flow, grad)
+    half = torch.full_like(flow, 0.5)
+    blend = 0.25 if size[2:] == (1, 1) else 0.5 * 0.5
+    assert torch.equal(flow_warp(input, half)[..., -1, -1], blend * input[..., -1, -1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("component", [0, 1])
+def test_nan_flow_gives_nan_at_its_pixel_alone(backend, dtype, component):
+    input, flow, grad = sample_inputs(backend.device, dtype)
+    plain = derivatives(flow_warp, input, flow, grad)
+    without = grad.clone()
+    without[1, :, 2, 3] = 0
+    wanted_input_grad = derivatives(flow_warp, input, flow, without)[1]
+    flow[1, component, 2, 3] = math.nan
+    flow[1, 1 - component, 2, 3] = math.inf
+    output, input_grad, flow_grad = derivatives(flow_warp, input, flow, grad)
+    here = torch.zeros(2, 1, 4, 6, dtype=torch.bool, device=backend.device)
+    here[1, :, 2, 3] = True
+    assert output.isnan().equal(here.expand_as(output))
+    assert flow_grad.isnan().equal(here.expand_as(flow_grad))
+    # Nothing of the pixel's gradient goes anywhere.
+    torch.testing.assert_close(input_grad, wanted_input_grad)
+    for after, before in ((output, plain[0]), (flow_grad, plain[2])):
+        assert torch.equal(after.masked_fill(here, 0), before.masked_fill(here, 0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("far", [math.inf, -math.inf, 1e30, -1e30, 1e10, -6.5, 2.0**31])
+def test_far_outside_gives_zero_and_no_gradient(backend, far, dtype):
+    input, flow, grad = sample_inputs(backend.device, dtype)
+    for component in range(2):
+        away = flow.clone()
+        away[:, component] = far
+        for result in derivatives(flow_warp, input, away, grad):
+            assert not result.any()
+
+
+@pytest.mark.parametrize("whole", [-1.0, 0.0, 1.0, 2.0])
+def test_gradient_at_whole_coordinates_is_from_the_right(backend, whole):
+    input, flow, grad = sample_inputs(backend.device, torch.float64)
+    step = 2.0**-20  # bilinear: exact but for round-off within the cell
+    at = torch.full_like(flow, whole)
+    flow_grad = derivatives(flow_warp, input, at, grad)[2]
+    for component in range(2):
+        beside = at.clone()
+        beside[:, component] += step
+        slope = (flow_warp(input, beside) - flow_warp(input, at)) / step
+        torch.testing.assert_close(
+            flow_grad[:, component], (slope * grad).sum(1), rtol=0, atol=1e-8
+        )
+
+
+@pytest.mark.parametrize("axis", range(4))
+def test_empty_tensors(backend, axis):
+    size = [2, 3, 4, 5]
+    size[axis] = 0
+    for layout in FORMATS:
+        input, flow, grad = sample_inputs(backend.device, torch.float32, size, layout)
+        output, input_grad, flow_grad = derivatives(flow_warp, input, flow, grad)
+        assert output.shape == input_grad.shape == input.shape
+        assert flow_grad.shape == flow.shape
+        assert not flow_grad.any()
+
+
+# Strides.
+
+
+def strided(tensor, how):
+    """The same values in other memory."""
+    batch, channels, height, width = tensor.shape
+    if how == "transposed":
+        return tensor.transpose(2, 3).contiguous().transpose(2, 3)
+    if how == "sliced":
+        wide = torch.zeros(batch, 2 * channels, height, width + 3).to(tensor)
+        wide[:, ::2, :, 2:-1] = tensor
+        return wide[:, ::2, :, 2:-1]
+    if how == "channel slice of channels last":
+        wide = torch.zeros(batch, channels + 5, height, width).to(tensor)
+        wide = wide.contiguous(memory_format=torch.channels_last)
+        wide[:, 3:-2] = tensor
+        return wide[:, 3:-2]
+    if how == "offset":
+        return torch.cat((tensor.new_zeros(7), tensor.flatten()))[7:].view(tensor.shape)
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+STRIDES = [
+    "transposed",
+    "sliced",
+    "channel slice of channels last",
+    "offset",
+    "channels last",
+]
+
+
+@pytest.mark.parametrize("how", STRIDES)
+def test_strided_arguments(backend, how):
+    size = (2, 8, 4, 6)
+    input, flow, grad = sample_inputs(backend.device, torch.float32, size)
+    wanted = derivatives(flow_warp, input, flow, grad)
+    moved = [strided(t, how) for t in (input, flow, grad)]
+    assert all(
+        torch.equal(a, b) for a, b in zip(moved, (input, flow, grad), strict=True)
+    )
+    for got, want in zip(derivatives(flow_warp, *moved), wanted, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_expanded_arguments(backend):
+    input, flow, grad = sample_inputs(backend.device, torch.float32, (1, 1, 4, 6))
+    input, grad = input.expand(3, 5, 4, 6), grad[:, :, :1, :1].expand(3, 5, 4, 6)
+    compare(input, flow.expand(3, 2, 4, 6), grad)
+
+
+def test_offsets_past_2_to_the_31(backend):
+    # Pages that are never touched cost nothing.
+    rows = 2**31 + 8
+    memory = torch.empty(rows + 32, dtype=torch.bfloat16, device=backend.device)
+    far = memory.as_strided((1, 1, 2, 4), (0, 1, rows, 1))
+    near, flow, grad = sample_inputs(backend.device, torch.bfloat16, (1, 1, 2, 4))
+    far.copy_(near)
+    wanted = derivatives(flow_warp, near, flow, grad)
+    for got, want in zip(derivatives(flow_warp, far, flow, grad), wanted, strict=True):
+        assert torch.equal(got, want)
+
+
+# Properties.
+
+EXTREMES = [math.inf, -math.inf, 1e30, -1e30, 1e-30, -1e-30, 0.0, -0.0, -1.0, 1.0, 3.0]
+
+
+@given(data=st.data())
+def test_any_shape_strides_dtype_and_flow(backend, data):
+    draw = data.draw
+    size = draw(st.tuples(*(st.integers(0, n) for n in (3, 20, 5, 6))), "size")
+    dtype = draw(st.sampled_from(DTYPES), "dtype")
+    input, flow, grad = sample_inputs(backend.device, dtype, size)
+    flow = draw(st.sampled_from([flow, flow.round(), 0.1 * flow]), "flow")
+    for _ in range(draw(st.integers(0, 4), "extremes")):
+        if flow.numel():
+            where = draw(st.integers(0, flow.numel() - 1))
+            flow.view(-1)[where] = draw(st.sampled_from(EXTREMES))
+    moved = [
+        strided(tensor, draw(st.sampled_from(["none", *STRIDES]), name))
+        for name, tensor in (("input", input), ("flow", flow), ("grad", grad))
+    ]
+    compare(*moved, scale=draw(st.sampled_from([1.0, -1.0, 0.5])))

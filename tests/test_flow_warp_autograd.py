@@ -1,0 +1,289 @@
+"""flow_warp: in autograd, torch.func, torch.compile, autocast, and its errors."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from test_flow_warp import FORMATS, derivatives, sample_inputs
+from torch.autograd import gradcheck, gradgradcheck
+from torch.library import opcheck
+
+from trajgru_ext import flow_warp, reference
+
+
+def leaves(backend, size=(2, 2, 3, 4)):
+    input, flow, _ = sample_inputs(backend.device, torch.float64, size)
+    # Finite differences must not step across a whole coordinate.
+    flow = flow.floor() + (flow - flow.floor()).clamp(0.1, 0.9)
+    return input.requires_grad_(), flow.requires_grad_()
+
+
+def scaled(input, flow):
+    return flow_warp(input, flow, -1.5)
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=["contiguous", "channels_last"])
+def test_gradcheck(backend, layout):
+    input, flow = leaves(backend)
+    input = input.detach().contiguous(memory_format=layout).requires_grad_()
+    assert gradcheck(flow_warp, (input, flow), check_forward_ad=True)
+    assert gradcheck(flow_warp, (input, flow), check_batched_grad=True)
+    assert gradgradcheck(flow_warp, (input, flow), check_fwd_over_rev=True)
+
+
+def test_gradcheck_with_a_scale(backend):
+    input, flow = leaves(backend)
+    flow = (flow / -1.5).detach().requires_grad_()
+    assert gradcheck(scaled, (input, flow), check_forward_ad=True)
+    assert gradgradcheck(scaled, (input, flow))
+
+
+@pytest.mark.parametrize("wanted", [0, 1], ids=["input", "flow"])
+def test_one_gradient_alone(backend, wanted):
+    arguments = [t.detach() for t in leaves(backend)]
+    arguments[wanted].requires_grad_()
+    assert gradcheck(flow_warp, arguments)
+    assert gradgradcheck(flow_warp, arguments)
+
+
+def test_gradient_to_the_input_does_not_keep_the_input(backend):
+    input, flow = leaves(backend)
+    saved = []
+    pack = torch.autograd.graph.saved_tensors_hooks(
+        lambda t: saved.append(t) or t, lambda t: t
+    )
+    with pack:
+        flow_warp(input, flow.detach())
+    assert [t.shape for t in saved] == [flow.shape]
+
+
+def test_second_derivative_at_zero_flow(backend):
+    """The mixed derivative of the cell to the right and below, as the formula says."""
+    input, flow, grad = sample_inputs(backend.device, torch.float64, (1, 2, 3, 4))
+    found = []
+    for function in (flow_warp, reference.flow_warp):
+        zero = torch.zeros_like(flow, requires_grad=True)
+        image = input.clone().requires_grad_()
+        (first,) = torch.autograd.grad(
+            function(image, zero), zero, grad, create_graph=True
+        )
+        found.append(torch.autograd.grad(first.square().sum(), (image, zero)))
+    for got, want in zip(*found, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_func_transforms(backend):
+    input, flow = (t.detach() for t in leaves(backend))
+    by_reverse = torch.func.jacrev(flow_warp, (0, 1))(input, flow)
+    by_forward = torch.func.jacfwd(flow_warp, (0, 1))(input, flow)
+    torch.testing.assert_close(by_reverse, by_forward)
+
+    def energy(flow):
+        return flow_warp(input, flow).square().sum()
+
+    def plain_energy(flow):
+        return reference.flow_warp(input, flow).square().sum()
+
+    hessian = torch.func.hessian(energy)(flow)
+    torch.testing.assert_close(
+        hessian, torch.func.jacrev(torch.func.grad(energy))(flow)
+    )
+    wanted = torch.autograd.functional.hessian(plain_energy, flow)
+    torch.testing.assert_close(hessian, wanted)
+
+
+@pytest.mark.parametrize("dims", [(0, None), (None, 2), (1, 0)], ids=str)
+def test_vmap(backend, dims):
+    input, flow = (t.detach() for t in leaves(backend))
+    stacked = [
+        tensor if dim is None else torch.stack([tensor, 0.5 * tensor, 2 * tensor], dim)
+        for tensor, dim in zip((input, flow), dims, strict=True)
+    ]
+    got = torch.vmap(flow_warp, in_dims=dims)(*stacked)
+
+    def one(k):
+        pairs = zip(stacked, dims, strict=True)
+        return [t if dim is None else t.select(dim, k) for t, dim in pairs]
+
+    assert torch.equal(got, torch.stack([flow_warp(*one(k)) for k in range(3)]))
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_opcheck(backend, dtype, layout):
+    input, flow, grad = sample_inputs(backend.device, dtype, layout=layout)
+    opcheck(backend.operator("flow_warp"), (input, flow, -1.0))
+    opcheck(backend.operator("flow_warp"), (input[:, :3], flow.bfloat16()))
+    backward = backend.operator("flow_warp_backward")
+    for wanted in ((True, True), (True, False), (False, True), (False, False)):
+        given = input if wanted[1] else None
+        opcheck(backward, (grad, given, flow, -1.0, *wanted))
+        opcheck(backward, (grad, given, flow.half(), -1.0, *wanted))
+    opcheck(backend.operator("flow_warp"), (input[:0], flow[:0]))
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=["contiguous", "channels_last"])
+def test_compile_without_graph_breaks(backend, layout):
+    torch.compiler.reset()
+    input, flow, grad = sample_inputs(backend.device, layout=layout)
+    compiled = torch.compile(scaled, fullgraph=True)
+    got = derivatives(lambda i, f, _: compiled(i, f), input, flow, grad)
+    wanted = derivatives(lambda i, f, _: scaled(i, f), input, flow, grad)
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_compile_does_not_recompile_for_other_sizes(backend):
+    torch.compiler.reset()
+    compiled = torch.compile(scaled, fullgraph=True, dynamic=True)
+    for n, size in enumerate([(7, 3, 4, 5), (3, 5, 6, 8), (4, 3, 9, 9)]):
+        input, flow, _ = sample_inputs(backend.device, size=size)
+        with torch.compiler.set_stance("default" if n == 0 else "fail_on_recompile"):
+            assert torch.equal(compiled(input, flow), scaled(input, flow))
+
+
+def test_export(backend):
+    class Warp(torch.nn.Module):
+        def forward(self, input, flow):
+            return flow_warp(input, flow)
+
+    input, flow, _ = sample_inputs(backend.device)
+    program = torch.export.export(Warp(), (input, flow))
+    assert any("flow_warp" in str(node.target) for node in program.graph.nodes)
+    assert torch.equal(program.module()(input, flow), flow_warp(input, flow))
+
+
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_leaves_the_flow_its_precision(backend, low):
+    input, flow, grad = sample_inputs(backend.device)
+    with torch.autocast(backend.device, low):
+        kept = derivatives(flow_warp, input, flow, grad)
+        lowered = derivatives(flow_warp, input.to(low), flow, grad.to(low))
+    for got, want in zip(kept, derivatives(flow_warp, input, flow, grad), strict=True):
+        torch.testing.assert_close(got, want)
+    assert lowered[0].dtype == low
+    assert lowered[2].dtype == torch.float32
+    torch.testing.assert_close(lowered[2], kept[2], rtol=0, atol=0.3)
+
+
+def test_deterministic_algorithms(backend):
+    """The CPU always adds in the same order; CUDA's atomic additions do not."""
+    arguments = sample_inputs(backend.device)
+    torch.use_deterministic_algorithms(True)
+    try:
+        if backend.name == "cpu":
+            derivatives(flow_warp, *arguments)
+        else:
+            with pytest.raises(RuntimeError, match="flow_warp_backward on CUDA"):
+                derivatives(flow_warp, *arguments)
+            flow_warp(*arguments[:2])
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_cpu_results_do_not_depend_on_the_threads(dtype, layout):
+    arguments = sample_inputs("cpu", dtype, (2, 40, 61, 67), layout)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3, 5):
+            torch.set_num_threads(count)
+            results.append(derivatives(flow_warp, *arguments))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0], other))
+
+
+@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+def test_cpu_instruction_sets(capability):
+    """Every one that this processor has, in a process of its own."""
+    script = (
+        "import sys, torch, trajgru_ext._C as c;"
+        "sys.path.insert(0, sys.argv[1]);"
+        "from test_flow_warp import *;"
+        "print(c.facts()['cpu_capability'].lower());"
+        "[compare(*sample_inputs('cpu', d, (2, 37, 5, 6), f))"
+        " for d in DTYPES for f in FORMATS]"
+    )
+    import os
+    from pathlib import Path
+
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(Path(__file__).parent)],
+        env={**os.environ, "ATEN_CPU_CAPABILITY": capability},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    if done.stdout.strip() != capability:
+        pytest.skip(f"this processor or build has no {capability}")
+
+
+# Errors name the operator, the argument, what was wanted and what came.
+
+GOOD = torch.zeros(2, 3, 4, 5), torch.zeros(2, 2, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("input", "flow", "error", "message"),
+    [
+        (None, GOOD[1], TypeError, "input must be a Tensor, got NoneType"),
+        (GOOD[0], [[0.0]], TypeError, "flow must be a Tensor, got list"),
+        (GOOD[0].long(), GOOD[1], TypeError, "input must be float32.*got Long"),
+        (GOOD[0], GOOD[1].bool(), TypeError, "flow must be float32.*got Bool"),
+        (GOOD[0].cfloat(), GOOD[1], TypeError, "input must be .*got ComplexFloat"),
+        (GOOD[0][0], GOOD[1], ValueError, "input must have 4 dimensions.*got 3"),
+        (GOOD[0], GOOD[1][0], ValueError, "flow must have 4 dimensions.*got 3"),
+        (GOOD[0], GOOD[1][:, :1], ValueError, r"flow must be \[B, 2, H, W\].*2, 1, 4"),
+        (
+            GOOD[0],
+            GOOD[1][:1],
+            ValueError,
+            r"flow must be .*= \[2, 2, 4, 5\].*got \[1, 2",
+        ),
+        (GOOD[0], GOOD[1].mT, ValueError, r"flow must be .*got \[2, 2, 5, 4\]"),
+    ],
+)
+def test_argument_errors(backend, input, flow, error, message):
+    arguments = [
+        a.to(backend.device) if isinstance(a, torch.Tensor) else a
+        for a in (input, flow)
+    ]
+    with pytest.raises(error, match=f"flow_warp: {message}"):
+        flow_warp(*arguments)
+
+
+def test_scale_errors(backend):
+    arguments = [tensor.to(backend.device) for tensor in GOOD]
+    with pytest.raises(
+        TypeError, match="flow_warp: flow_scale must be a number, got str"
+    ):
+        flow_warp(*arguments, "2")
+
+
+def test_backward_operator_errors(backend):
+    grad, flow = (tensor.to(backend.device) for tensor in GOOD)
+    backward = backend.operator("flow_warp_backward")
+    with pytest.raises(ValueError, match="flow_warp_backward: input must be given"):
+        backward(grad, None, flow, 1.0, True, True)
+    with pytest.raises(ValueError, match="input must have the sizes of grad"):
+        backward(grad, grad[:, :1], flow, 1.0, True, True)
+    with pytest.raises(TypeError, match="input must have the dtype of grad, Float"):
+        backward(grad, grad.double(), flow, 1.0, True, True)
+    with pytest.raises(ValueError, match="flow must be"):
+        backward(grad, grad, flow[:, :1], 1.0, True, True)
+
+
+def test_other_device():
+    with pytest.raises(
+        (ValueError, NotImplementedError, RuntimeError), match="flow_warp"
+    ):
+        flow_warp(GOOD[0].to_sparse(), GOOD[1])
+    meta = flow_warp(GOOD[0].to("meta"), GOOD[1].to("meta"))
+    assert meta.shape == GOOD[0].shape
+    assert meta.device.type == "meta"

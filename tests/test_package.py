@@ -1,0 +1,79 @@
+"""The package as it is installed: import, version checks, command line."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import trajgru_ext
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_info():
+    done = python("-m", "trajgru_ext", "info")
+    assert done.returncode == 0, done.stderr
+    for line in (torch.__version__, "cpu capability", "cuda kernels", "threads"):
+        assert line in done.stdout
+
+
+def test_info_as_json():
+    done = python("-m", "trajgru_ext", "info", "--json")
+    facts = json.loads(done.stdout)
+    assert facts["trajgru_ext"] == trajgru_ext.__version__
+    assert facts["torch"] == torch.__version__
+    assert facts["cpu capability"] in facts["cpu capabilities built"]
+    # What is missing says why.
+    if not torch.cuda.is_available():
+        assert facts["cuda devices"].startswith("none: ")
+
+
+def test_info_heeds_the_environment(monkeypatch):
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    facts = json.loads(python("-m", "trajgru_ext", "info", "--json").stdout)
+    assert facts["cpu capability"] == "DEFAULT"
+
+
+def test_command_line_errors():
+    done = python("-m", "trajgru_ext", "nothing")
+    assert done.returncode == 2
+    assert "invalid choice" in done.stderr
+
+
+@pytest.mark.parametrize("running", ["2.1.0", "3.0.0+cpu"])
+def test_import_with_another_torch_names_both_versions(running):
+    done = python(
+        "-c", f"import torch; torch.__version__ = {running!r}; import trajgru_ext"
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: trajgru_ext: built against torch ")
+    assert torch.__version__ in last
+    assert running in last
+
+
+def test_import_without_a_build_says_how_to_make_one():
+    hide = "import sys; sys.modules['trajgru_ext._build'] = None; import trajgru_ext"
+    done = python("-c", hide)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: trajgru_ext: the extension is not built")
+
+
+def test_every_schema_has_a_fake_kernel_and_a_reference():
+    from trajgru_ext import reference
+    from trajgru_ext.ops import _registry
+
+    names = {
+        schema.name.split("::")[1]
+        for schema in torch._C._jit_get_all_schemas()
+        if schema.name.startswith("trajgru_ext::")
+    }
+    assert names == set(_registry._fakes)
+    forward = {name for name in names if not name.endswith("_backward")}
+    assert forward == set(trajgru_ext.__all__)
+    for name in forward:
+        assert callable(getattr(reference, name))
