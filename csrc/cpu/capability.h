@@ -20,17 +20,48 @@ std::string capability_name(Capability capability);
 std::vector<std::string> built_capabilities();
 
 #if defined(TRAJGRU_X86)
-#define TRAJGRU_CHOOSE_KERNELS(kernels) \
-  switch (cpu_capability()) {           \
-    case Capability::AVX512:            \
-      return AVX512::kernels;           \
-    case Capability::AVX2:              \
-      return AVX2::kernels;             \
-    default:                            \
-      return DEFAULT::kernels;          \
+#define TRAJGRU_DECLARE_FOR_X86(Table, kernels) \
+  namespace AVX2 {                              \
+  template <typename scalar_t>                  \
+  const Table<scalar_t>& kernels();             \
+  }                                             \
+  namespace AVX512 {                            \
+  template <typename scalar_t>                  \
+  const Table<scalar_t>& kernels();             \
+  }
+#define TRAJGRU_CHOOSE_FOR_X86(kernels)   \
+  switch (cpu_capability()) {             \
+    case Capability::AVX512:              \
+      return AVX512::kernels<scalar_t>(); \
+    case Capability::AVX2:                \
+      return AVX2::kernels<scalar_t>();   \
+    default:                              \
+      break;                              \
   }
 #else
-#define TRAJGRU_CHOOSE_KERNELS(kernels) return DEFAULT::kernels
+#define TRAJGRU_DECLARE_FOR_X86(Table, kernels)
+#define TRAJGRU_CHOOSE_FOR_X86(kernels)
 #endif
+
+// Declares the table of functions that csrc/cpu/vec defines for each set, and
+// kernels<scalar_t>(), which returns the right one.
+#define TRAJGRU_DECLARE_KERNELS(Table, kernels) \
+  namespace DEFAULT {                           \
+  template <typename scalar_t>                  \
+  const Table<scalar_t>& kernels();             \
+  }                                             \
+  TRAJGRU_DECLARE_FOR_X86(Table, kernels)       \
+  template <typename scalar_t>                  \
+  const Table<scalar_t>& kernels() {            \
+    TRAJGRU_CHOOSE_FOR_X86(kernels)             \
+    return DEFAULT::kernels<scalar_t>();        \
+  }
+
+// In csrc/cpu/vec: all dtypes of a table.
+#define TRAJGRU_INSTANTIATE_KERNELS(Table, kernels)            \
+  template const Table<float>& kernels<float>();               \
+  template const Table<double>& kernels<double>();             \
+  template const Table<at::BFloat16>& kernels<at::BFloat16>(); \
+  template const Table<at::Half>& kernels<at::Half>();
 
 }  // namespace trajgru_ext

@@ -1,45 +1,16 @@
 #pragma once
 
-// The inner loops of flow_warp on the CPU. They work on tiles of consecutive pixels
-// (a pixel is i * width + j), read images channels last, and write either format.
+// The inner loops of flow_warp on the CPU: they read images channels last, and write
+// either format.
 
 #include <ATen/OpMathType.h>
 
 #include <cstdint>
 
 #include "cpu/capability.h"
+#include "cpu/views.h"
 
 namespace trajgru_ext {
-
-// A tile's cells and, for planes, its values wait in the first-level cache.
-constexpr int64_t kTilePixels = 64;
-
-struct ImageSize {
-  int64_t batch, channels, height, width;
-
-  int64_t pixels() const { return height * width; }
-  int64_t tiles() const { return (pixels() + kTilePixels - 1) / kTilePixels; }
-};
-
-// A channels-last image: the channels of a pixel are contiguous.
-template <typename T>
-struct PixelView {
-  const T* data;  // null where the image is absent
-  int64_t batch, row, col;
-};
-
-template <typename T>
-struct FlowView {
-  T* data;  // null where the flow is absent
-  int64_t batch, component, row, col;
-};
-
-// An image of either format: pixel 1 (planes) or channel 1 (channels last).
-template <typename T>
-struct ImageView {
-  T* data;  // null where the image is absent
-  int64_t batch, channel, pixel;
-};
 
 template <typename scalar_t, typename coord_t = at::opmath_type<scalar_t>>
 struct FlowWarpForward {
@@ -78,10 +49,6 @@ template <typename scalar_t>
 struct FlowWarpKernels {
   using coord_t = at::opmath_type<scalar_t>;
 
-  // Planes [B, C, pixels] to channels last [B, pixels, C], both dense.
-  void (*pack)(const ImageSize& size, const scalar_t* planes, scalar_t* packed,
-               int64_t begin_tile, int64_t end_tile);
-
   void (*forward)(const FlowWarpForward<scalar_t>& args, int64_t begin_tile,
                   int64_t end_tile);
 
@@ -97,22 +64,6 @@ struct FlowWarpKernels {
                    int64_t end_band, coord_t* sums);
 };
 
-namespace DEFAULT {
-template <typename scalar_t>
-const FlowWarpKernels<scalar_t>& flow_warp_kernels();
-}
-namespace AVX2 {
-template <typename scalar_t>
-const FlowWarpKernels<scalar_t>& flow_warp_kernels();
-}
-namespace AVX512 {
-template <typename scalar_t>
-const FlowWarpKernels<scalar_t>& flow_warp_kernels();
-}
-
-template <typename scalar_t>
-const FlowWarpKernels<scalar_t>& flow_warp_kernels() {
-  TRAJGRU_CHOOSE_KERNELS(flow_warp_kernels<scalar_t>());
-}
+TRAJGRU_DECLARE_KERNELS(FlowWarpKernels, flow_warp_kernels)
 
 }  // namespace trajgru_ext

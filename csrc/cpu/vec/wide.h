@@ -29,34 +29,26 @@ struct Wide {
     return r;
   }
 
-  static Wide load(const scalar_t* data) {
+  // data_t: scalar_t, or its opmath type.
+  template <typename data_t>
+  static Wide load(const data_t* data) {
     Wide r;
-    if constexpr (kNarrow) {
+    if constexpr (std::is_same_v<data_t, T>) {
+      for (int i = 0; i < kVecs; ++i) r.v[i] = Vec::loadu(data + i * Vec::size());
+    } else {
       const auto narrow = at::vec::Vectorized<scalar_t>::loadu(data);
       std::tie(r.v[0], r.v[1]) = at::vec::convert_to_float<scalar_t>(narrow);
-    } else {
-      r.v[0] = Vec::loadu(data);
     }
     return r;
   }
 
-  // From and to memory of the opmath type.
-  static Wide load_sums(const T* data) {
-    Wide r;
-    for (int i = 0; i < kVecs; ++i) r.v[i] = Vec::loadu(data + i * Vec::size());
-    return r;
-  }
-
-  void store(scalar_t* data) const {
-    if constexpr (kNarrow) {
+  template <typename data_t>
+  void store(data_t* data) const {
+    if constexpr (std::is_same_v<data_t, T>) {
+      for (int i = 0; i < kVecs; ++i) v[i].store(data + i * Vec::size());
+    } else {
       at::vec::convert_from_float<scalar_t>(v[0], v[1]).store(data);
-    } else {
-      v[0].store(data);
     }
-  }
-
-  void store_sums(T* data) const {
-    for (int i = 0; i < kVecs; ++i) v[i].store(data + i * Vec::size());
   }
 
   // this += a * b

@@ -1,0 +1,74 @@
+#pragma once
+
+// From Tensors to the views that the CPU loops work on.
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+
+#include <type_traits>
+
+#include "cpu/pack.h"
+#include "cpu/views.h"
+
+namespace trajgru_ext {
+
+// A thread should have about this many values to move before it is worth waking.
+constexpr int64_t kGrainValues = 1 << 15;
+
+inline int64_t divide_up(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+inline ImageSize image_size(const at::Tensor& image) {
+  return {image.size(0), image.size(1), image.size(2), image.size(3)};
+}
+
+template <typename F>
+void for_tiles(const ImageSize& size, const F& f) {
+  const int64_t tile_values = kTilePixels * size.channels;
+  at::parallel_for(0, size.batch * size.tiles(), divide_up(kGrainValues, tile_values),
+                   f);
+}
+
+// The image channels last: itself where it is, else a packed copy in storage.
+template <typename scalar_t>
+PixelView<scalar_t> pixel_view(const at::Tensor& image, at::Tensor& storage) {
+  const ImageSize size = image_size(image);
+  if (size.channels == 1 || image.stride(1) == 1) {
+    storage = image;
+    return {image.const_data_ptr<scalar_t>(), image.stride(0), image.stride(2),
+            image.stride(3)};
+  }
+  const at::Tensor planes = image.contiguous();
+  storage = at::empty({size.batch, size.height, size.width, size.channels},
+                      image.options().memory_format(at::MemoryFormat::Contiguous));
+  const scalar_t* from = planes.const_data_ptr<scalar_t>();
+  scalar_t* to = storage.mutable_data_ptr<scalar_t>();
+  for_tiles(size, [&](int64_t begin, int64_t end) {
+    pack_kernels<scalar_t>().pack(size, from, to, begin, end);
+  });
+  return {to, storage.stride(0), storage.stride(1), storage.stride(2)};
+}
+
+template <typename T>
+FlowView<T> flow_view(const at::Tensor& flow) {
+  T* data;
+  if constexpr (std::is_const_v<T>) {
+    data = flow.const_data_ptr<std::remove_const_t<T>>();
+  } else {
+    data = flow.mutable_data_ptr<T>();
+  }
+  return {data, flow.stride(0), flow.stride(1), flow.stride(2), flow.stride(3)};
+}
+
+// Of a dense tensor in one of the two formats.
+template <typename scalar_t>
+ImageView<scalar_t> image_view(const at::Tensor& image) {
+  const bool planes = image.is_contiguous();
+  return {image.mutable_data_ptr<scalar_t>(), image.stride(0),
+          planes && image.size(1) > 1 ? image.size(2) * image.size(3) : 1,
+          planes && image.size(1) > 1 ? 1 : image.size(1)};
+}
+
+}  // namespace trajgru_ext

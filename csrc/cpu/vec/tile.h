@@ -1,0 +1,233 @@
+#pragma once
+
+// The warp of a tile of pixels and its transpose: what every loop that moves along a
+// flow is made of. See flow_warp.cpp for what files of this folder may use.
+
+#include <algorithm>
+
+#include "cpu/vec/wide.h"
+#include "cpu/views.h"
+#include "math/bilinear.h"
+
+namespace trajgru_ext {
+namespace CPU_CAPABILITY {
+namespace {
+
+struct Tile {
+  int64_t sample, begin, end;  // pixels of the sample
+
+  Tile(const ImageSize& size, int64_t index)
+      : sample(index / size.tiles()),
+        begin(index % size.tiles() * kTilePixels),
+        end(std::min(begin + kTilePixels, size.pixels())) {}
+
+  int64_t pixels() const { return end - begin; }
+};
+
+// f(pixel, landing, cell) for the tile's pixels in order.
+template <typename coord_t, typename F>
+void for_each_cell(const ImageSize& size, const FlowView<const coord_t>& flow,
+                   coord_t flow_scale, const Tile& tile, const F& f) {
+  const coord_t* data = flow.data + tile.sample * flow.batch;
+  int64_t row = tile.begin / size.width, col = tile.begin % size.width;
+  for (int64_t pixel = tile.begin; pixel < tile.end; ++pixel) {
+    const coord_t* at = data + row * flow.row + col * flow.col;
+    Cell<coord_t, int64_t> cell;
+    const Landing landing =
+        locate(row, col, flow_scale * at[0], flow_scale * at[flow.component],
+               size.height, size.width, cell);
+    f(pixel, landing, cell);
+    if (++col == size.width) {
+      col = 0;
+      ++row;
+    }
+  }
+}
+
+// The corners that a pixel reads: inside the image and of a weight that is not zero,
+// so that whatever lies beside a whole displacement cannot leak in.
+template <typename coord_t>
+struct Taps {
+  int count;
+  Landing landing;
+  int64_t offset[kCorners];
+  coord_t weight[kCorners];
+};
+
+template <typename scalar_t, typename coord_t>
+Taps<coord_t> find_taps(const ImageSize& size, const PixelView<scalar_t>& input,
+                        Landing landing, const Cell<coord_t, int64_t>& cell) {
+  Taps<coord_t> taps;
+  taps.count = 0;
+  taps.landing = landing;
+  if (landing != Landing::inside) return taps;
+  const int64_t first = cell.row * input.row + cell.col * input.col;
+  for (int k = 0; k < kCorners; ++k) {
+    const coord_t weight = corner_weight(cell, k);
+    if (weight != 0 && corner_inside(cell, k, size.height, size.width)) {
+      taps.offset[taps.count] = first + (k >> 1) * input.row + (k & 1) * input.col;
+      taps.weight[taps.count++] = weight;
+    }
+  }
+  return taps;
+}
+
+// output[c] = sum_k weight[k] * image[offset[k] + c]
+template <int kCount, typename scalar_t, typename coord_t, typename output_t>
+void blend(const scalar_t* image, const Taps<coord_t>& taps, int64_t channels,
+           output_t* output) {
+  using W = Wide<scalar_t>;
+  typename W::Vec weight[kCount];
+  for (int k = 0; k < kCount; ++k) weight[k] = typename W::Vec(taps.weight[k]);
+  int64_t c = 0;
+  for (; c + W::kSize <= channels; c += W::kSize) {
+    W sum = W::zero();
+    for (int k = 0; k < kCount; ++k) {
+      sum.add_product(weight[k], W::load(image + taps.offset[k] + c));
+    }
+    sum.store(output + c);
+  }
+  for (; c < channels; ++c) {
+    coord_t sum = 0;
+    for (int k = 0; k < kCount; ++k) {
+      sum += taps.weight[k] * static_cast<coord_t>(image[taps.offset[k] + c]);
+    }
+    output[c] = static_cast<output_t>(sum);
+  }
+}
+
+// output_t: scalar_t, or its opmath type.
+template <typename scalar_t, typename coord_t, typename output_t>
+void warp_pixel(const scalar_t* image, const Taps<coord_t>& taps, int64_t channels,
+                output_t* output) {
+  switch (taps.count) {
+    case 4:
+      return blend<4>(image, taps, channels, output);
+    case 3:
+      return blend<3>(image, taps, channels, output);
+    case 2:
+      return blend<2>(image, taps, channels, output);
+    case 1:
+      return blend<1>(image, taps, channels, output);
+    default:
+      std::fill_n(output, channels,
+                  static_cast<output_t>(value_without_cell<coord_t>(taps.landing)));
+  }
+}
+
+// planes[c * plane + p] = rows[p * channels + c], in blocks that stay in registers.
+template <typename from_t, typename scalar_t>
+void transpose(const from_t* rows, int64_t row_stride, int64_t pixels, int64_t channels,
+               scalar_t* planes, int64_t plane) {
+  constexpr int64_t kBlock = 8;
+  for (int64_t c0 = 0; c0 < channels; c0 += kBlock) {
+    const int64_t c1 = std::min(c0 + kBlock, channels);
+    for (int64_t p0 = 0; p0 < pixels; p0 += kBlock) {
+      const int64_t p1 = std::min(p0 + kBlock, pixels);
+      for (int64_t c = c0; c < c1; ++c) {
+        for (int64_t p = p0; p < p1; ++p) {
+          planes[c * plane + p] = static_cast<scalar_t>(rows[p * row_stride + c]);
+        }
+      }
+    }
+  }
+}
+
+// One output pixel's part in the backward pass, with the corners it may touch.
+template <typename scalar_t, typename coord_t>
+struct Corners {
+  const scalar_t* value[kCorners];  // null: not read
+  coord_t* sum[kCorners];           // null: not in the band, or of no weight
+  coord_t weight[kCorners];
+  coord_t dot[kCorners];
+};
+
+// sum[k][c] += weight[k] * grad[c] and dot[k] = sum_c grad[c] * value[k][c], in one
+// reading of grad. kAll: every corner that is asked for is there.
+template <bool kSums, bool kDots, bool kAll, typename grad_t, typename scalar_t,
+          typename coord_t>
+void spread(const grad_t* grad, int64_t channels, Corners<scalar_t, coord_t>& at) {
+  using W = Wide<scalar_t>;
+  W dots[kCorners];
+  for (int k = 0; k < kCorners; ++k) {
+    dots[k] = W::zero();
+    at.dot[k] = 0;
+  }
+  int64_t c = 0;
+  for (; c + W::kSize <= channels; c += W::kSize) {
+    const W g = W::load(grad + c);
+    for (int k = 0; k < kCorners; ++k) {
+      if (kSums && (kAll || at.sum[k] != nullptr)) {
+        W sum = W::load(at.sum[k] + c);
+        sum.add_product(typename W::Vec(at.weight[k]), g);
+        sum.store(at.sum[k] + c);
+      }
+      if (kDots && (kAll || at.value[k] != nullptr)) {
+        dots[k].add_product(g, W::load(at.value[k] + c));
+      }
+    }
+  }
+  if (kDots && c > 0) {
+    for (int k = 0; k < kCorners; ++k) at.dot[k] = dots[k].sum();
+  }
+  for (; c < channels; ++c) {
+    const coord_t g = static_cast<coord_t>(grad[c]);
+    for (int k = 0; k < kCorners; ++k) {
+      if (kSums && (kAll || at.sum[k] != nullptr)) at.sum[k][c] += at.weight[k] * g;
+      if (kDots && (kAll || at.value[k] != nullptr)) {
+        at.dot[k] += g * static_cast<coord_t>(at.value[k][c]);
+      }
+    }
+  }
+}
+
+// The input pixels whose gradient one thread owns at a time, and their sums.
+template <typename coord_t>
+struct Band {
+  int64_t begin, end;  // pixels
+  coord_t* sums;       // of pixel begin
+  int64_t pixel;       // stride
+
+  bool has(int64_t at) const { return at >= begin && at < end; }
+};
+
+// One pixel's gradient, carried to the corners within the band and, where owned, to
+// the gradient of the flow: du, dv. Says whether that was written.
+template <bool kSums, bool kDots, typename grad_t, typename scalar_t, typename coord_t>
+bool pull_back(const ImageSize& size, const Cell<coord_t, int64_t>& cell,
+               const Band<coord_t>& band, const scalar_t* image,
+               const PixelView<scalar_t>& input, const grad_t* grad, int64_t channels,
+               coord_t& du, coord_t& dv) {
+  const int64_t first =
+      std::max<int64_t>(cell.row, 0) * size.width + std::max<int64_t>(cell.col, 0);
+  const bool owned = kDots && band.has(first);
+  Corners<scalar_t, coord_t> at;
+  int summed = 0, read = 0;
+  for (int k = 0; k < kCorners; ++k) {
+    const int64_t row = cell.row + (k >> 1), col = cell.col + (k & 1);
+    const bool inside = corner_inside(cell, k, size.height, size.width);
+    const int64_t corner = row * size.width + col;
+    at.weight[k] = corner_weight(cell, k);
+    const bool sum = kSums && inside && at.weight[k] != 0 && band.has(corner);
+    const bool value = owned && inside;
+    at.sum[k] = sum ? band.sums + (corner - band.begin) * band.pixel : nullptr;
+    at.value[k] = value ? image + row * input.row + col * input.col : nullptr;
+    summed += sum;
+    read += value;
+  }
+  if (summed == 0 && !owned) return false;
+  if ((!kSums || summed == kCorners) && (!kDots || read == kCorners)) {
+    spread<kSums, kDots, true>(grad, channels, at);
+  } else {
+    spread<kSums, kDots, false>(grad, channels, at);
+  }
+  if (owned) {
+    du = gradient_u(cell, at.dot);
+    dv = gradient_v(cell, at.dot);
+  }
+  return owned;
+}
+
+}  // namespace
+}  // namespace CPU_CAPABILITY
+}  // namespace trajgru_ext
