@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from trajgru_ext import flow_warp
-from trajgru_ext.ops.flow_warp import _Corners
+from trajgru_ext.ops._corners import Corners
 
 SIZES = [(3, 64, 96, 96), (1, 8, 480, 480)]
 FORMATS = {
@@ -78,7 +78,7 @@ def bench(size: tuple[int, int, int, int], layout: str, rounds: int) -> list[dic
         "(c) torch.compile of (a)": (compiled, flow),
     }
     exact = input.double().contiguous(), flow.double()
-    corners = _Corners(*exact, 1.0)
+    corners = Corners(*exact, 1.0)
     wanted = [corners.blend(exact[0], corners.weights())]
     wanted += corners.pull_back(seed.double().contiguous(), exact[0])
 

@@ -26,6 +26,23 @@ inline at::Tensor empty_image(const at::Tensor& like) {
   return empty_image(like, like.scalar_type());
 }
 
+// The output [B, channels, H, W] of a convolution of the image, in its format.
+inline at::Tensor empty_conv_output(const at::Tensor& image, int64_t channels) {
+  return at::empty({image.size(0), channels, image.size(2), image.size(3)},
+                   image.options().memory_format(memory_format(image)));
+}
+
+// The values in the target's dtype and strides: the values themselves where they have
+// both, else the target, filled.
+inline at::Tensor in_form_of(const at::Tensor& target, const at::Tensor& values) {
+  if (values.scalar_type() == target.scalar_type() &&
+      values.strides() == target.strides()) {
+    return values;
+  }
+  target.copy_(values);
+  return target;
+}
+
 // The dtype of sums and coordinates for images of a dtype: float64 for float64,
 // float32 for the others.
 inline at::ScalarType opmath_dtype(const at::Tensor& image) {

@@ -4,10 +4,10 @@ Every operator is a function of the package, `trajgru_ext.flow_warp` among them.
 """
 
 from trajgru_ext import _extension
-from trajgru_ext.ops import _registry, flow_warp
+from trajgru_ext.ops import _registry, flow_conv, flow_warp
 
 __version__ = "0.1.0"
-__all__ = ["flow_warp"]
+__all__ = ["flow_conv", "flow_warp"]
 
 _extension.load()
 _registry.register_fakes("trajgru_ext")

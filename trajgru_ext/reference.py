@@ -44,3 +44,17 @@ def flow_warp(input: Tensor, flow: Tensor, flow_scale: float = 1.0) -> Tensor:
         return image + uv.sum()  # empty, and connected to both
     output = torch.stack(pixels).view(batch, height, width, channels)
     return output.permute(0, 3, 1, 2)
+
+
+def flow_conv(
+    input: Tensor,
+    flows: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    flow_scale: float = 1.0,
+) -> Tensor:
+    """Warp along each link's flow, concatenate, and mix by a 1x1 convolution."""
+    links = flows.double().split(2, dim=1)
+    warped = torch.cat([flow_warp(input, flow, flow_scale) for flow in links], dim=1)
+    output = torch.einsum("ok,bkhw->bohw", weight.double().flatten(1), warped)
+    return output if bias is None else output + bias.double()[:, None, None]

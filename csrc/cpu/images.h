@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <type_traits>
 
 #include "cpu/pack.h"
@@ -26,7 +27,7 @@ inline ImageSize image_size(const at::Tensor& image) {
 
 template <typename F>
 void for_tiles(const ImageSize& size, const F& f) {
-  const int64_t tile_values = kTilePixels * size.channels;
+  const int64_t tile_values = kTilePixels * std::max<int64_t>(size.channels, 1);
   at::parallel_for(0, size.batch * size.tiles(), divide_up(kGrainValues, tile_values),
                    f);
 }
@@ -49,6 +50,15 @@ PixelView<scalar_t> pixel_view(const at::Tensor& image, at::Tensor& storage) {
     pack_kernels<scalar_t>().pack(size, from, to, begin, end);
   });
   return {to, storage.stride(0), storage.stride(1), storage.stride(2)};
+}
+
+// The image as [B, pixels, C]: a view where it is channels last, else a packed copy.
+template <typename scalar_t>
+at::Tensor pixel_rows(const at::Tensor& image) {
+  at::Tensor storage;
+  pixel_view<scalar_t>(image, storage);
+  const bool viewed = storage.is_same(image);
+  return (viewed ? image.permute({0, 2, 3, 1}) : storage).flatten(1, 2);
 }
 
 template <typename T>

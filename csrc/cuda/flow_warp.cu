@@ -3,10 +3,10 @@
 #include <ATen/Context.h>
 #include <ATen/Dispatch.h>
 
-#include <initializer_list>
 #include <tuple>
 
 #include "checks.h"
+#include "cuda/images.h"
 #include "library.h"
 #include "tensors.h"
 
@@ -14,69 +14,6 @@ namespace trajgru_ext::cuda {
 namespace {
 
 using at::Tensor;
-
-// The widest load of one thread.
-constexpr int kPackBytes = 16;
-
-constexpr int kWarpLog2 = 5;
-
-// Whether 32 bits hold every offset into the tensors, every item and one step beyond:
-// the bound leaves one bit to spare.
-bool fits_32_bits(int64_t items, std::initializer_list<Tensor> tensors) {
-  constexpr int64_t kLimit = int64_t(1) << 30;
-  for (const Tensor& tensor : tensors) {
-    int64_t last = 0;
-    for (int64_t d = 0; d < tensor.dim(); ++d) {
-      last += (tensor.size(d) - 1) * tensor.stride(d);
-    }
-    if (last >= kLimit) return false;
-  }
-  return items < kLimit;
-}
-
-// The smallest group that takes all parts of a pixel at once, a warp at most.
-int group_log2(int64_t parts) {
-  int group = 0;
-  while (group < kWarpLog2 && (int64_t(1) << group) < parts) ++group;
-  return group;
-}
-
-bool channels_last(const Tensor& image) {
-  return image.size(1) > 1 && image.stride(1) == 1;
-}
-
-// Whether each pixel's channels can be read in packs of this many.
-bool aligned(const Tensor& image, int64_t pack) {
-  const auto address = reinterpret_cast<uintptr_t>(image.const_data_ptr());
-  const auto multiple = [&](int64_t d) {
-    return image.size(d) == 1 || image.stride(d) % pack == 0;
-  };
-  return channels_last(image) && image.size(1) % pack == 0 && multiple(0) &&
-         multiple(2) && multiple(3) && address % (pack * image.element_size()) == 0;
-}
-
-template <typename index_t>
-ImageSize<index_t> image_size(const Tensor& image) {
-  return {static_cast<index_t>(image.size(0)), static_cast<index_t>(image.size(1)),
-          static_cast<index_t>(image.size(2)), static_cast<index_t>(image.size(3))};
-}
-
-template <typename T, typename index_t>
-ImageView<T, index_t> image_view(const Tensor& image) {
-  T* data;
-  if constexpr (std::is_const_v<T>) {
-    data = image.const_data_ptr<std::remove_const_t<T>>();
-  } else {
-    data = image.mutable_data_ptr<T>();
-  }
-  return {data, static_cast<index_t>(image.stride(0)),
-          static_cast<index_t>(image.stride(1)), static_cast<index_t>(image.stride(2)),
-          static_cast<index_t>(image.stride(3))};
-}
-
-int64_t pixels(const Tensor& image) {
-  return image.size(0) * image.size(2) * image.size(3);
-}
 
 template <typename scalar_t, int kPack, typename index_t>
 void forward(const Tensor& input, const Tensor& flow, double flow_scale,

@@ -3,4 +3,5 @@
 
 #include "registration.cpp"
 
+#include "cuda/flow_conv.cu"
 #include "cuda/flow_warp.cu"

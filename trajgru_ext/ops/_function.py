@@ -1,5 +1,6 @@
 """What the operators' autograd Functions share."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,6 +30,25 @@ def _with_jvp(function: type) -> type:
         rule = {"jvp": staticmethod(function.tangent)}
         _eager[function] = type(function.__name__, (function,), rule)
     return _eager[function]
+
+
+def push_forward(
+    function: Callable[..., tuple[Tensor, ...]],
+    primals: tuple[Tensor, ...],
+    tangents: tuple[Tensor | None, ...],
+) -> tuple[Tensor, ...]:
+    """The function's derivative along the tangents, None being zero.
+
+    Forward mode does not nest, but the transpose of a transpose does.
+    """
+    along = tuple(
+        torch.zeros_like(primal) if tangent is None else tangent
+        for primal, tangent in zip(primals, tangents, strict=True)
+    )
+    output, pull_back = torch.func.vjp(function, *primals)
+    zeros = tuple(torch.zeros_like(one) for one in output)
+    _, transposed = torch.func.vjp(lambda *cotangent: pull_back(cotangent), *zeros)
+    return transposed(along)
 
 
 def fold(info: Any, in_dims: tuple, *tensors: Tensor) -> list[Tensor]:

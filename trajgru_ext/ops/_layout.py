@@ -11,10 +11,14 @@ def memory_format(image: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def empty_image(like: Tensor) -> Tensor:
-    """What an operator returns for an image of this size, dtype and format."""
+def empty_image(like: Tensor, channels: int | None = None) -> Tensor:
+    """What an operator returns for an image of this size, dtype and format.
+
+    channels: of a convolution's output, where they differ.
+    """
+    batch, of_like, height, width = like.shape
     return torch.empty(
-        like.shape,
+        (batch, of_like if channels is None else channels, height, width),
         dtype=like.dtype,
         device=like.device,
         memory_format=memory_format(like),

@@ -22,7 +22,7 @@ void forward(const FlowWarpForward<scalar_t>& args, int64_t begin_tile,
   Taps<coord_t> taps[kTilePixels];
   scalar_t values[kTilePixels * kBlock];
   for (int64_t index = begin_tile; index < end_tile; ++index) {
-    const Tile tile(args.size, index);
+    const Tile tile = numbered_tile(args.size, index);
     for_each_cell(args.size, args.flow, args.flow_scale, tile,
                   [&](int64_t pixel, Landing landing, const auto& cell) {
                     taps[pixel - tile.begin] =
@@ -55,7 +55,7 @@ void reach(const FlowWarpBackward<scalar_t>& args, int64_t begin_tile,
   const ImageSize& size = args.size;
   const FlowView<coord_t>& flow_grad = args.flow_grad;
   for (int64_t index = begin_tile; index < end_tile; ++index) {
-    const Tile tile(size, index);
+    const Tile tile = numbered_tile(size, index);
     int64_t begin = size.pixels(), end = 0;
     const auto visit = [&](int64_t pixel, Landing landing, const auto& cell) {
       if (landing == Landing::inside) {
@@ -124,7 +124,7 @@ void backward_bands(const FlowWarpBackward<scalar_t>& args, int64_t begin_band,
     for (int64_t t = 0; t < size.tiles(); ++t) {
       const int64_t tile = sample * size.tiles() + t;
       if (args.reach[tile].begin < end && args.reach[tile].end > begin) {
-        backward_tile<kSums, kDots>(args, Tile(size, tile),
+        backward_tile<kSums, kDots>(args, numbered_tile(size, tile),
                                     Band<coord_t>{begin, end, sums, sums_pixel});
       }
     }

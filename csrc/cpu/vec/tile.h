@@ -16,13 +16,14 @@ namespace {
 struct Tile {
   int64_t sample, begin, end;  // pixels of the sample
 
-  Tile(const ImageSize& size, int64_t index)
-      : sample(index / size.tiles()),
-        begin(index % size.tiles() * kTilePixels),
-        end(std::min(begin + kTilePixels, size.pixels())) {}
-
   int64_t pixels() const { return end - begin; }
 };
+
+// The tiles of kTilePixels, numbered through all samples.
+inline Tile numbered_tile(const ImageSize& size, int64_t index) {
+  const int64_t begin = index % size.tiles() * kTilePixels;
+  return {index / size.tiles(), begin, std::min(begin + kTilePixels, size.pixels())};
+}
 
 // f(pixel, landing, cell) for the tile's pixels in order.
 template <typename coord_t, typename F>

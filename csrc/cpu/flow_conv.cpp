@@ -1,0 +1,229 @@
+#include "cpu/flow_conv.h"
+
+#include <ATen/Dispatch.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+#include "checks.h"
+#include "cpu/images.h"
+#include "library.h"
+#include "tensors.h"
+
+namespace trajgru_ext {
+namespace {
+
+using at::Tensor;
+
+// Pixels of one product: enough rows for the matrix product's own blocking, few enough
+// for the buffer of warped values to stay near the core.
+constexpr int64_t kRows = 128;
+
+// Channels of the input that a thread owns in the backward pass: whole cache lines,
+// and wide products of links x channels columns.
+constexpr int64_t kOwnedChannels = 32;
+
+// Parts that the weight gradient is summed up in, each over some of the samples.
+constexpr int64_t kWeightParts = 4;
+
+// Runs f(item) over items that call a matrix product each. The products must not use
+// threads of their own, or their rounding would depend on how many there are: with a
+// second, empty item at::parallel_for always opens a parallel region where it can.
+// Threads of the pool do not inherit that the caller is below autograd.
+template <typename F>
+void for_products(int64_t items, const F& f) {
+  at::parallel_for(0, std::max<int64_t>(items, 2), 1, [&](int64_t begin, int64_t end) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    if (begin < items) f(begin, std::min(end, items));
+  });
+}
+
+template <typename scalar_t>
+FlowConv<scalar_t> flow_conv_args(const Tensor& input, const Tensor& flows,
+                                  double flow_scale, Tensor& storage) {
+  using coord_t = at::opmath_type<scalar_t>;
+  return {image_size(input), flows.size(1) / 2, pixel_view<scalar_t>(input, storage),
+          flow_view<const coord_t>(flows), static_cast<coord_t>(flow_scale)};
+}
+
+Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
+                 const std::optional<Tensor>& bias, double flow_scale) {
+  check_flow_conv(input, flows, weight, bias);
+  const Tensor output = empty_conv_output(input, weight.size(0));
+  if (output.numel() == 0) return output;
+  const at::ScalarType sums = opmath_dtype(input);
+  const Tensor coordinates = flows.to(sums), kernel = weight.to(sums);
+  const Tensor offset =
+      bias.has_value() ? bias->to(sums) : at::zeros({weight.size(0)}, kernel.options());
+  const int64_t pixels = input.size(2) * input.size(3);
+  const int64_t tiles = divide_up(pixels, kRows);
+  const bool planes = output.is_contiguous();
+  const bool narrow = output.scalar_type() != sums;
+  // [B, O, pixels] whatever the format, so that a tile is a matrix in place.
+  const Tensor columns =
+      planes ? output.flatten(2)
+             : output.permute({0, 2, 3, 1}).flatten(1, 2).transpose(1, 2);
+  AT_DISPATCH_FLOATING_TYPES_AND2(
+      at::kBFloat16, at::kHalf, input.scalar_type(), "flow_conv", [&] {
+        using coord_t = at::opmath_type<scalar_t>;
+        Tensor storage;
+        const auto args =
+            flow_conv_args<scalar_t>(input, coordinates, flow_scale, storage);
+        for_products(input.size(0) * tiles, [&](int64_t begin, int64_t end) {
+          const Tensor buffer = at::empty({kRows, kernel.size(1)}, kernel.options());
+          const Tensor result =
+              narrow ? at::empty({kRows, kernel.size(0)}, kernel.options()) : Tensor();
+          for (int64_t item = begin; item < end; ++item) {
+            const int64_t sample = item / tiles, first = item % tiles * kRows;
+            const int64_t rows = std::min(kRows, pixels - first);
+            flow_conv_kernels<scalar_t>().gather(
+                args, {sample, first, first + rows, 0, args.size.channels},
+                buffer.mutable_data_ptr<coord_t>());
+            const Tensor warped = buffer.narrow(0, 0, rows);
+            Tensor tile = columns.select(0, sample).narrow(1, first, rows).t();
+            if (narrow) {
+              Tensor wide = result.narrow(0, 0, rows);
+              at::addmm_out(wide, offset, warped, kernel.t());
+              tile.copy_(wide);
+            } else {
+              at::addmm_out(tile, offset, warped, kernel.t());
+            }
+          }
+        });
+      });
+  return output;
+}
+
+// One thread's share of the backward pass: some samples, some channels of the input.
+struct Share {
+  int64_t first_sample, last_sample, channel, channels;
+  Tensor weight;       // [O, links * channels]
+  Tensor weight_grad;  // the same, or undefined
+  Tensor flows_grad;   // [B, 2 * links, H, W]: these channels' part, or undefined
+};
+
+// grad: [B, pixels, O]; input_grad: [B, pixels, C], or undefined; all of opmath type.
+template <typename scalar_t>
+void backward_share(const FlowConv<scalar_t>& args, const Share& share,
+                    const Tensor& grad, const Tensor& input_grad) {
+  using coord_t = at::opmath_type<scalar_t>;
+  const auto& kernels = flow_conv_kernels<scalar_t>();
+  const int64_t pixels = args.size.pixels();
+  const bool to_input = input_grad.defined(), to_flows = share.flows_grad.defined();
+  Tensor weight_grad = share.weight_grad;
+  const Tensor warped =
+      at::empty({kRows, args.links * share.channels}, share.weight.options());
+  FlowView<coord_t> flows_grad{};
+  if (to_flows) flows_grad = flow_view<coord_t>(share.flows_grad);
+  for (int64_t sample = share.first_sample; sample < share.last_sample; ++sample) {
+    Tensor sums;
+    if (to_input) {
+      sums = input_grad.select(0, sample).narrow(1, share.channel, share.channels);
+      sums.zero_();
+    }
+    for (int64_t first = 0; first < pixels; first += kRows) {
+      const int64_t rows = std::min(kRows, pixels - first);
+      const Block block{sample, first, first + rows, share.channel, share.channels};
+      const Tensor tile_grad = grad.select(0, sample).narrow(0, first, rows);
+      Tensor tile = warped.narrow(0, 0, rows);
+      if (weight_grad.defined()) {
+        kernels.gather(args, block, tile.mutable_data_ptr<coord_t>());
+        weight_grad.addmm_(tile_grad.t(), tile);
+      }
+      if (to_input || to_flows) {
+        at::mm_out(tile, tile_grad, share.weight);
+        kernels.scatter(args, block, tile.const_data_ptr<coord_t>(),
+                        to_input ? sums.mutable_data_ptr<coord_t>() : nullptr,
+                        to_input ? sums.stride(0) : 0, flows_grad);
+      }
+    }
+  }
+}
+
+std::tuple<Tensor, Tensor, Tensor> flow_conv_backward(
+    const Tensor& grad, const Tensor& input, const Tensor& flows, const Tensor& weight,
+    double flow_scale, bool input_grad, bool flows_grad, bool weight_grad) {
+  check_flow_conv_backward(grad, input, flows, weight);
+  const at::ScalarType sums = opmath_dtype(input);
+  const Tensor coordinates = flows.to(sums), kernel = weight.to(sums);
+  const auto options = kernel.options();
+  const int64_t batch = input.size(0), channels = input.size(1);
+  const int64_t pixels = input.size(2) * input.size(3), outputs = weight.size(0);
+  const int64_t links = flows.size(1) / 2;
+  const int64_t blocks = divide_up(channels, kOwnedChannels);
+  const int64_t parts = std::min(batch, kWeightParts);
+
+  const Tensor input_rows =
+      input_grad ? at::empty({batch, pixels, channels}, options) : Tensor();
+  std::vector<Share> shares;
+  for (int64_t part = 0; part < parts; ++part) {
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t channel = block * kOwnedChannels;
+      const int64_t owned = std::min(kOwnedChannels, channels - channel);
+      const Tensor columns =
+          kernel.view({outputs, links, channels}).narrow(2, channel, owned);
+      shares.push_back(
+          {part * batch / parts, (part + 1) * batch / parts, channel, owned,
+           columns.reshape({outputs, links * owned}),
+           weight_grad ? at::zeros({outputs, links * owned}, options) : Tensor(),
+           Tensor()});
+    }
+  }
+  std::vector<Tensor> block_flows_grad(flows_grad ? blocks : 0);
+  for (Tensor& one : block_flows_grad) one = empty_image(flows, sums);
+  for (size_t n = 0; n < shares.size() && flows_grad; ++n) {
+    shares[n].flows_grad = block_flows_grad[n % blocks];
+  }
+
+  if (batch * pixels > 0) {
+    AT_DISPATCH_FLOATING_TYPES_AND2(
+        at::kBFloat16, at::kHalf, input.scalar_type(), "flow_conv_backward", [&] {
+          Tensor storage;
+          const auto args =
+              flow_conv_args<scalar_t>(input, coordinates, flow_scale, storage);
+          const Tensor grad_rows = pixel_rows<scalar_t>(grad).to(sums);
+          for_products(shares.size(), [&](int64_t begin, int64_t end) {
+            for (int64_t n = begin; n < end; ++n) {
+              backward_share<scalar_t>(args, shares[n], grad_rows, input_rows);
+            }
+          });
+        });
+  }
+
+  // Added in the order of the parts and blocks, which the sizes alone decide.
+  Tensor to_input = at::empty({0}, input.options()),
+         to_flows = at::empty({0}, flows.options()),
+         to_weight = at::empty({0}, weight.options());
+  if (input_grad) {
+    const Tensor image =
+        input_rows.view({batch, input.size(2), input.size(3), channels})
+            .permute({0, 3, 1, 2});
+    to_input = in_form_of(empty_image(input), image);
+  }
+  if (flows_grad) {
+    Tensor sum = blocks > 0 ? block_flows_grad[0] : empty_image(flows, sums).zero_();
+    for (int64_t block = 1; block < blocks; ++block) sum.add_(block_flows_grad[block]);
+    to_flows = sum.to(flows.scalar_type());
+  }
+  if (weight_grad) {
+    const Tensor sum = at::zeros({outputs, links, channels}, options);
+    for (const Share& share : shares) {
+      sum.narrow(2, share.channel, share.channels)
+          .add_(share.weight_grad.view({outputs, links, share.channels}));
+    }
+    to_weight = sum.view({outputs, links * channels}).to(weight.scalar_type());
+  }
+  return {to_input, to_flows, to_weight};
+}
+
+TRAJGRU_LIBRARY_IMPL(CPU, m) {
+  m.impl("flow_conv", &flow_conv);
+  m.impl("flow_conv_backward", &flow_conv_backward);
+}
+
+}  // namespace
+}  // namespace trajgru_ext

@@ -1,0 +1,160 @@
+#pragma once
+
+// One pixel's warp and its transpose, by a group of 2^group threads within one warp:
+// each computes the pixel's cell and takes its part of the channels. Channels last, the
+// group runs along the channels; in planes it is one thread, and the warp runs along
+// the pixels: neighbouring threads read neighbouring memory in both.
+
+#include <ATen/OpMathType.h>
+
+#include "cuda/runtime.h"
+#include "math/bilinear.h"
+
+namespace trajgru_ext::cuda {
+
+template <typename index_t>
+struct ImageSize {
+  index_t batch, channels, height, width;
+};
+
+template <typename T, typename index_t>
+struct ImageView {
+  T* data;  // null where the image is absent
+  index_t batch, channel, row, col;
+};
+
+// The pixel that a thread works on, and its place in the pixel's group.
+template <typename index_t>
+struct Site {
+  index_t sample, row, col, lane;
+
+  TRAJGRU_HOST_DEVICE Site(index_t pixel, index_t lane, const ImageSize<index_t>& size)
+      : lane(lane) {
+    const index_t line = pixel / size.width;
+    col = pixel - line * size.width;
+    sample = line / size.height;
+    row = line - sample * size.height;
+  }
+
+  template <typename T>
+  TRAJGRU_HOST_DEVICE index_t offset(const ImageView<T, index_t>& image) const {
+    return sample * image.batch + row * image.row + col * image.col;
+  }
+};
+
+template <typename T, typename index_t>
+TRAJGRU_HOST_DEVICE Landing locate(const Site<index_t>& site,
+                                   const ImageView<const T, index_t>& flow,
+                                   T flow_scale, const ImageSize<index_t>& size,
+                                   Cell<T, index_t>& cell) {
+  const T* at = flow.data + site.offset(flow);
+  return trajgru_ext::locate(site.row, site.col, flow_scale * at[0],
+                             flow_scale * at[flow.channel], size.height, size.width,
+                             cell);
+}
+
+// Loaded and stored as one.
+template <typename T, int kCount>
+struct alignas(sizeof(T) * kCount) Pack {
+  T value[kCount];
+};
+
+// output[c * channel] = sum_k weight_k input[corner k, c], for the site's lane.
+template <int kPack, typename scalar_t, typename coord_t, typename index_t>
+__device__ void warp_pixel(const Site<index_t>& site, int group, Landing landing,
+                           const Cell<coord_t, index_t>& cell,
+                           const ImageSize<index_t>& size,
+                           const ImageView<const scalar_t, index_t>& input,
+                           scalar_t* output, index_t channel) {
+  using Values = Pack<scalar_t, kPack>;
+  const scalar_t* corner[kCorners];
+  coord_t weight[kCorners];
+#pragma unroll
+  for (int k = 0; k < kCorners; ++k) {
+    corner[k] = nullptr;
+    if (landing == Landing::inside) {
+      weight[k] = corner_weight(cell, k);
+      // A corner of no weight is not read: it may be NaN.
+      if (weight[k] != 0 && corner_inside(cell, k, size.height, size.width)) {
+        corner[k] = input.data + site.sample * input.batch +
+                    (cell.row + (k >> 1)) * input.row +
+                    (cell.col + (k & 1)) * input.col;
+      }
+    }
+  }
+  const index_t stride = static_cast<index_t>(kPack) << group;
+  for (index_t c = site.lane * kPack; c < size.channels; c += stride) {
+    coord_t sum[kPack];
+#pragma unroll
+    for (int n = 0; n < kPack; ++n) sum[n] = value_without_cell<coord_t>(landing);
+#pragma unroll
+    for (int k = 0; k < kCorners; ++k) {
+      if (corner[k] != nullptr) {
+        const Values values =
+            *reinterpret_cast<const Values*>(corner[k] + c * input.channel);
+#pragma unroll
+        for (int n = 0; n < kPack; ++n) {
+          sum[n] += weight[k] * static_cast<coord_t>(values.value[n]);
+        }
+      }
+    }
+    Values result;
+#pragma unroll
+    for (int n = 0; n < kPack; ++n) result.value[n] = static_cast<scalar_t>(sum[n]);
+    *reinterpret_cast<Values*>(output + c * channel) = result;
+  }
+}
+
+// The pixel's gradient grad[c * channel], carried to the sums of its corners (where
+// sums.data is not null) and to the flow (where flow_grad.data is not null). The whole
+// warp calls it together; of idle threads nothing is read or written.
+template <typename scalar_t, typename coord_t, typename index_t>
+__device__ void pull_back(bool active, const Site<index_t>& site, int group,
+                          Landing landing, const Cell<coord_t, index_t>& cell,
+                          const ImageSize<index_t>& size,
+                          const ImageView<const scalar_t, index_t>& input,
+                          const scalar_t* grad, index_t channel, coord_t flow_scale,
+                          const ImageView<coord_t, index_t>& sums,
+                          const ImageView<coord_t, index_t>& flow_grad) {
+  coord_t dot[kCorners] = {0, 0, 0, 0};
+  if (active && landing == Landing::inside) {
+#pragma unroll
+    for (int k = 0; k < kCorners; ++k) {
+      if (!corner_inside(cell, k, size.height, size.width)) continue;
+      const index_t row = cell.row + (k >> 1), col = cell.col + (k & 1);
+      const coord_t weight = corner_weight(cell, k);
+      const index_t value =
+          site.sample * input.batch + row * input.row + col * input.col;
+      const index_t sum = site.sample * sums.batch + row * sums.row + col * sums.col;
+      for (index_t c = site.lane; c < size.channels;
+           c += static_cast<index_t>(1) << group) {
+        const coord_t g = static_cast<coord_t>(grad[c * channel]);
+        if (flow_grad.data != nullptr) {
+          dot[k] += g * static_cast<coord_t>(input.data[value + c * input.channel]);
+        }
+        if (sums.data != nullptr && weight != 0) {
+          atomicAdd(sums.data + sum + c * sums.channel, weight * g);
+        }
+      }
+    }
+  }
+  if (flow_grad.data != nullptr) {  // the same for all threads
+    coord_t u = value_without_cell<coord_t>(landing);
+    coord_t v = u;
+    if (landing == Landing::inside) {
+      u = flow_scale * gradient_u(cell, dot);
+      v = flow_scale * gradient_v(cell, dot);
+    }
+    for (int distance = 1 << group >> 1; distance > 0; distance >>= 1) {
+      u += __shfl_xor_sync(0xffffffffu, u, distance);
+      v += __shfl_xor_sync(0xffffffffu, v, distance);
+    }
+    if (active && site.lane == 0) {
+      coord_t* out = flow_grad.data + site.offset(flow_grad);
+      out[0] = u;
+      out[flow_grad.channel] = v;
+    }
+  }
+}
+
+}  // namespace trajgru_ext::cuda

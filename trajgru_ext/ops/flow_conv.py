@@ -1,0 +1,241 @@
+"""The flow convolution: warp along L flows, concatenate, multiply by a matrix."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trajgru_ext.ops._arguments import autocast, check_number, check_tensors
+from trajgru_ext.ops._corners import Corners
+from trajgru_ext.ops._function import Function, fold, push_forward, unfold
+from trajgru_ext.ops._layout import empty_image
+from trajgru_ext.ops._registry import fake, operator
+
+
+def flow_conv(
+    input: Tensor,
+    flows: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    flow_scale: float = 1.0,
+) -> Tensor:
+    """Warp an image along L flows and mix all its copies by a 1x1 convolution.
+
+    With `flow_warp` as M and links l = 0 .. L-1::
+
+        out[b,o,i,j] = bias[o]
+            + sum_l sum_c weight[o, l*C + c] * M(input, flows[:, 2l:2l+2])[b,c,i,j]
+
+    which equals warping, concatenating and `conv2d` with a 1x1 kernel; the L*C
+    channels are never held. At whole coordinates, outside the image and at NaN each
+    warp is as `flow_warp` says.
+
+    Differentiable any number of times in all tensors, in reverse and forward mode,
+    under `torch.func` and `torch.compile`. On the CPU all results are the same bit for
+    bit for any number of threads; on CUDA the gradient to `input` is added up in no
+    fixed order, and `torch.use_deterministic_algorithms(True)` makes it an error.
+
+    Args:
+        input: image `[B, C, H, W]` in float32, float64, bfloat16 or float16; any
+            strides, channels last being the fastest.
+        flows: displacements `[B, 2L, H, W]` in pixels; channels 2l and 2l+1 are U
+            (along the width) and V (along the height) of link l. Any of the dtypes; it
+            is read as float32, as float64 for a float64 input, also under autocast.
+        weight: `[O, L*C]`, or `[O, L*C, 1, 1]` as of a `Conv2d`, in the dtype of
+            `input`; column l*C + c belongs to channel c of link l.
+        bias: `[O]`, or None.
+        flow_scale: factor on the flows; TrajGRU reads at -1.
+
+    Returns:
+        `[B, O, H, W]` in the dtype and memory format of `input`. Under autocast
+        `input`, `weight` and `bias` are cast as those of a convolution are.
+
+    Raises:
+        TypeError: an argument is no tensor, or not of a supported dtype.
+        ValueError: an argument's rank, size or device does not fit.
+
+    Source: Shi et al. 2017 (arXiv 1706.03458), equation 2; HKO-7.
+
+    """
+    check_tensors("flow_conv", input=input, flows=flows, weight=weight)
+    if bias is not None:
+        check_tensors("flow_conv", bias=bias)
+    check_number("flow_conv", "flow_scale", flow_scale)
+    if weight.dim() == 4 and weight.shape[2:] == (1, 1):
+        weight = weight.flatten(1)
+    input, weight, bias = autocast(input, weight, bias)
+    return _FlowConv.call(input, flows, weight, bias, float(flow_scale))
+
+
+@fake("flow_conv")
+def _fake_flow_conv(
+    input: Tensor,
+    flows: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    flow_scale: float = 1.0,
+) -> Tensor:
+    return empty_image(input, weight.shape[0])
+
+
+@fake("flow_conv_backward")
+def _fake_flow_conv_backward(
+    grad: Tensor,
+    input: Tensor,
+    flows: Tensor,
+    weight: Tensor,
+    flow_scale: float,
+    input_grad: bool,
+    flows_grad: bool,
+    weight_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        empty_image(input) if input_grad else input.new_empty(0),
+        empty_image(flows) if flows_grad else flows.new_empty(0),
+        weight.new_empty(weight.shape) if weight_grad else weight.new_empty(0),
+    )
+
+
+def _links(input: Tensor, flows: Tensor, flow_scale: float) -> tuple[Tensor, Corners]:
+    """The input once a link, [B*L, C, H, W], and the corners that the links read."""
+    links = flows.shape[1] // 2
+    spread = input[:, None].expand(-1, links, -1, -1, -1).flatten(0, 1)
+    each = flows.unflatten(1, (links, 2)).flatten(0, 1)
+    return spread, Corners(spread, each, flow_scale)
+
+
+def _warps(input: Tensor, flows: Tensor, flow_scale: float) -> Tensor:
+    """All warped copies, [B, L*C, H, W]."""
+    spread, corners = _links(input, flows, flow_scale)
+    warped = corners.blend(spread, corners.weights()).to(input.dtype)
+    return warped.unflatten(0, (input.shape[0], -1)).flatten(1, 2)
+
+
+def _mix(weight: Tensor, warped: Tensor) -> Tensor:
+    return torch.einsum("ok,bkhw->bohw", weight, warped)
+
+
+class _FlowConv(Function):
+    @staticmethod
+    def forward(
+        input: Tensor,
+        flows: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        flow_scale: float,
+    ) -> Tensor:
+        return operator("flow_conv")(input, flows, weight, bias, flow_scale)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        input, flows, weight, _, ctx.flow_scale = inputs
+        ctx.save_for_backward(input, flows, weight)
+        ctx.save_for_forward(input, flows, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input, flows, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:3]
+        gradients: list[Tensor | None] = [None] * 3
+        if any(wanted):
+            found = _FlowConvBackward.call(
+                grad, input, flows, weight, ctx.flow_scale, *wanted
+            )
+            gradients = [g if w else None for g, w in zip(found, wanted, strict=True)]
+        bias_grad = grad.sum((0, 2, 3)) if ctx.needs_input_grad[3] else None
+        return *gradients, bias_grad, None
+
+    @staticmethod
+    def tangent(ctx: Any, *tangents: Any) -> Tensor:
+        def formula(input: Tensor, flows: Tensor, weight: Tensor) -> tuple[Tensor]:
+            return (_mix(weight, _warps(input, flows, ctx.flow_scale)),)
+
+        (output,) = push_forward(formula, ctx.saved_tensors, tangents[:3])
+        bias = tangents[3]
+        return output if bias is None else output + bias[:, None, None]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
+        if in_dims[2] is None and in_dims[3] is None:
+            input, flows = fold(info, in_dims, *args[:2])
+            return unfold(info, _FlowConv.call(input, flows, *args[2:])), 0
+        return _one_by_one(_FlowConv, info, in_dims, args), 0
+
+
+class _FlowConvBackward(Function):
+    @staticmethod
+    def forward(
+        grad: Tensor,
+        input: Tensor,
+        flows: Tensor,
+        weight: Tensor,
+        flow_scale: float,
+        input_grad: bool,
+        flows_grad: bool,
+        weight_grad: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        wanted = (input_grad, flows_grad, weight_grad)
+        backward = operator("flow_conv_backward")
+        return backward(grad, input, flows, weight, flow_scale, *wanted)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        *tensors, ctx.flow_scale, a, b, c = inputs
+        ctx.wanted = (a, b, c)
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    # No kernel is worth it for the second derivative: it is that of the formula of
+    # the first, in operators that can be differentiated on.
+    @staticmethod
+    def _formula(ctx: Any) -> Callable[..., tuple[Tensor, ...]]:
+        def first_derivative(
+            grad: Tensor, input: Tensor, flows: Tensor, weight: Tensor
+        ) -> tuple[Tensor, ...]:
+            mixed = torch.einsum("ok,bohw->bkhw", weight, grad)
+            spread, corners = _links(input, flows, ctx.flow_scale)
+            per_link = mixed.unflatten(1, (-1, input.shape[1])).flatten(0, 1)
+            input_grad, flows_grad = corners.pull_back(per_link, spread)
+            warped = _warps(input, flows, ctx.flow_scale)
+            found = (
+                input_grad.unflatten(0, (input.shape[0], -1)).sum(1),
+                flows_grad.unflatten(0, (input.shape[0], -1)).flatten(1, 2),
+                torch.einsum("bohw,bkhw->ok", grad, warped),
+            )
+            return tuple(g for g, w in zip(found, ctx.wanted, strict=True) if w)
+
+        return first_derivative
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        _, pull_back = torch.func.vjp(
+            _FlowConvBackward._formula(ctx), *ctx.saved_tensors
+        )
+        pairs = zip(cotangents, ctx.wanted, strict=True)
+        return *pull_back(tuple(c for c, w in pairs if w)), None, None, None, None
+
+    @staticmethod
+    def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
+        formula = _FlowConvBackward._formula(ctx)
+        each = iter(push_forward(formula, ctx.saved_tensors, tangents[:4]))
+        empty = ctx.saved_tensors[0].new_empty(0)
+        return tuple(next(each) if want else empty for want in ctx.wanted)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
+        return _one_by_one(_FlowConvBackward, info, in_dims, args), (0, 0, 0)
+
+
+def _one_by_one(
+    function: type[Function], info: Any, in_dims: tuple, args: tuple
+) -> Any:
+    """Apply a Function to each sample that vmap maps over, and stack the results."""
+    results = []
+    for k in range(info.batch_size):
+        pairs = zip(args, in_dims, strict=True)
+        one = [a if dim is None else a.select(dim, k) for a, dim in pairs]
+        results.append(function.call(*one))
+    if isinstance(results[0], Tensor):
+        return torch.stack(results)
+    return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
