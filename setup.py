@@ -119,7 +119,12 @@ def extension():
     make = cpp_extension.CppExtension if NO_CUDA else cpp_extension.CUDAExtension
     flags = ["-O3", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wextra"]
     # What torch's own headers cause.
-    for warning in ("unused-parameter", "unknown-pragmas", "maybe-uninitialized"):
+    for warning in (
+        "unused-parameter",
+        "unknown-pragmas",
+        "maybe-uninitialized",
+        "uninitialized",
+    ):
         flags.append(f"-Wno-{warning}")
     if X86:
         flags.append("-DTRAJGRU_X86")

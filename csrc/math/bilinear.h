@@ -69,16 +69,26 @@ TRAJGRU_HOST_DEVICE bool corner_inside(const Cell<T, index_t>& cell, int corner,
   return row >= 0 && row < height && col >= 0 && col < width;
 }
 
-// dM/dU and dM/dV within the cell, given the products of the output gradient with
-// each corner's values, dot[k] = sum_c grad[c] I[c, corner k] (0 outside the image).
+// Whether all four corners are inside and have a weight, as most have.
 template <typename T, typename index_t>
-TRAJGRU_HOST_DEVICE T gradient_u(const Cell<T, index_t>& cell, const T* dot) {
-  return (1 - cell.fy) * (dot[1] - dot[0]) + cell.fy * (dot[3] - dot[2]);
+TRAJGRU_HOST_DEVICE bool interior(const Cell<T, index_t>& cell, index_t height,
+                                  index_t width) {
+  return cell.row >= 0 && cell.row + 1 < height && cell.col >= 0 &&
+         cell.col + 1 < width && cell.fx > 0 && cell.fx < 1 && cell.fy > 0 &&
+         cell.fy < 1;
 }
 
-template <typename T, typename index_t>
-TRAJGRU_HOST_DEVICE T gradient_v(const Cell<T, index_t>& cell, const T* dot) {
-  return (1 - cell.fx) * (dot[2] - dot[0]) + cell.fx * (dot[3] - dot[1]);
+// dM/dU and dM/dV within the cell, given the products of the output gradient with
+// each corner's values, dot[k] = sum_c grad[c] I[c, corner k] (0 outside the image).
+// D: T, or a vector of partial sums.
+template <typename D, typename T, typename index_t>
+TRAJGRU_HOST_DEVICE D gradient_u(const Cell<T, index_t>& cell, const D* dot) {
+  return D(1 - cell.fy) * (dot[1] - dot[0]) + D(cell.fy) * (dot[3] - dot[2]);
+}
+
+template <typename D, typename T, typename index_t>
+TRAJGRU_HOST_DEVICE D gradient_v(const Cell<T, index_t>& cell, const D* dot) {
+  return D(1 - cell.fx) * (dot[2] - dot[0]) + D(cell.fx) * (dot[3] - dot[1]);
 }
 
 // What a pixel that reads no corner gives: nothing outside the image, NaN where the

@@ -63,6 +63,14 @@ Taps<coord_t> find_taps(const ImageSize& size, const PixelView<scalar_t>& input,
   taps.landing = landing;
   if (landing != Landing::inside) return taps;
   const int64_t first = cell.row * input.row + cell.col * input.col;
+  if (interior(cell, size.height, size.width)) {
+    taps.count = kCorners;
+    for (int k = 0; k < kCorners; ++k) {
+      taps.offset[k] = first + (k >> 1) * input.row + (k & 1) * input.col;
+      taps.weight[k] = corner_weight(cell, k);
+    }
+    return taps;
+  }
   for (int k = 0; k < kCorners; ++k) {
     const coord_t weight = corner_weight(cell, k);
     if (weight != 0 && corner_inside(cell, k, size.height, size.width)) {
@@ -140,20 +148,17 @@ struct Corners {
   const scalar_t* value[kCorners];  // null: not read
   coord_t* sum[kCorners];           // null: not in the band, or of no weight
   coord_t weight[kCorners];
-  coord_t dot[kCorners];
 };
 
-// sum[k][c] += weight[k] * grad[c] and dot[k] = sum_c grad[c] * value[k][c], in one
-// reading of grad. kAll: every corner that is asked for is there.
+// In one reading of grad: sum[k][c] += weight[k] * grad[c], and the gradient to the
+// flow. kAll: every corner that is asked for is there.
 template <bool kSums, bool kDots, bool kAll, typename grad_t, typename scalar_t,
           typename coord_t>
-void spread(const grad_t* grad, int64_t channels, Corners<scalar_t, coord_t>& at) {
+void spread(const Cell<coord_t, int64_t>& cell, const grad_t* grad, int64_t channels,
+            const Corners<scalar_t, coord_t>& at, coord_t& du, coord_t& dv) {
   using W = Wide<scalar_t>;
   W dots[kCorners];
-  for (int k = 0; k < kCorners; ++k) {
-    dots[k] = W::zero();
-    at.dot[k] = 0;
-  }
+  for (int k = 0; k < kCorners; ++k) dots[k] = W::zero();
   int64_t c = 0;
   for (; c + W::kSize <= channels; c += W::kSize) {
     const W g = W::load(grad + c);
@@ -168,17 +173,22 @@ void spread(const grad_t* grad, int64_t channels, Corners<scalar_t, coord_t>& at
       }
     }
   }
-  if (kDots && c > 0) {
-    for (int k = 0; k < kCorners; ++k) at.dot[k] = dots[k].sum();
-  }
+  coord_t rest[kCorners] = {0, 0, 0, 0};
   for (; c < channels; ++c) {
     const coord_t g = static_cast<coord_t>(grad[c]);
     for (int k = 0; k < kCorners; ++k) {
       if (kSums && (kAll || at.sum[k] != nullptr)) at.sum[k][c] += at.weight[k] * g;
       if (kDots && (kAll || at.value[k] != nullptr)) {
-        at.dot[k] += g * static_cast<coord_t>(at.value[k][c]);
+        rest[k] += g * static_cast<coord_t>(at.value[k][c]);
       }
     }
+  }
+  if (kDots) {
+    // Combined before the lanes are added up, which is the dearer step.
+    typename W::Vec lanes[kCorners];
+    for (int k = 0; k < kCorners; ++k) lanes[k] = dots[k].folded();
+    du = sum_of_lanes(gradient_u(cell, lanes)) + gradient_u(cell, rest);
+    dv = sum_of_lanes(gradient_v(cell, lanes)) + gradient_v(cell, rest);
   }
 }
 
@@ -199,33 +209,35 @@ bool pull_back(const ImageSize& size, const Cell<coord_t, int64_t>& cell,
                const Band<coord_t>& band, const scalar_t* image,
                const PixelView<scalar_t>& input, const grad_t* grad, int64_t channels,
                coord_t& du, coord_t& dv) {
+  const int64_t corner = cell.row * size.width + cell.col;
+  Corners<scalar_t, coord_t> at;
+  if (interior(cell, size.height, size.width) && band.has(corner) &&
+      band.has(corner + size.width + 1)) {
+    for (int k = 0; k < kCorners; ++k) {
+      const int64_t row = k >> 1, col = k & 1;
+      at.weight[k] = corner_weight(cell, k);
+      at.sum[k] =
+          band.sums + (corner - band.begin + row * size.width + col) * band.pixel;
+      at.value[k] = image + (cell.row + row) * input.row + (cell.col + col) * input.col;
+    }
+    spread<kSums, kDots, true>(cell, grad, channels, at, du, dv);
+    return kDots;
+  }
   const int64_t first =
       std::max<int64_t>(cell.row, 0) * size.width + std::max<int64_t>(cell.col, 0);
   const bool owned = kDots && band.has(first);
-  Corners<scalar_t, coord_t> at;
-  int summed = 0, read = 0;
+  bool any = owned;
   for (int k = 0; k < kCorners; ++k) {
     const int64_t row = cell.row + (k >> 1), col = cell.col + (k & 1);
+    const int64_t here = row * size.width + col;
     const bool inside = corner_inside(cell, k, size.height, size.width);
-    const int64_t corner = row * size.width + col;
     at.weight[k] = corner_weight(cell, k);
-    const bool sum = kSums && inside && at.weight[k] != 0 && band.has(corner);
-    const bool value = owned && inside;
-    at.sum[k] = sum ? band.sums + (corner - band.begin) * band.pixel : nullptr;
-    at.value[k] = value ? image + row * input.row + col * input.col : nullptr;
-    summed += sum;
-    read += value;
+    const bool sum = kSums && inside && at.weight[k] != 0 && band.has(here);
+    at.sum[k] = sum ? band.sums + (here - band.begin) * band.pixel : nullptr;
+    at.value[k] = owned && inside ? image + row * input.row + col * input.col : nullptr;
+    any |= sum;
   }
-  if (summed == 0 && !owned) return false;
-  if ((!kSums || summed == kCorners) && (!kDots || read == kCorners)) {
-    spread<kSums, kDots, true>(grad, channels, at);
-  } else {
-    spread<kSums, kDots, false>(grad, channels, at);
-  }
-  if (owned) {
-    du = gradient_u(cell, at.dot);
-    dv = gradient_v(cell, at.dot);
-  }
+  if (any) spread<kSums, kDots, false>(cell, grad, channels, at, du, dv);
   return owned;
 }
 

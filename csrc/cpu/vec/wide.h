@@ -60,13 +60,20 @@ struct Wide {
     for (int i = 0; i < kVecs; ++i) v[i] = at::vec::fmadd(a.v[i], b.v[i], v[i]);
   }
 
-  T sum() const {
+  // One vector, of partial sums.
+  Vec folded() const {
     Vec total = v[0];
     for (int i = 1; i < kVecs; ++i) total = total + v[i];
-    return at::vec::vec_reduce_all<T>([](const Vec& a, const Vec& b) { return a + b; },
-                                      total);
+    return total;
   }
 };
+
+template <typename T>
+T sum_of_lanes(const at::vec::Vectorized<T>& vec) {
+  using Vec = at::vec::Vectorized<T>;
+  return at::vec::vec_reduce_all<T>([](const Vec& a, const Vec& b) { return a + b; },
+                                    vec);
+}
 
 }  // namespace CPU_CAPABILITY
 }  // namespace trajgru_ext
