@@ -34,17 +34,17 @@ test: build
 # A plain environment that also sees the packages beside the torch that was found.
 $(READY): pyproject.toml
 	rm -f $(VENV)/ready-* $(BUILT)
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 	@if [ -z "$(TORCH)" ] && site=$$($(PYTHON) -c "import torch, pathlib; \
+	    assert tuple(map(int, torch.__version__.split('.')[:2])) >= (2, 13); \
 	    print(pathlib.Path(torch.__file__).parent.parent)" 2>/dev/null); then \
 	  echo "using the torch in $$site"; \
 	  echo "$$site" > $$(echo $(VENV)/lib/python3*/site-packages)/torch-found.pth; \
 	else \
 	  echo "installing $(or $(TORCH),$(TESTED_TORCH))"; \
-	  rm -f $(VENV)/lib/python3*/site-packages/torch-found.pth; \
 	  $(PIP) "$(or $(TORCH),$(TESTED_TORCH))"; \
 	fi
-	$(PIP) "setuptools>=70" wheel ninja "pybind11>=2.12"
+	$(PIP) "setuptools>=77.0.3" wheel ninja "pybind11>=2.12"
 	touch $@
 
 $(BUILT): $(READY) $(SOURCES)
@@ -89,7 +89,7 @@ wheel: build
 	cd build/wheel && venv/bin/trajgru-ext info
 
 bench: build
-	cd benchmarks && for bench in bench_*.py; do ../$(BIN)/python $$bench; done
+	set -e; for bench in benchmarks/bench_*.py; do $(BIN)/python $$bench; done
 
 clean:
 	rm -rf build dist out $(VENV) tests/emulation/build *.egg-info

@@ -30,7 +30,7 @@ from torch.utils import cpp_extension
 
 HERE = Path(__file__).parent.resolve()
 
-# Every architecture that CUDA 13 knows by a chip in use; PTX for what comes later.
+# From the oldest that CUDA 13 builds for to the newest; PTX for what comes later.
 CUDA_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -66,13 +66,16 @@ def why_no_cuda() -> str:
 
 
 NO_CUDA = why_no_cuda()
-if not NO_CUDA:
+if not NO_CUDA and not os.environ.get("TORCH_CUDA_ARCH_LIST"):
     # torch's own default asks the device, and fails where there is none.
-    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
+    os.environ["TORCH_CUDA_ARCH_LIST"] = CUDA_ARCHITECTURES
 
 
 def sources(*patterns: str) -> list[str]:
-    return sorted(str(p.relative_to(HERE)) for g in patterns for p in HERE.glob(g))
+    found = sorted(str(p.relative_to(HERE)) for g in patterns for p in HERE.glob(g))
+    if not found:
+        raise SystemExit(f"trajgru_ext: no sources {' '.join(patterns)} in {HERE}")
+    return found
 
 
 class Build(cpp_extension.BuildExtension):
@@ -118,6 +121,9 @@ class Build(cpp_extension.BuildExtension):
 def extension():
     make = cpp_extension.CppExtension if NO_CUDA else cpp_extension.CUDAExtension
     flags = ["-O3", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wextra"]
+    # A sum is fused only where it says so: else the compiler fuses each copy of an
+    # inlined formula in its own way, and results would depend on the path taken.
+    flags.append("-ffp-contract=off")
     # What torch's own headers cause.
     for warning in (
         "unused-parameter",

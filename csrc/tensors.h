@@ -4,9 +4,18 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/OpMathType.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 
 namespace trajgru_ext {
+
+// While torch's own operators are called inside ours: no autograd and no autocast.
+// Threads of a pool do not inherit either, so that each needs a guard of its own.
+struct PlainDispatch {
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast{c10::autocast_dispatch_keyset};
+};
 
 // Channels last where the channels of a pixel are contiguous, as a channel slice of
 // a channels-last tensor is too; where strides fit both formats, contiguous.

@@ -48,42 +48,51 @@ def derivatives(function, input, flows, weight, bias, grad, scale=1.0):
     return output, *torch.autograd.grad(output, leaves, grad)
 
 
-def largest(tensor):
-    return tensor.abs().max().item() if tensor.numel() else 0.0
-
-
 def compare(input, flows, weight, bias, grad, scale=1.0, rounds_warps=False):
     """Against the naive formula in float64.
 
-    rounds_warps: the backend rounds the warped values to the dtype, as a convolution
-    rounds its input, so that each term has that error too.
+    The absolute values that each result sums up come from the same formula, with the
+    absolute values of its factors. rounds_warps: the backend rounds the warped values
+    to the dtype, as a convolution rounds its input, so that each term has that error.
     """
-    got = derivatives(flow_conv, input, flows, weight, bias, grad, scale)
-    exact = derivatives(
-        reference.flow_conv,
-        *(t.detach().cpu().double() for t in (input, flows, weight, bias, grad)),
-        scale,
+    arguments = (input, flows, weight, bias, grad)
+    got = derivatives(flow_conv, *arguments, scale)
+    doubles = [t.detach().cpu().double() for t in arguments]
+    exact = derivatives(reference.flow_conv, *doubles, scale)
+    image, field, *others = doubles
+    absolute = derivatives(
+        reference.flow_conv, image.abs(), field, *(t.abs() for t in others), scale
     )
-    batch, channels, height, width = input.shape
+    slopes = 4 * abs(scale) * image.abs().max() * absolute_mix(*others).max()
+    magnitudes = [*(largest(t) for t in absolute), 0.0]
+    magnitudes[2] = slopes.item()
     columns, outputs, dtype = weight.shape[1], weight.shape[0], input.dtype
-    image, matrix, seed = largest(input), largest(weight), largest(grad)
-    mixed = outputs * matrix * seed
-    sums_eps = torch.finfo(opmath(dtype)).eps
-    pixels = batch * height * width
-    # The terms of each sum, and the most that their absolute values add up to.
-    sums = [
-        (columns + 1, columns * image * matrix + largest(bias)),
-        (4 * pixels * columns * outputs, height * width * columns * mixed),
-        (4 * channels * outputs, 4 * abs(scale) * channels * image * mixed),
-        (pixels, pixels * image * seed),
-        (pixels, pixels * seed),
+    channels, pixels = input.shape[1], input[:, 0].numel()
+    terms = [
+        columns,
+        4 * pixels * columns + outputs,
+        channels + outputs,
+        pixels,
+        pixels,
     ]
-    for one, wanted, (terms, magnitude) in zip(got, exact, sums, strict=True):
-        rounded = rounds_warps * 2 * torch.finfo(dtype).eps / sums_eps
+    rounded = 0.0
+    if rounds_warps:
+        rounded = 2 * torch.finfo(dtype).eps / torch.finfo(opmath(dtype)).eps
+    for one, wanted, n, magnitude in zip(got, exact, terms, magnitudes, strict=False):
         assert_accurate(
-            one, wanted, terms=terms + rounded, magnitude=magnitude, dtype=dtype
+            one, wanted, terms=n + rounded, magnitude=magnitude, dtype=dtype
         )
     return got
+
+
+def largest(tensor):
+    """The largest finite absolute value."""
+    return tensor[tensor.isfinite()].abs().max().item() if tensor.numel() else 0.0
+
+
+def absolute_mix(weight, bias, grad):
+    """What a pixel's gradients sum up to over all columns, in absolute values."""
+    return torch.einsum("ok,bohw->bhw", weight.abs(), grad.abs())
 
 
 def rounds_warps(backend):
@@ -219,7 +228,7 @@ def test_one_gradient_alone(backend, wanted):
     arguments = [t.detach() for t in leaves(backend)]
     arguments[wanted].requires_grad_()
     assert gradcheck(flow_conv, arguments)
-    if wanted < 3:
+    if wanted < 3:  # the result is linear in the bias
         assert gradgradcheck(flow_conv, arguments)
 
 
@@ -259,9 +268,10 @@ def test_opcheck(backend, dtype, layout):
     opcheck(forward, (input, flows, weight, bias, -1.0))
     opcheck(forward, (input, flows.half(), weight))
     backward = backend.operator("flow_conv_backward")
-    for wanted in ((True, True, True), (True, False, False), (False, True, False)):
+    opcheck(backward, (grad, input, flows, weight, -1.0, *[True] * 4))
+    for one in range(4):
+        wanted = [k == one for k in range(4)]
         opcheck(backward, (grad, input, flows, weight, -1.0, *wanted))
-    opcheck(backward, (grad, input, flows, weight, -1.0, False, False, True))
 
 
 @LAYOUTS
@@ -303,10 +313,14 @@ def test_deterministic_algorithms(backend):
 
 
 @LAYOUTS
-@pytest.mark.parametrize("size", [(2, 40, 31, 37), (1, 3, 5, 6)], ids=str)
+@pytest.mark.parametrize(
+    ("size", "outputs"),
+    [((2, 40, 31, 37), 50), ((1, 3, 5, 6), 7), ((1, 1, 200, 210), 1)],
+    ids=str,
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_cpu_results_do_not_depend_on_the_threads(dtype, size, layout):
-    arguments = sample_inputs("cpu", dtype, size, 3, 50, layout)
+def test_cpu_results_do_not_depend_on_the_threads(dtype, size, outputs, layout):
+    arguments = sample_inputs("cpu", dtype, size, 3, outputs, layout)
     threads = torch.get_num_threads()
     results = []
     try:
@@ -317,6 +331,43 @@ def test_cpu_results_do_not_depend_on_the_threads(dtype, size, layout):
         torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(map(torch.equal, results[0], other))
+
+
+def test_meta_tensors():
+    *arguments, _ = sample_inputs("meta")
+    output = flow_conv(*arguments)
+    assert output.shape == (2, 4, 4, 6)
+    with pytest.raises(ValueError, match=r"flows must be on meta.*got cpu"):
+        flow_conv(arguments[0], torch.zeros(2, 6, 4, 6), *arguments[2:])
+    with pytest.raises(ValueError, match=r"weight must be on cpu.*got meta"):
+        flow_conv(torch.zeros(2, 5, 4, 6), torch.zeros(2, 6, 4, 6), arguments[2])
+
+
+def test_autocast_around_the_backward_pass_alone(backend):
+    *arguments, grad = sample_inputs(backend.device)
+    leaves = [t.requires_grad_() for t in arguments]
+    wanted = derivatives(flow_conv, *arguments, grad)[1:]
+    output = flow_conv(*leaves)
+    with torch.autocast(backend.device, torch.bfloat16):
+        got = torch.autograd.grad(output, leaves, grad)
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_operator_with_tensors_that_require_grad(backend):
+    """As in an exported program, which calls the operator itself."""
+    *arguments, _ = sample_inputs(backend.device)
+    operator = backend.operator("flow_conv")
+    wanted = operator(*arguments)
+    assert torch.equal(operator(*(t.requires_grad_() for t in arguments)), wanted)
+
+
+def test_derivatives_of_empty_tensors(backend):
+    input, flows, weight, bias, grad = sample_inputs(backend.device, size=(0, 3, 4, 5))
+    leaves = [t.requires_grad_() for t in (input, flows, weight, bias)]
+    first = torch.autograd.grad(flow_conv(*leaves), leaves, grad, create_graph=True)
+    second = torch.autograd.grad(sum(g.sum() for g in first[:3]), leaves[:3])
+    assert [s.shape for s in second] == [t.shape for t in leaves[:3]]
 
 
 GOOD = [
@@ -359,7 +410,7 @@ def test_argument_errors(backend, which, value, error, message):
 def test_backward_operator_errors(backend):
     input, flows, weight, _ = (tensor.to(backend.device) for tensor in GOOD)
     backward = backend.operator("flow_conv_backward")
-    wanted = (1.0, True, True, True)
+    wanted = (1.0, True, True, True, True)
     with pytest.raises(ValueError, match=r"grad must be \[B, O, H, W\] = \[2, 7, 4, 5"):
         backward(input, input, flows, weight, *wanted)
     with pytest.raises(ValueError, match="weight must be"):

@@ -40,6 +40,11 @@ def derivatives(function, input, flow, grad, scale=1.0):
     return output, *torch.autograd.grad(output, leaves, grad)
 
 
+def largest(tensor):
+    """The largest absolute value."""
+    return tensor.abs().max().item() if tensor.numel() else 0.0
+
+
 def compare(input, flow, grad, scale=1.0):
     """Against the naive formula in float64."""
     got = derivatives(flow_warp, input, flow, grad, scale)
@@ -48,19 +53,21 @@ def compare(input, flow, grad, scale=1.0):
         *(t.detach().cpu().double() for t in (input, flow, grad)),
         scale,
     )
-    channels, height, width = input.shape[1:]
-
-    def largest(tensor):
-        return tensor.abs().max().item() if tensor.numel() else 0.0
-
-    image, seed = largest(input), largest(grad)
-    pixels, dtype = height * width, input.dtype
-    sums = abs(scale) * channels * image * seed
-    assert_accurate(got[0], exact[0], terms=4, magnitude=image)
-    assert_accurate(got[1], exact[1], terms=4 * pixels, magnitude=pixels * seed)
-    assert_accurate(
-        got[2], exact[2], terms=4 * channels, magnitude=4 * sums, dtype=dtype
+    doubles = [t.detach().cpu().double() for t in (input, flow, grad)]
+    # What each result sums up, in absolute values: the same sums of absolute values.
+    absolute = derivatives(
+        reference.flow_warp, doubles[0].abs(), doubles[1], doubles[2].abs(), scale
     )
+    channels, pixels, dtype = (
+        input.shape[1],
+        input.shape[2] * input.shape[3],
+        input.dtype,
+    )
+    image, seed = largest(doubles[0]), largest(doubles[2])
+    slopes = 4 * abs(scale) * channels * image * seed
+    assert_accurate(got[0], exact[0], terms=4, magnitude=image)
+    assert_accurate(got[1], exact[1], terms=4 * pixels, magnitude=largest(absolute[1]))
+    assert_accurate(got[2], exact[2], terms=channels, magnitude=slopes, dtype=dtype)
     return got
 
 

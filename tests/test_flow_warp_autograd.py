@@ -10,6 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
 from trajgru_ext import flow_warp, reference
+from trajgru_ext.ops._corners import Corners
 
 
 def leaves(backend, size=(2, 2, 3, 4)):
@@ -183,9 +184,12 @@ def test_deterministic_algorithms(backend):
 
 
 @pytest.mark.parametrize("layout", FORMATS, ids=["contiguous", "channels_last"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_cpu_results_do_not_depend_on_the_threads(dtype, layout):
-    arguments = sample_inputs("cpu", dtype, (2, 40, 61, 67), layout)
+@pytest.mark.parametrize("channels", [1, 3, 19, 40])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str
+)
+def test_cpu_results_do_not_depend_on_the_threads(dtype, channels, layout):
+    arguments = sample_inputs("cpu", dtype, (2, channels, 61, 67), layout)
     threads = torch.get_num_threads()
     results = []
     try:
@@ -207,6 +211,9 @@ def test_cpu_instruction_sets(capability):
         "from test_flow_warp import *;"
         "print(c.facts()['cpu_capability'].lower());"
         "[compare(*sample_inputs('cpu', d, (2, 37, 5, 6), f))"
+        " for d in DTYPES for f in FORMATS];"
+        "import test_flow_conv as t;"
+        "[t.compare(*t.sample_inputs('cpu', d, (1, 37, 4, 5), layout=f))"
         " for d in DTYPES for f in FORMATS]"
     )
     import os
@@ -279,11 +286,52 @@ def test_backward_operator_errors(backend):
         backward(grad, grad, flow[:, :1], 1.0, True, True)
 
 
-def test_other_device():
-    with pytest.raises(
-        (ValueError, NotImplementedError, RuntimeError), match="flow_warp"
-    ):
+def test_sparse_tensors():
+    with pytest.raises(TypeError, match="flow_warp: input must be a dense Tensor"):
         flow_warp(GOOD[0].to_sparse(), GOOD[1])
-    meta = flow_warp(GOOD[0].to("meta"), GOOD[1].to("meta"))
-    assert meta.shape == GOOD[0].shape
-    assert meta.device.type == "meta"
+
+
+def test_meta_tensors():
+    input, flow = (tensor.to("meta") for tensor in GOOD)
+    output = flow_warp(input, flow)
+    assert output.shape == input.shape
+    assert output.device.type == "meta"
+    for arguments in ((GOOD[0], flow), (input, GOOD[1])):
+        with pytest.raises(ValueError, match=r"flow_warp: flow must be on .*, got"):
+            flow_warp(*arguments)
+    with pytest.raises(ValueError, match=r"flow must be \[2, 2, 4, 5\], got"):
+        flow_warp(input, flow[:, :1])
+    with pytest.raises(TypeError, match=r"input must be float32.*got torch.int64"):
+        flow_warp(input.long(), flow)
+
+
+@pytest.mark.parametrize("spread", [30.0, 3000.0])
+def test_cpu_flow_that_points_everywhere(spread):
+    """Where every tile reaches every band, the bands are cut differently."""
+    input, flow, grad = sample_inputs("cpu", torch.float64, (1, 4, 60, 70))
+    flow = spread * flow
+    got = derivatives(flow_warp, input, flow, grad)
+    corners = Corners(input, flow, 1.0)
+    wanted = corners.pull_back(grad, input)
+    for one, other in zip(got[1:], wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+def test_nan_beside_a_whole_displacement_does_not_leak(backend):
+    """Into the gradient only where the slope to the right or below needs it."""
+    input, flow, grad = sample_inputs(backend.device, torch.float64, (1, 2, 5, 5))
+    input[0, 0, 3, 2] = torch.nan
+    flow_grads = []
+    for function in (flow_warp, reference.flow_warp):
+        zero = torch.zeros_like(flow, requires_grad=True)
+        output = function(input, zero)
+        assert output.isnan().sum() == 1
+        kept = grad.masked_fill(input.isnan(), 0)
+        (flow_grad,) = torch.autograd.grad(output, zero, kept)
+        flow_grads.append(flow_grad.isnan())
+    own = flow_grads[0]
+    # dU at the pixel and to its left, dV at the pixel and above it.
+    wanted = torch.zeros_like(own)
+    wanted[0, 0, 3, 1:3] = wanted[0, 1, 2:4, 2] = True
+    wanted[0, :, 3, 2] = True
+    assert own.equal(wanted)

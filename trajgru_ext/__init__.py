@@ -4,10 +4,12 @@ Every operator is a function of the package, `trajgru_ext.flow_warp` among them.
 """
 
 from trajgru_ext import _extension
-from trajgru_ext.ops import _registry, flow_conv, flow_warp
+
+_extension.load()
+
+from trajgru_ext.ops import _registry, flow_conv, flow_warp  # noqa: E402 - loaded first
+
+_registry.register_fakes("trajgru_ext")
 
 __version__ = "0.1.0"
 __all__ = ["flow_conv", "flow_warp"]
-
-_extension.load()
-_registry.register_fakes("trajgru_ext")

@@ -3,6 +3,7 @@
 #include <ATen/Dispatch.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/sum.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -24,8 +25,8 @@ using at::Tensor;
 constexpr int64_t kRows = 128;
 
 // Channels of the input that a thread owns in the backward pass: whole cache lines,
-// and wide products of links x channels columns.
-constexpr int64_t kOwnedChannels = 32;
+// and wide products of links x channels columns; fewer where there is little to share.
+constexpr int64_t kOwnedChannels = 32, kFewOwnedChannels = 16, kLittleToShare = 8;
 
 // Parts that the weight gradient is summed up in, each over some of the samples.
 constexpr int64_t kWeightParts = 4;
@@ -33,11 +34,10 @@ constexpr int64_t kWeightParts = 4;
 // Runs f(item) over items that call a matrix product each. The products must not use
 // threads of their own, or their rounding would depend on how many there are: with a
 // second, empty item at::parallel_for always opens a parallel region where it can.
-// Threads of the pool do not inherit that the caller is below autograd.
 template <typename F>
 void for_products(int64_t items, const F& f) {
   at::parallel_for(0, std::max<int64_t>(items, 2), 1, [&](int64_t begin, int64_t end) {
-    const at::AutoDispatchBelowADInplaceOrView guard;
+    const PlainDispatch plain;
     if (begin < items) f(begin, std::min(end, items));
   });
 }
@@ -53,6 +53,7 @@ FlowConv<scalar_t> flow_conv_args(const Tensor& input, const Tensor& flows,
 Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
                  const std::optional<Tensor>& bias, double flow_scale) {
   check_flow_conv(input, flows, weight, bias);
+  const PlainDispatch plain;
   const Tensor output = empty_conv_output(input, weight.size(0));
   if (output.numel() == 0) return output;
   const at::ScalarType sums = opmath_dtype(input);
@@ -144,65 +145,80 @@ void backward_share(const FlowConv<scalar_t>& args, const Share& share,
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor> flow_conv_backward(
+// The sum over all pixels, each sample by one thread and in one order.
+Tensor sum_pixels(const Tensor& rows) {
+  std::vector<Tensor> sums(rows.size(0));
+  for_products(rows.size(0), [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) sums[n] = rows.select(0, n).sum(0);
+  });
+  Tensor total = at::zeros({rows.size(2)}, rows.options());
+  for (const Tensor& sum : sums) total.add_(sum);
+  return total;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
     const Tensor& grad, const Tensor& input, const Tensor& flows, const Tensor& weight,
-    double flow_scale, bool input_grad, bool flows_grad, bool weight_grad) {
+    double flow_scale, bool input_grad, bool flows_grad, bool weight_grad,
+    bool bias_grad) {
   check_flow_conv_backward(grad, input, flows, weight);
+  const PlainDispatch plain;
   const at::ScalarType sums = opmath_dtype(input);
   const Tensor coordinates = flows.to(sums), kernel = weight.to(sums);
   const auto options = kernel.options();
   const int64_t batch = input.size(0), channels = input.size(1);
   const int64_t pixels = input.size(2) * input.size(3), outputs = weight.size(0);
   const int64_t links = flows.size(1) / 2;
-  const int64_t blocks = divide_up(channels, kOwnedChannels);
+  // Chosen by the sizes alone, and added up in their order: the result does not depend
+  // on the threads.
   const int64_t parts = std::min(batch, kWeightParts);
+  const bool little = parts * divide_up(channels, kOwnedChannels) < kLittleToShare;
+  const int64_t most = little ? kFewOwnedChannels : kOwnedChannels;
+  const int64_t blocks = divide_up(channels, most);
 
   const Tensor input_rows =
       input_grad ? at::empty({batch, pixels, channels}, options) : Tensor();
+  const Tensor matrix = kernel.reshape({outputs, links, channels});
+  std::vector<Tensor> block_flows_grad(flows_grad ? blocks : 0);
+  for (Tensor& one : block_flows_grad) one = empty_image(flows, sums);
   std::vector<Share> shares;
   for (int64_t part = 0; part < parts; ++part) {
     for (int64_t block = 0; block < blocks; ++block) {
-      const int64_t channel = block * kOwnedChannels;
-      const int64_t owned = std::min(kOwnedChannels, channels - channel);
-      const Tensor columns =
-          kernel.view({outputs, links, channels}).narrow(2, channel, owned);
-      shares.push_back(
-          {part * batch / parts, (part + 1) * batch / parts, channel, owned,
-           columns.reshape({outputs, links * owned}),
-           weight_grad ? at::zeros({outputs, links * owned}, options) : Tensor(),
-           Tensor()});
+      Share share;
+      share.first_sample = part * batch / parts;
+      share.last_sample = (part + 1) * batch / parts;
+      share.channel = block * most;
+      share.channels = std::min(most, channels - share.channel);
+      const int64_t columns = links * share.channels;
+      share.weight =
+          matrix.narrow(2, share.channel, share.channels).reshape({outputs, columns});
+      if (weight_grad) share.weight_grad = at::zeros({outputs, columns}, options);
+      if (flows_grad) share.flows_grad = block_flows_grad[block];
+      shares.push_back(share);
     }
   }
-  std::vector<Tensor> block_flows_grad(flows_grad ? blocks : 0);
-  for (Tensor& one : block_flows_grad) one = empty_image(flows, sums);
-  for (size_t n = 0; n < shares.size() && flows_grad; ++n) {
-    shares[n].flows_grad = block_flows_grad[n % blocks];
-  }
 
-  if (batch * pixels > 0) {
-    AT_DISPATCH_FLOATING_TYPES_AND2(
-        at::kBFloat16, at::kHalf, input.scalar_type(), "flow_conv_backward", [&] {
-          Tensor storage;
-          const auto args =
-              flow_conv_args<scalar_t>(input, coordinates, flow_scale, storage);
-          const Tensor grad_rows = pixel_rows<scalar_t>(grad).to(sums);
-          for_products(shares.size(), [&](int64_t begin, int64_t end) {
-            for (int64_t n = begin; n < end; ++n) {
-              backward_share<scalar_t>(args, shares[n], grad_rows, input_rows);
-            }
-          });
+  Tensor to_bias = at::empty({0}, weight.options());
+  AT_DISPATCH_FLOATING_TYPES_AND2(
+      at::kBFloat16, at::kHalf, input.scalar_type(), "flow_conv_backward", [&] {
+        Tensor storage;
+        const auto args =
+            flow_conv_args<scalar_t>(input, coordinates, flow_scale, storage);
+        const Tensor grad_rows = pixel_rows<scalar_t>(grad).to(sums);
+        for_products(shares.size(), [&](int64_t begin, int64_t end) {
+          for (int64_t n = begin; n < end; ++n) {
+            backward_share<scalar_t>(args, shares[n], grad_rows, input_rows);
+          }
         });
-  }
+        if (bias_grad) to_bias = sum_pixels(grad_rows).to(weight.scalar_type());
+      });
 
-  // Added in the order of the parts and blocks, which the sizes alone decide.
-  Tensor to_input = at::empty({0}, input.options()),
-         to_flows = at::empty({0}, flows.options()),
-         to_weight = at::empty({0}, weight.options());
+  Tensor to_input = at::empty({0}, input.options());
+  Tensor to_flows = at::empty({0}, flows.options());
+  Tensor to_weight = at::empty({0}, weight.options());
   if (input_grad) {
     const Tensor image =
-        input_rows.view({batch, input.size(2), input.size(3), channels})
-            .permute({0, 3, 1, 2});
-    to_input = in_form_of(empty_image(input), image);
+        input_rows.view({batch, input.size(2), input.size(3), channels});
+    to_input = in_form_of(empty_image(input), image.permute({0, 3, 1, 2}));
   }
   if (flows_grad) {
     Tensor sum = blocks > 0 ? block_flows_grad[0] : empty_image(flows, sums).zero_();
@@ -217,7 +233,7 @@ std::tuple<Tensor, Tensor, Tensor> flow_conv_backward(
     }
     to_weight = sum.view({outputs, links * channels}).to(weight.scalar_type());
   }
-  return {to_input, to_flows, to_weight};
+  return {to_input, to_flows, to_weight, to_bias};
 }
 
 TRAJGRU_LIBRARY_IMPL(CPU, m) {

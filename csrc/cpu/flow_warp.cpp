@@ -39,16 +39,32 @@ Tensor flow_warp(const Tensor& input, const Tensor& flow, double flow_scale) {
   return output;
 }
 
-// Bands for a few rounds of work per thread, as large as the cache allows.
+// Cuts the input into bands: as large as the cache allows, and enough of them for a few
+// rounds of work per thread. Where the flow points everywhere, so that each band would
+// have to look at most tiles, one for each thread.
 template <typename scalar_t>
 void set_bands(FlowWarpBackward<scalar_t>& args) {
+  const ImageSize& size = args.size;
   const int64_t pixel_bytes =
-      args.size.channels * static_cast<int64_t>(sizeof(at::opmath_type<scalar_t>));
-  const int64_t rounds = 4 * at::get_num_threads();
-  const int64_t fair = divide_up(args.size.batch * args.size.pixels(), rounds);
-  args.band_pixels = std::clamp<int64_t>(
-      fair, kTilePixels, std::max(kTilePixels, kBandBytes / pixel_bytes));
-  args.bands = divide_up(args.size.pixels(), args.band_pixels);
+      size.channels * static_cast<int64_t>(sizeof(at::opmath_type<scalar_t>));
+  const int64_t threads = at::get_num_threads();
+  const auto fair = [&](int64_t bands) {
+    return std::max(kTilePixels, divide_up(size.batch * size.pixels(), bands));
+  };
+  args.band_pixels =
+      std::min(fair(4 * threads), std::max(kTilePixels, kBandBytes / pixel_bytes));
+  int64_t visits = 0;
+  for (int64_t tile = 0; tile < size.batch * size.tiles(); ++tile) {
+    const Reach& reach = args.reach[tile];
+    if (reach.begin < reach.end) {
+      visits += (reach.end - 1) / args.band_pixels - reach.begin / args.band_pixels + 1;
+    }
+  }
+  constexpr int64_t kManyVisits = 4;  // of a tile: an ordinary flow has one to three
+  if (visits > kManyVisits * size.batch * size.tiles()) {
+    args.band_pixels = std::max(args.band_pixels, fair(threads));
+  }
+  args.bands = divide_up(size.pixels(), args.band_pixels);
 }
 
 std::tuple<Tensor, Tensor> flow_warp_backward(const Tensor& grad,
@@ -81,7 +97,6 @@ std::tuple<Tensor, Tensor> flow_warp_backward(const Tensor& grad,
           args.input = pixel_view<scalar_t>(*input, input_storage);
           args.flow_grad = flow_view<coord_t>(grad_flow);
         }
-        set_bands(args);
         const Tensor reach = at::empty({args.size.batch * args.size.tiles(), 2},
                                        grad.options().dtype(at::kLong).memory_format(
                                            at::MemoryFormat::Contiguous));
@@ -89,6 +104,7 @@ std::tuple<Tensor, Tensor> flow_warp_backward(const Tensor& grad,
         args.reach = reinterpret_cast<Reach*>(reach.mutable_data_ptr<int64_t>());
         for_tiles(args.size,
                   [&](int64_t begin, int64_t end) { kernels.reach(args, begin, end); });
+        set_bands(args);
         const int64_t sums_size =
             input_grad && args.needs_sums() ? args.band_pixels * args.size.channels : 0;
         const int64_t grain =

@@ -4,6 +4,7 @@
 #include <ATen/Dispatch.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/sum.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -114,8 +115,10 @@ void scatter(const Operands& operands, int64_t first, int64_t count,
   if (count * operands.links == 0) return;
   const int group = group_log2(operands.input.size(1));
   const Tensor& sum = sums.defined() ? sums : operands.input;
-  const bool narrow = fits_32_bits(count * operands.links << group,
-                                   {operands.input, operands.flows, warped_grad, sum});
+  const Tensor& slopes = flows_grad.defined() ? flows_grad : operands.flows;
+  const bool narrow =
+      fits_32_bits(count * operands.links << group,
+                   {operands.input, operands.flows, warped_grad, sum, slopes});
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kBFloat16, at::kHalf, operands.input.scalar_type(), "flow_conv", [&] {
         const auto run =
@@ -128,6 +131,7 @@ Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
                  const std::optional<Tensor>& bias, double flow_scale) {
   check_flow_conv(input, flows, weight, bias);
   const DeviceGuard guard(input.device());
+  const PlainDispatch plain;
   const Tensor output = empty_conv_output(input, weight.size(0));
   if (output.numel() == 0) return output;
   const Operands operands(input, flows, flow_scale);
@@ -146,15 +150,17 @@ Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
   return in_form_of(output, image.permute({0, 3, 1, 2}));
 }
 
-std::tuple<Tensor, Tensor, Tensor> flow_conv_backward(
+std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
     const Tensor& grad, const Tensor& input, const Tensor& flows, const Tensor& weight,
-    double flow_scale, bool input_grad, bool flows_grad, bool weight_grad) {
+    double flow_scale, bool input_grad, bool flows_grad, bool weight_grad,
+    bool bias_grad) {
   check_flow_conv_backward(grad, input, flows, weight);
   if (input_grad) {
     // Atomic additions come in any order.
     at::globalContext().alertNotDeterministic("flow_conv_backward on CUDA");
   }
   const DeviceGuard guard(input.device());
+  const PlainDispatch plain;
   const Operands operands(input, flows, flow_scale);
   const at::ScalarType sums = opmath_dtype(input);
   const Tensor grad_rows =
@@ -183,7 +189,9 @@ std::tuple<Tensor, Tensor, Tensor> flow_conv_backward(
   const auto absent = [](const Tensor& like) { return at::empty({0}, like.options()); };
   return {input_grad ? in_form_of(empty_image(input), to_input) : absent(input),
           flows_grad ? to_flows.to(flows.scalar_type()) : absent(flows),
-          weight_grad ? to_weight.to(weight.scalar_type()) : absent(weight)};
+          weight_grad ? to_weight.to(weight.scalar_type()) : absent(weight),
+          bias_grad ? grad_rows.sum(0, false, sums).to(weight.scalar_type())
+                    : absent(weight)};
 }
 
 TRAJGRU_LIBRARY_IMPL(TRAJGRU_DEVICE_KEY, m) {

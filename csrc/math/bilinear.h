@@ -69,7 +69,8 @@ TRAJGRU_HOST_DEVICE bool corner_inside(const Cell<T, index_t>& cell, int corner,
   return row >= 0 && row < height && col >= 0 && col < width;
 }
 
-// Whether all four corners are inside and have a weight, as most have.
+// Whether all four corners are inside and none of the weights' factors is zero, as in
+// most pixels.
 template <typename T, typename index_t>
 TRAJGRU_HOST_DEVICE bool interior(const Cell<T, index_t>& cell, index_t height,
                                   index_t width) {
@@ -78,17 +79,25 @@ TRAJGRU_HOST_DEVICE bool interior(const Cell<T, index_t>& cell, index_t height,
          cell.fy < 1;
 }
 
+// (1-f) a + f b, in which what has no weight does not count, even NaN.
+template <typename D, typename T>
+TRAJGRU_HOST_DEVICE D between(T f, const D& a, const D& b) {
+  if (f == 0) return a;
+  if (f == 1) return b;
+  return D(1 - f) * a + D(f) * b;
+}
+
 // dM/dU and dM/dV within the cell, given the products of the output gradient with
 // each corner's values, dot[k] = sum_c grad[c] I[c, corner k] (0 outside the image).
 // D: T, or a vector of partial sums.
 template <typename D, typename T, typename index_t>
 TRAJGRU_HOST_DEVICE D gradient_u(const Cell<T, index_t>& cell, const D* dot) {
-  return D(1 - cell.fy) * (dot[1] - dot[0]) + D(cell.fy) * (dot[3] - dot[2]);
+  return between(cell.fy, D(dot[1] - dot[0]), D(dot[3] - dot[2]));
 }
 
 template <typename D, typename T, typename index_t>
 TRAJGRU_HOST_DEVICE D gradient_v(const Cell<T, index_t>& cell, const D* dot) {
-  return D(1 - cell.fx) * (dot[2] - dot[0]) + D(cell.fx) * (dot[3] - dot[1]);
+  return between(cell.fx, D(dot[2] - dot[0]), D(dot[3] - dot[1]));
 }
 
 // What a pixel that reads no corner gives: nothing outside the image, NaN where the

@@ -1,33 +1,77 @@
 """What Python can check of an operator's arguments, and what autocast does to them.
 
-Devices, dtypes and sizes are checked where the operators are implemented.
+The implementations check all again (csrc/checks.h), for those who call
+`torch.ops.trajgru_ext` directly; the checks here also hold where no implementation
+runs: on meta tensors and while torch.compile traces.
 """
 
+from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
 
 def check_tensors(op: str, **tensors: Any) -> None:
-    """Raise a TypeError naming the first argument that is no Tensor."""
+    """Raise a TypeError naming the first argument that is no dense Tensor."""
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
             kind = type(value).__name__
             raise TypeError(f"{op}: {name} must be a Tensor, got {kind}")
+        if value.layout != torch.strided:
+            raise TypeError(f"{op}: {name} must be a dense Tensor, got {value.layout}")
 
 
 def check_number(op: str, name: str, value: Any) -> None:
-    """Raise a TypeError where the value is no number."""
-    if not isinstance(value, (int, float)):
+    """Raise a TypeError where the value is no real number."""
+    if not isinstance(value, Real):
         kind = type(value).__name__
         raise TypeError(f"{op}: {name} must be a number, got {kind}")
+
+
+def check_sizes(
+    op: str, name: str, tensor: Tensor, wanted: Sequence[int], beside: Tensor
+) -> None:
+    """Check a tensor's device, dtype and sizes; a size of -1 may be any."""
+    if tensor.dtype not in DTYPES:
+        raise TypeError(
+            f"{op}: {name} must be float32, float64, bfloat16 or float16, "
+            f"got {tensor.dtype}"
+        )
+    if tensor.device != beside.device:
+        raise ValueError(
+            f"{op}: {name} must be on {beside.device}, where the other arguments are, "
+            f"got {tensor.device}"
+        )
+    if tensor.dim() != len(wanted):
+        raise ValueError(
+            f"{op}: {name} must have {len(wanted)} dimensions, "
+            f"got {tensor.dim()}: {list(tensor.shape)}"
+        )
+    for size, want in zip(tensor.shape, wanted, strict=True):
+        if want not in (-1, size):
+            raise ValueError(
+                f"{op}: {name} must be {list(wanted)}, got {list(tensor.shape)}"
+            )
+
+
+def check_same_dtype(op: str, name: str, tensor: Tensor, input: Tensor) -> None:
+    """Check that the tensor has the dtype of the input."""
+    if tensor.dtype != input.dtype:
+        raise TypeError(
+            f"{op}: {name} must have the dtype of input, {input.dtype}, "
+            f"got {tensor.dtype}"
+        )
 
 
 def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """The operands of a matrix product, in autocast's dtype where it is enabled."""
     device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    available = torch.amp.is_autocast_available(device)
+    if not available or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(

@@ -4,6 +4,13 @@ import torch
 from torch import Tensor
 
 
+def _between(f: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """(1 - f) a + f b, in which what has no weight does not count, even NaN."""
+    a = torch.where((f == 1) & ~a.isfinite(), 0, a)
+    b = torch.where((f == 0) & ~b.isfinite(), 0, b)
+    return (1 - f) * a + f * b
+
+
 class Corners:
     """The four corners that each pixel reads, in differentiable torch operators.
 
@@ -87,7 +94,7 @@ class Corners:
         if image is None:
             return image_grad, None
         dot = [(values * self.read(image, k)).sum(1) for k in range(4)]
-        slope_u = (1 - self.fy) * (dot[1] - dot[0]) + self.fy * (dot[3] - dot[2])
-        slope_v = (1 - self.fx) * (dot[2] - dot[0]) + self.fx * (dot[3] - dot[1])
+        slope_u = _between(self.fy, dot[1] - dot[0], dot[3] - dot[2])
+        slope_v = _between(self.fx, dot[2] - dot[0], dot[3] - dot[1])
         flow_grad = self.flow_scale * torch.stack((slope_u, slope_v), 1)
         return image_grad, torch.where(self.undefined[:, None], torch.nan, flow_grad)

@@ -6,7 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trajgru_ext.ops._arguments import autocast, check_number, check_tensors
+from trajgru_ext.ops._arguments import (
+    autocast,
+    check_number,
+    check_same_dtype,
+    check_sizes,
+    check_tensors,
+)
 from trajgru_ext.ops._corners import Corners
 from trajgru_ext.ops._function import Function, fold, push_forward, unfold
 from trajgru_ext.ops._layout import empty_image
@@ -31,8 +37,9 @@ def flow_conv(
     channels are never held. At whole coordinates, outside the image and at NaN each
     warp is as `flow_warp` says.
 
-    Differentiable any number of times in all tensors, in reverse and forward mode,
-    under `torch.func` and `torch.compile`. On the CPU all results are the same bit for
+    Differentiable in all tensors any number of times in reverse mode and once in
+    forward mode on top, under `torch.func` and `torch.compile`; what `torch.export`
+    makes is for inference. On the CPU all results are the same bit for
     bit for any number of threads; on CUDA the gradient to `input` is added up in no
     fixed order, and `torch.use_deterministic_algorithms(True)` makes it an error.
 
@@ -76,6 +83,19 @@ def _fake_flow_conv(
     bias: Tensor | None = None,
     flow_scale: float = 1.0,
 ) -> Tensor:
+    check_sizes("flow_conv", "input", input, [-1] * 4, input)
+    batch, channels, height, width = input.shape
+    check_sizes("flow_conv", "flows", flows, [batch, -1, height, width], input)
+    if flows.shape[1] % 2:
+        raise ValueError(
+            f"flow_conv: flows must be [B, 2 * links, H, W], got {list(flows.shape)}"
+        )
+    columns = flows.shape[1] // 2 * channels
+    check_sizes("flow_conv", "weight", weight, [-1, columns], input)
+    check_same_dtype("flow_conv", "weight", weight, input)
+    if bias is not None:
+        check_sizes("flow_conv", "bias", bias, [weight.shape[0]], input)
+        check_same_dtype("flow_conv", "bias", bias, input)
     return empty_image(input, weight.shape[0])
 
 
@@ -89,11 +109,13 @@ def _fake_flow_conv_backward(
     input_grad: bool,
     flows_grad: bool,
     weight_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    bias_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
         empty_image(input) if input_grad else input.new_empty(0),
         empty_image(flows) if flows_grad else flows.new_empty(0),
         weight.new_empty(weight.shape) if weight_grad else weight.new_empty(0),
+        weight.new_empty(weight.shape[0] if bias_grad else 0),
     )
 
 
@@ -109,7 +131,12 @@ def _warps(input: Tensor, flows: Tensor, flow_scale: float) -> Tensor:
     """All warped copies, [B, L*C, H, W]."""
     spread, corners = _links(input, flows, flow_scale)
     warped = corners.blend(spread, corners.weights()).to(input.dtype)
-    return warped.unflatten(0, (input.shape[0], -1)).flatten(1, 2)
+    return _per_sample(warped, input, flows).flatten(1, 2)
+
+
+def _per_sample(per_link: Tensor, input: Tensor, flows: Tensor) -> Tensor:
+    """[B*L, ...] to [B, L, ...]."""
+    return per_link.unflatten(0, (input.shape[0], flows.shape[1] // 2))
 
 
 def _mix(weight: Tensor, warped: Tensor) -> Tensor:
@@ -136,15 +163,11 @@ class _FlowConv(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, flows, weight = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[:3]
-        gradients: list[Tensor | None] = [None] * 3
-        if any(wanted):
-            found = _FlowConvBackward.call(
-                grad, input, flows, weight, ctx.flow_scale, *wanted
-            )
-            gradients = [g if w else None for g, w in zip(found, wanted, strict=True)]
-        bias_grad = grad.sum((0, 2, 3)) if ctx.needs_input_grad[3] else None
-        return *gradients, bias_grad, None
+        wanted = ctx.needs_input_grad[:4]
+        found = _FlowConvBackward.call(
+            grad, input, flows, weight, ctx.flow_scale, *wanted
+        )
+        return *(g if w else None for g, w in zip(found, wanted, strict=True)), None
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> Tensor:
@@ -174,15 +197,15 @@ class _FlowConvBackward(Function):
         input_grad: bool,
         flows_grad: bool,
         weight_grad: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        wanted = (input_grad, flows_grad, weight_grad)
+        bias_grad: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        wanted = (input_grad, flows_grad, weight_grad, bias_grad)
         backward = operator("flow_conv_backward")
         return backward(grad, input, flows, weight, flow_scale, *wanted)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        *tensors, ctx.flow_scale, a, b, c = inputs
-        ctx.wanted = (a, b, c)
+        tensors, ctx.flow_scale, ctx.wanted = inputs[:4], inputs[4], inputs[5:]
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 
@@ -195,13 +218,15 @@ class _FlowConvBackward(Function):
         ) -> tuple[Tensor, ...]:
             mixed = torch.einsum("ok,bohw->bkhw", weight, grad)
             spread, corners = _links(input, flows, ctx.flow_scale)
-            per_link = mixed.unflatten(1, (-1, input.shape[1])).flatten(0, 1)
+            sizes = (flows.shape[1] // 2, input.shape[1])
+            per_link = mixed.unflatten(1, sizes).flatten(0, 1)
             input_grad, flows_grad = corners.pull_back(per_link, spread)
             warped = _warps(input, flows, ctx.flow_scale)
             found = (
-                input_grad.unflatten(0, (input.shape[0], -1)).sum(1),
-                flows_grad.unflatten(0, (input.shape[0], -1)).flatten(1, 2),
+                _per_sample(input_grad, input, flows).sum(1),
+                _per_sample(flows_grad, input, flows).flatten(1, 2),
                 torch.einsum("bohw,bkhw->ok", grad, warped),
+                grad.sum((0, 2, 3)),
             )
             return tuple(g for g, w in zip(found, ctx.wanted, strict=True) if w)
 
@@ -213,7 +238,7 @@ class _FlowConvBackward(Function):
             _FlowConvBackward._formula(ctx), *ctx.saved_tensors
         )
         pairs = zip(cotangents, ctx.wanted, strict=True)
-        return *pull_back(tuple(c for c, w in pairs if w)), None, None, None, None
+        return *pull_back(tuple(c for c, w in pairs if w)), None, None, None, None, None
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
@@ -224,7 +249,7 @@ class _FlowConvBackward(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
-        return _one_by_one(_FlowConvBackward, info, in_dims, args), (0, 0, 0)
+        return _one_by_one(_FlowConvBackward, info, in_dims, args), (0, 0, 0, 0)
 
 
 def _one_by_one(

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trajgru_ext.ops._arguments import check_number, check_tensors
+from trajgru_ext.ops._arguments import check_number, check_sizes, check_tensors
 from trajgru_ext.ops._corners import Corners
 from trajgru_ext.ops._function import Function, fold, push_forward, unfold
 from trajgru_ext.ops._layout import empty_image
@@ -28,8 +28,9 @@ def flow_warp(input: Tensor, flow: Tensor, flow_scale: float = 1.0) -> Tensor:
     NaN the result and the gradient to that flow are NaN; where it is infinite, or
     points outside, both are 0.
 
-    Differentiable any number of times in `input` and `flow`, in reverse and forward
-    mode, under `torch.func` and `torch.compile`. On the CPU all results are the same
+    Differentiable in `input` and `flow` any number of times in reverse mode and once in
+    forward mode on top, under `torch.func` and `torch.compile`; what `torch.export`
+    makes is for inference. On the CPU all results are the same
     bit for bit for any number of threads; on CUDA the gradient to `input` is added up
     in no fixed order, and `torch.use_deterministic_algorithms(True)` makes it an
     error.
@@ -62,6 +63,9 @@ def flow_warp(input: Tensor, flow: Tensor, flow_scale: float = 1.0) -> Tensor:
 
 @fake("flow_warp")
 def _fake_flow_warp(input: Tensor, flow: Tensor, flow_scale: float = 1.0) -> Tensor:
+    check_sizes("flow_warp", "input", input, [-1] * 4, input)
+    batch, _, height, width = input.shape
+    check_sizes("flow_warp", "flow", flow, [batch, 2, height, width], input)
     return empty_image(input)
 
 

@@ -1,0 +1,156 @@
+"""flow_conv against what a user would write instead, on the CPU in float32.
+
+The other sides, at the sizes of the HKO-7 network: (a) the code path of the published
+PyTorch port, L calls of wrap, concatenation and a 1x1 convolution; (b) all links in one
+grid_sample; (c) torch.compile of (a); (d) torchvision's deform_conv2d, where installed,
+which can express the operator for an odd number of links. Every side's values and
+gradients are first compared with those of float64. The share of the matrix product's
+rate is that of one thread, measured between the sides, times the threads.
+
+Part of the other sides' time is page faults on large temporaries. To see how much, run
+again with GLIBC_TUNABLES=glibc.malloc.mmap_threshold=4294967296:\
+glibc.malloc.trim_threshold=8589934592 in the environment.
+"""
+
+import importlib.util
+import os
+
+import torch
+from bench_flow_warp import pixel_grid, sample, smooth_flow, wrap
+from measure import Side, arguments, machine, medians, print_table, write
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from trajgru_ext import flow_conv
+
+# batch, channels, height and width, links
+SIZES = [(3, 64, 96, 13), (3, 192, 32, 13), (3, 192, 16, 9)]
+SCALE = -1.0
+
+
+def ours(input: Tensor, flows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The fused operator."""
+    return flow_conv(input, flows, weight, bias, SCALE)
+
+
+def port(input: Tensor, flows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The published path."""
+    warped = [wrap(input, SCALE * flow) for flow in flows.split(2, dim=1)]
+    return conv2d(torch.cat(warped, dim=1), weight[:, :, None, None], bias)
+
+
+def batched(input: Tensor, flows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """All links of a sample side by side in one grid_sample."""
+    batch, _, height, _ = input.shape
+    links = flows.shape[1] // 2
+    each = (SCALE * flows).unflatten(1, (links, 2)).flatten(0, 1)
+    grid = pixel_grid(input, each).unflatten(0, (batch, links)).flatten(1, 2)
+    warped = sample(input, grid).unflatten(2, (links, height)).movedim(2, 1)
+    return conv2d(warped.flatten(1, 2), weight[:, :, None, None], bias)
+
+
+def deformed(input: Tensor, flows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A deformable convolution whose L x 1 kernel is moved back to one point."""
+    from torchvision.ops import deform_conv2d  # noqa: PLC0415 - optional
+
+    links, channels = flows.shape[1] // 2, input.shape[1]
+    middle = (links - 1) // 2
+    u, v = (SCALE * flows).unflatten(1, (links, 2)).unbind(2)
+    steps = torch.arange(links, device=flows.device).view(-1, 1, 1) - middle
+    offsets = torch.stack((v - steps, u), dim=2).flatten(1, 2)
+    kernel = weight.unflatten(1, (links, channels)).transpose(1, 2)[..., None]
+    return deform_conv2d(input, offsets, kernel, bias, padding=(middle, 0))
+
+
+def exact(leaves: list[Tensor], seed: Tensor) -> list[Tensor]:
+    """The values and gradients in float64, by (a)."""
+    doubles = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    output = port(*doubles)
+    return [output.detach(), *torch.autograd.grad(output, doubles, seed.double())]
+
+
+def check(name: str, got: list[Tensor], wanted: list[Tensor]) -> None:
+    """Stop where a side is wrong; grid_sample's positions cost it some digits."""
+    for one, other in zip(got, wanted, strict=True):
+        error = (one.double() - other).norm() / other.norm()
+        if not error < 1e-4:
+            raise SystemExit(f"{name} is wrong: relative error {error}")
+
+
+def bench(size: tuple[int, int, int, int], last: bool, rounds: int) -> list[dict]:
+    """Forward, and forward with backward, at one size and memory format."""
+    batch, channels, side, links = size
+    layout = torch.channels_last if last else torch.contiguous_format
+    outputs = 3 * channels
+    input = torch.randn(batch, channels, side, side).contiguous(memory_format=layout)
+    flows = smooth_flow(batch * links, side, side)
+    # Away from whole coordinates, where grid_sample's round-off picks the cell.
+    flows = flows.floor() + (flows - flows.floor()).clamp(0.01, 0.99)
+    flows = flows.view(batch, 2 * links, side, side)
+    weight = torch.randn(outputs, links * channels) / (links * channels) ** 0.5
+    leaves = [t.requires_grad_() for t in (input, flows, weight, torch.randn(outputs))]
+    seed = torch.randn(batch, outputs, side, side).contiguous(memory_format=layout)
+    wanted = exact(leaves, seed)
+
+    sides = {"ours": ours, "(a) published port": port, "(b) one grid_sample": batched}
+    sides["(c) torch.compile of (a)"] = torch.compile(port)
+    if importlib.util.find_spec("torchvision"):
+        sides["(d) deform_conv2d"] = deformed
+    forward: dict[str, Side] = {}
+    training: dict[str, Side] = {}
+    for name, function in sides.items():
+
+        def infer(function=function):
+            with torch.no_grad():
+                return function(*leaves)
+
+        def train(function=function):
+            return torch.autograd.grad(function(*leaves), leaves, seed)
+
+        check(name, [infer(), *train()], wanted)
+        forward[name], training[name] = infer, train
+
+    flops = 2 * batch * side * side * links * channels * outputs
+    square = torch.randn(1024, 1024)
+    product = torch.empty_like(square)
+
+    def sgemm() -> Tensor:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return torch.mm(square, square, out=product)
+        finally:
+            torch.set_num_threads(threads)
+
+    records = []
+    for mode, chosen, work in (
+        ("forward", forward, flops),
+        ("forward+backward", training, 3 * flops),
+    ):
+        times = medians({**chosen, "sgemm, one thread": sgemm}, rounds)
+        rate = 2 * 1024**3 / times.pop("sgemm, one thread") * torch.get_num_threads()
+        share = work / times["ours"] / rate
+        layout_name = "channels last" if last else "contiguous"
+        print_table(f"{size} {layout_name}, {mode}", times, "ours")
+        print(f"  ours at {share:.0%} of sgemm's {rate / 1e6:.0f} GFLOP/s")
+        record = {"size": size, "format": layout_name, "mode": mode}
+        record |= {"milliseconds": times, "share_of_sgemm": share}
+        ratios = {name: ms / times["ours"] for name, ms in times.items()}
+        records.append(record | {"times_ours": ratios})
+    return records
+
+
+def main() -> None:
+    """Run all sizes and formats."""
+    options = arguments(__doc__, "flow_conv")
+    print(machine(), os.environ.get("GLIBC_TUNABLES", ""))
+    torch.manual_seed(0)
+    records = []
+    for size in SIZES:
+        for last in (True, False):
+            records += bench(size, last, options.rounds)
+    write(options.json, records)
+
+
+if __name__ == "__main__":
+    main()
