@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import affine_transform
 from sklearn.datasets import load_digits
 
-CANVAS = 96  # pixels a side
+CANVAS = 128  # pixels a side: room for each digit to move a dozen frames
 COUNT = 4  # digits on the canvas
 
 # Ranges of what each digit draws for itself, all a frame except the first.
@@ -15,7 +15,7 @@ ENLARGEMENT = (2.6, 3.4)  # of the 8x8 scans of scikit-learn: 20 to 27 pixels hi
 SPEED = (0.8, 2.2)  # pixels
 TURN = (-3.0, 3.0)  # degrees
 GROWTH = (0.99, 1.01)  # factor on the size
-DIMMING = (0.985, 1.01)  # factor on the brightness
+DIMMING = (0.98, 1.02)  # factor on the brightness
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Digit:
     def advance(self) -> None:
         """Move on by one frame; a digit bounces off the edges of the canvas."""
         self.centre = self.centre + self.velocity
-        margin = self.size * len(self.scan) / 2
+        margin = self.size * 4  # half of the 8 pixels that are not padding
         outwards = np.where(self.velocity < 0, self.centre < margin, False)
         outwards |= np.where(self.velocity > 0, self.centre > CANVAS - margin, False)
         self.velocity = np.where(outwards, -self.velocity, self.velocity)
@@ -56,7 +56,7 @@ class Digit:
 
 
 def moving_digits(frames: int, seed: int = 0) -> NDArray:
-    """Make frames `uint8 [T, 96, 96]` of digits that move, turn, grow and dim."""
+    """Make frames `uint8 [T, 128, 128]` of digits that move, turn, grow and dim."""
     random = np.random.default_rng(seed)
     digits = _draw(random)
     movie = np.empty((frames, CANVAS, CANVAS), np.uint8)
@@ -85,7 +85,7 @@ def _draw(random: np.random.Generator) -> list[Digit]:
                 turn=np.deg2rad(random.uniform(*TURN)),
                 size=random.uniform(*ENLARGEMENT),
                 growth=random.uniform(*GROWTH),
-                brightness=random.uniform(0.8, 1.0),
+                brightness=random.uniform(0.7, 0.95),
                 dimming=random.uniform(*DIMMING),
             )
         )

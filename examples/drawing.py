@@ -67,10 +67,18 @@ class Picture:
 def draw(picture: Picture, path: Path) -> None:
     """Write the picture as PNG."""
     leads = _leads(len(picture.observed))
-    figure = Figure(figsize=(4.6 + 2.75 * len(leads), 9.2), facecolor="white")
-    figure.set_layout_engine("constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(4.6, 2.75 * len(leads)))
-    figure.suptitle(picture.title, fontsize=15, color=INK)
+    width = 4.6 + 2.75 * len(leads)
+    figure = Figure(figsize=(width, 9.6), layout="constrained", facecolor="white")
+    header, body, footer = figure.subfigures(3, 1, height_ratios=(0.5, 8.9, 0.25))
+    header.text(
+        0.5, 0.45, picture.title, fontsize=16, color=INK, ha="center", va="center"
+    )
+    if picture.credit:
+        credit = f"Data: {picture.credit}"
+        footer.text(
+            0.99, 0.6, credit, fontsize=10, color="#555555", ha="right", va="center"
+        )
+    left, right = body.subfigures(1, 2, width_ratios=(4.6, width - 4.6))
 
     above, below = left.subplots(2, 1, height_ratios=(1.35, 1))
     _draw_motion(above, picture)
@@ -89,10 +97,6 @@ def draw(picture: Picture, path: Path) -> None:
     for lead, panel in zip(leads, panels[0], strict=True):
         panel.set_title(f"+{lead * picture.minutes:g} min", fontsize=13, color=INK)
     _draw_legend(right, panels, image, picture)
-    if picture.credit:
-        figure.supxlabel(
-            f"Data: {picture.credit}", x=0.995, ha="right", fontsize=9, color="#555555"
-        )
     figure.savefig(path, dpi=110)
 
 
@@ -119,14 +123,14 @@ def _draw_legend(
     figure: SubFigure, panels: NDArray, image: AxesImage, picture: Picture
 ) -> None:
     bar = figure.colorbar(
-        image, ax=panels, location="bottom", aspect=50, shrink=0.8, pad=0.02
+        image, ax=panels, location="bottom", aspect=50, shrink=0.75, pad=0.02
     )
     bar.set_label("rain rate [mm/h]" if picture.rain else "brightness", fontsize=11)
     if picture.rain:
         bar.set_ticks(RAIN_LEVELS, labels=[f"{level:g}" for level in RAIN_LEVELS])
     bar.outline.set_edgecolor("#999999")
     if np.isnan(picture.forecast).any():
-        unknown = Patch(facecolor=UNKNOWN, label="not known")
+        unknown = Patch(facecolor=UNKNOWN, label="came from outside")
         bar.ax.legend(
             handles=[unknown],
             loc="center left",

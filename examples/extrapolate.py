@@ -220,9 +220,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _number(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not math.isfinite(value):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"wanted a finite number, got {text}")
     return value
 
 

@@ -1,5 +1,6 @@
 """The demonstration: its frames, its motion, its scores and its errors."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -12,8 +13,6 @@ from PIL import Image
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
-
-import itertools
 
 import extrapolate  # noqa: E402 - from the folder above
 from digits import moving_digits  # noqa: E402

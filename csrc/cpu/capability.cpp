@@ -16,6 +16,13 @@ Capability cpu_capability() {
   return capability;
 }
 
+Capability cpu_capability(int64_t channels, size_t bytes) {
+  constexpr int64_t kWidest = 64;  // bytes of an AVX512 vector
+  const Capability best = cpu_capability();
+  const bool narrow = channels * static_cast<int64_t>(bytes) < kWidest;
+  return best == Capability::AVX512 && narrow ? Capability::AVX2 : best;
+}
+
 std::string capability_name(Capability capability) {
   switch (capability) {
     case Capability::AVX512:

@@ -4,6 +4,8 @@
 // compiled once for each, into a namespace named after it; a chooser such as
 // flow_warp_kernels() returns the table of functions of the right one.
 
+#include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -14,6 +16,10 @@ enum class Capability { DEFAULT, AVX2, AVX512 };
 // The best set that both this build and at::get_cpu_capability() have (torch heeds
 // the environment variable ATEN_CPU_CAPABILITY).
 Capability cpu_capability();
+
+// The same for loops along a pixel's channels of that many bytes each: vectors that are
+// wider than all the channels would leave nothing but remainders.
+Capability cpu_capability(int64_t channels, size_t bytes);
 
 std::string capability_name(Capability capability);
 
@@ -29,14 +35,14 @@ std::vector<std::string> built_capabilities();
   template <typename scalar_t>                  \
   const Table<scalar_t>& kernels();             \
   }
-#define TRAJGRU_CHOOSE_FOR_X86(kernels)   \
-  switch (cpu_capability()) {             \
-    case Capability::AVX512:              \
-      return AVX512::kernels<scalar_t>(); \
-    case Capability::AVX2:                \
-      return AVX2::kernels<scalar_t>();   \
-    default:                              \
-      break;                              \
+#define TRAJGRU_CHOOSE_FOR_X86(kernels)                 \
+  switch (cpu_capability(channels, sizeof(scalar_t))) { \
+    case Capability::AVX512:                            \
+      return AVX512::kernels<scalar_t>();               \
+    case Capability::AVX2:                              \
+      return AVX2::kernels<scalar_t>();                 \
+    default:                                            \
+      break;                                            \
   }
 #else
 #define TRAJGRU_DECLARE_FOR_X86(Table, kernels)
@@ -44,17 +50,17 @@ std::vector<std::string> built_capabilities();
 #endif
 
 // Declares the table of functions that csrc/cpu/vec defines for each set, and
-// kernels<scalar_t>(), which returns the right one.
-#define TRAJGRU_DECLARE_KERNELS(Table, kernels) \
-  namespace DEFAULT {                           \
-  template <typename scalar_t>                  \
-  const Table<scalar_t>& kernels();             \
-  }                                             \
-  TRAJGRU_DECLARE_FOR_X86(Table, kernels)       \
-  template <typename scalar_t>                  \
-  const Table<scalar_t>& kernels() {            \
-    TRAJGRU_CHOOSE_FOR_X86(kernels)             \
-    return DEFAULT::kernels<scalar_t>();        \
+// kernels<scalar_t>(channels), which returns the right one.
+#define TRAJGRU_DECLARE_KERNELS(Table, kernels)                       \
+  namespace DEFAULT {                                                 \
+  template <typename scalar_t>                                        \
+  const Table<scalar_t>& kernels();                                   \
+  }                                                                   \
+  TRAJGRU_DECLARE_FOR_X86(Table, kernels)                             \
+  template <typename scalar_t>                                        \
+  const Table<scalar_t>& kernels([[maybe_unused]] int64_t channels) { \
+    TRAJGRU_CHOOSE_FOR_X86(kernels)                                   \
+    return DEFAULT::kernels<scalar_t>();                              \
   }
 
 // In csrc/cpu/vec: all dtypes of a table.

@@ -81,9 +81,9 @@ Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
           for (int64_t item = begin; item < end; ++item) {
             const int64_t sample = item / tiles, first = item % tiles * kRows;
             const int64_t rows = std::min(kRows, pixels - first);
-            flow_conv_kernels<scalar_t>().gather(
-                args, {sample, first, first + rows, 0, args.size.channels},
-                buffer.mutable_data_ptr<coord_t>());
+            flow_conv_kernels<scalar_t>(args.size.channels)
+                .gather(args, {sample, first, first + rows, 0, args.size.channels},
+                        buffer.mutable_data_ptr<coord_t>());
             const Tensor warped = buffer.narrow(0, 0, rows);
             Tensor tile = columns.select(0, sample).narrow(1, first, rows).t();
             if (narrow) {
@@ -112,7 +112,7 @@ template <typename scalar_t>
 void backward_share(const FlowConv<scalar_t>& args, const Share& share,
                     const Tensor& grad, const Tensor& input_grad) {
   using coord_t = at::opmath_type<scalar_t>;
-  const auto& kernels = flow_conv_kernels<scalar_t>();
+  const auto& kernels = flow_conv_kernels<scalar_t>(share.channels);
   const int64_t pixels = args.size.pixels();
   const bool to_input = input_grad.defined(), to_flows = share.flows_grad.defined();
   Tensor weight_grad = share.weight_grad;

@@ -33,7 +33,7 @@ Tensor flow_warp(const Tensor& input, const Tensor& flow, double flow_scale) {
             flow_view<const coord_t>(coordinates), static_cast<coord_t>(flow_scale),
             image_view<scalar_t>(output)};
         for_tiles(args.size, [&](int64_t begin, int64_t end) {
-          flow_warp_kernels<scalar_t>().forward(args, begin, end);
+          flow_warp_kernels<scalar_t>(args.size.channels).forward(args, begin, end);
         });
       });
   return output;
@@ -85,7 +85,7 @@ std::tuple<Tensor, Tensor> flow_warp_backward(const Tensor& grad,
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kBFloat16, at::kHalf, grad.scalar_type(), "flow_warp_backward", [&] {
         using coord_t = at::opmath_type<scalar_t>;
-        const auto& kernels = flow_warp_kernels<scalar_t>();
+        const auto& kernels = flow_warp_kernels<scalar_t>(grad.size(1));
         Tensor grad_storage, input_storage;
         FlowWarpBackward<scalar_t> args{};
         args.size = image_size(grad);

@@ -47,7 +47,7 @@ PixelView<scalar_t> pixel_view(const at::Tensor& image, at::Tensor& storage) {
   const scalar_t* from = planes.const_data_ptr<scalar_t>();
   scalar_t* to = storage.mutable_data_ptr<scalar_t>();
   for_tiles(size, [&](int64_t begin, int64_t end) {
-    pack_kernels<scalar_t>().pack(size, from, to, begin, end);
+    pack_kernels<scalar_t>(size.channels).pack(size, from, to, begin, end);
   });
   return {to, storage.stride(0), storage.stride(1), storage.stride(2)};
 }

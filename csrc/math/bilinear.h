@@ -69,16 +69,6 @@ TRAJGRU_HOST_DEVICE bool corner_inside(const Cell<T, index_t>& cell, int corner,
   return row >= 0 && row < height && col >= 0 && col < width;
 }
 
-// Whether all four corners are inside and none of the weights' factors is zero, as in
-// most pixels.
-template <typename T, typename index_t>
-TRAJGRU_HOST_DEVICE bool interior(const Cell<T, index_t>& cell, index_t height,
-                                  index_t width) {
-  return cell.row >= 0 && cell.row + 1 < height && cell.col >= 0 &&
-         cell.col + 1 < width && cell.fx > 0 && cell.fx < 1 && cell.fy > 0 &&
-         cell.fy < 1;
-}
-
 // (1-f) a + f b, in which what has no weight does not count, even NaN.
 template <typename D, typename T>
 TRAJGRU_HOST_DEVICE D between(T f, const D& a, const D& b) {

@@ -15,13 +15,14 @@ FlowView<T> link_of(FlowView<T> flows, int64_t link) {
 template <typename scalar_t>
 void gather(const FlowConv<scalar_t>& args, const Block& block,
             at::opmath_type<scalar_t>* warped) {
+  using coord_t = at::opmath_type<scalar_t>;
   const Tile tile{block.sample, block.begin, block.end};
   const scalar_t* image =
       args.input.data + block.sample * args.input.batch + block.channel;
   for (int64_t link = 0; link < args.links; ++link) {
-    const auto visit = [&](int64_t pixel, Landing landing, const auto& cell) {
-      const int64_t row = (pixel - block.begin) * args.links + link;
-      warp_pixel(image, find_taps(args.size, args.input, landing, cell), block.channels,
+    const auto visit = [&](const Located<coord_t>& at) {
+      const int64_t row = (at.pixel - block.begin) * args.links + link;
+      warp_pixel(image, find_taps(args.size, args.input, at), block.channels,
                  warped + row * block.channels);
     };
     for_each_cell(args.size, link_of(args.flows, link), args.flow_scale, tile, visit);
@@ -38,18 +39,17 @@ void scatter_links(const FlowConv<scalar_t>& args, const Block& block,
       args.input.data + block.sample * args.input.batch + block.channel;
   for (int64_t link = 0; link < args.links; ++link) {
     const FlowView<coord_t> link_grad = link_of(flows_grad, link);
-    const auto visit = [&](int64_t pixel, Landing landing, const auto& cell) {
-      coord_t du = value_without_cell<coord_t>(landing), dv = du;
-      if (landing == Landing::inside) {
-        const int64_t row = (pixel - block.begin) * args.links + link;
-        pull_back<kSums, kDots>(args.size, cell, all, image, args.input,
+    const auto visit = [&](const Located<coord_t>& at) {
+      coord_t du = value_without_cell<coord_t>(at.landing), dv = du;
+      if (at.landing == Landing::inside) {
+        const int64_t row = (at.pixel - block.begin) * args.links + link;
+        pull_back<kSums, kDots>(args.size, at, all, image, args.input,
                                 warped_grad + row * block.channels, block.channels, du,
                                 dv);
       }
       if (kDots) {
         coord_t* out = link_grad.data + block.sample * link_grad.batch +
-                       pixel / args.size.width * link_grad.row +
-                       pixel % args.size.width * link_grad.col;
+                       at.row * link_grad.row + at.col * link_grad.col;
         out[0] = args.flow_scale * du;
         out[link_grad.component] = args.flow_scale * dv;
       }

@@ -23,20 +23,21 @@ void forward(const FlowWarpForward<scalar_t>& args, int64_t begin_tile,
   scalar_t values[kTilePixels * kBlock];
   for (int64_t index = begin_tile; index < end_tile; ++index) {
     const Tile tile = numbered_tile(args.size, index);
-    for_each_cell(args.size, args.flow, args.flow_scale, tile,
-                  [&](int64_t pixel, Landing landing, const auto& cell) {
-                    taps[pixel - tile.begin] =
-                        find_taps(args.size, args.input, landing, cell);
-                  });
     const scalar_t* image = args.input.data + tile.sample * args.input.batch;
     scalar_t* out =
         output.data + tile.sample * output.batch + tile.begin * output.pixel;
     if (output.channel == 1) {
-      for (int64_t p = 0; p < tile.pixels(); ++p) {
-        warp_pixel(image, taps[p], channels, out + p * output.pixel);
-      }
+      const auto visit = [&](const Located<coord_t>& at) {
+        warp_pixel(image, find_taps(args.size, args.input, at), channels,
+                   out + (at.pixel - tile.begin) * output.pixel);
+      };
+      for_each_cell(args.size, args.flow, args.flow_scale, tile, visit);
       continue;
     }
+    const auto visit = [&](const Located<coord_t>& at) {
+      taps[at.pixel - tile.begin] = find_taps(args.size, args.input, at);
+    };
+    for_each_cell(args.size, args.flow, args.flow_scale, tile, visit);
     for (int64_t c = 0; c < channels; c += kBlock) {
       const int64_t block = std::min(kBlock, channels - c);
       for (int64_t p = 0; p < tile.pixels(); ++p) {
@@ -57,19 +58,18 @@ void reach(const FlowWarpBackward<scalar_t>& args, int64_t begin_tile,
   for (int64_t index = begin_tile; index < end_tile; ++index) {
     const Tile tile = numbered_tile(size, index);
     int64_t begin = size.pixels(), end = 0;
-    const auto visit = [&](int64_t pixel, Landing landing, const auto& cell) {
-      if (landing == Landing::inside) {
-        const int64_t row = std::max<int64_t>(cell.row, 0);
-        const int64_t col = std::max<int64_t>(cell.col, 0);
-        const int64_t last_row = std::min(cell.row + 1, size.height - 1);
-        const int64_t last_col = std::min(cell.col + 1, size.width - 1);
+    const auto visit = [&](const Located<coord_t>& at) {
+      if (at.landing == Landing::inside) {
+        const int64_t row = std::max<int64_t>(at.cell.row, 0);
+        const int64_t col = std::max<int64_t>(at.cell.col, 0);
+        const int64_t last_row = std::min(at.cell.row + 1, size.height - 1);
+        const int64_t last_col = std::min(at.cell.col + 1, size.width - 1);
         begin = std::min(begin, row * size.width + col);
         end = std::max(end, last_row * size.width + last_col + 1);
       } else if (flow_grad.data != nullptr) {
-        coord_t* at = flow_grad.data + tile.sample * flow_grad.batch +
-                      pixel / size.width * flow_grad.row +
-                      pixel % size.width * flow_grad.col;
-        at[0] = at[flow_grad.component] = value_without_cell<coord_t>(landing);
+        coord_t* out = flow_grad.data + tile.sample * flow_grad.batch +
+                       at.row * flow_grad.row + at.col * flow_grad.col;
+        out[0] = out[flow_grad.component] = value_without_cell<coord_t>(at.landing);
       }
     };
     for_each_cell(size, args.flow, args.flow_scale, tile, visit);
@@ -83,16 +83,15 @@ void backward_tile(const FlowWarpBackward<scalar_t>& args, const Tile& tile,
   const ImageSize& size = args.size;
   const FlowView<coord_t>& flow_grad = args.flow_grad;
   const scalar_t* image = args.input.data + tile.sample * args.input.batch;
-  const auto visit = [&](int64_t pixel, Landing landing, const auto& cell) {
-    if (landing != Landing::inside) return;
-    const int64_t i = pixel / size.width, j = pixel % size.width;
+  const auto visit = [&](const Located<coord_t>& at) {
+    if (at.landing != Landing::inside) return;
     const scalar_t* grad = args.grad.data + tile.sample * args.grad.batch +
-                           i * args.grad.row + j * args.grad.col;
+                           at.row * args.grad.row + at.col * args.grad.col;
     coord_t du, dv;
-    if (pull_back<kSums, kDots>(size, cell, band, image, args.input, grad,
-                                size.channels, du, dv)) {
+    if (pull_back<kSums, kDots>(size, at, band, image, args.input, grad, size.channels,
+                                du, dv)) {
       coord_t* out = flow_grad.data + tile.sample * flow_grad.batch +
-                     i * flow_grad.row + j * flow_grad.col;
+                     at.row * flow_grad.row + at.col * flow_grad.col;
       out[0] = args.flow_scale * du;
       out[flow_grad.component] = args.flow_scale * dv;
     }

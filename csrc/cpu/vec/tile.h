@@ -25,23 +25,76 @@ inline Tile numbered_tile(const ImageSize& size, int64_t index) {
   return {index / size.tiles(), begin, std::min(begin + kTilePixels, size.pixels())};
 }
 
-// f(pixel, landing, cell) for the tile's pixels in order.
+// The cells of some pixels of one row. Where interior is not set, the others hold
+// nothing of use. Plain loops over arrays, which the compiler turns into vectors.
+template <typename coord_t>
+struct Cells {
+  int32_t row[kTilePixels], col[kTilePixels];
+  coord_t fy[kTilePixels], fx[kTilePixels];
+  bool interior[kTilePixels];
+
+  // u, v: displacements of the pixels from (row, col) on.
+  void locate(const coord_t* u, const coord_t* v, int64_t pixels, int32_t at_row,
+              int32_t at_col, int32_t height, int32_t width) {
+    // Of what lies too far away, or is NaN, the whole part is set so that the pixel is
+    // not interior.
+    const coord_t limit = displacement_limit<coord_t, int32_t>();
+    for (int64_t p = 0; p < pixels; ++p) {
+      const coord_t whole_u = std::fabs(u[p]) < limit ? std::floor(u[p]) : limit;
+      const coord_t whole_v = std::fabs(v[p]) < limit ? std::floor(v[p]) : limit;
+      fx[p] = u[p] - whole_u;
+      fy[p] = v[p] - whole_v;
+      col[p] = at_col + static_cast<int32_t>(p) + static_cast<int32_t>(whole_u);
+      row[p] = at_row + static_cast<int32_t>(whole_v);
+    }
+    for (int64_t p = 0; p < pixels; ++p) {
+      interior[p] = (col[p] >= 0) & (col[p] < width - 1) & (row[p] >= 0) &
+                    (row[p] < height - 1) & (fx[p] > 0) & (fx[p] < 1) & (fy[p] > 0) &
+                    (fy[p] < 1);
+    }
+  }
+};
+
+// An output pixel, and where its flow points. interior: all four corners are inside,
+// and none of the weights' factors is zero.
+template <typename coord_t>
+struct Located {
+  int64_t pixel, row, col;
+  Landing landing;
+  bool interior;
+  Cell<coord_t, int64_t> cell;
+};
+
+// f(Located) for the tile's pixels in order. Most are interior, and are located many at
+// a time; the others one by one.
 template <typename coord_t, typename F>
 void for_each_cell(const ImageSize& size, const FlowView<const coord_t>& flow,
                    coord_t flow_scale, const Tile& tile, const F& f) {
-  const coord_t* data = flow.data + tile.sample * flow.batch;
-  int64_t row = tile.begin / size.width, col = tile.begin % size.width;
-  for (int64_t pixel = tile.begin; pixel < tile.end; ++pixel) {
-    const coord_t* at = data + row * flow.row + col * flow.col;
-    Cell<coord_t, int64_t> cell;
-    const Landing landing =
-        locate(row, col, flow_scale * at[0], flow_scale * at[flow.component],
-               size.height, size.width, cell);
-    f(pixel, landing, cell);
-    if (++col == size.width) {
-      col = 0;
-      ++row;
+  const bool small = std::max(size.height, size.width) <
+                     static_cast<int64_t>(displacement_limit<coord_t, int32_t>());
+  Cells<coord_t> cells;
+  coord_t u[kTilePixels], v[kTilePixels];
+  for (int64_t pixel = tile.begin; pixel < tile.end;) {
+    const int64_t row = pixel / size.width, col = pixel % size.width;
+    const int64_t pixels = std::min({tile.end - pixel, size.width - col, kTilePixels});
+    const coord_t* data =
+        flow.data + tile.sample * flow.batch + row * flow.row + col * flow.col;
+    for (int64_t p = 0; p < pixels; ++p) {
+      u[p] = flow_scale * data[p * flow.col];
+      v[p] = flow_scale * data[p * flow.col + flow.component];
     }
+    if (small) cells.locate(u, v, pixels, row, col, size.height, size.width);
+    for (int64_t p = 0; p < pixels; ++p) {
+      Located<coord_t> at{pixel + p, row, col + p, Landing::inside, true, {}};
+      if (small && cells.interior[p]) {
+        at.cell = {cells.row[p], cells.col[p], cells.fy[p], cells.fx[p]};
+      } else {
+        at.interior = false;
+        at.landing = locate(row, at.col, u[p], v[p], size.height, size.width, at.cell);
+      }
+      f(at);
+    }
+    pixel += pixels;
   }
 }
 
@@ -57,23 +110,23 @@ struct Taps {
 
 template <typename scalar_t, typename coord_t>
 Taps<coord_t> find_taps(const ImageSize& size, const PixelView<scalar_t>& input,
-                        Landing landing, const Cell<coord_t, int64_t>& cell) {
+                        const Located<coord_t>& at) {
   Taps<coord_t> taps;
   taps.count = 0;
-  taps.landing = landing;
-  if (landing != Landing::inside) return taps;
-  const int64_t first = cell.row * input.row + cell.col * input.col;
-  if (interior(cell, size.height, size.width)) {
+  taps.landing = at.landing;
+  if (at.landing != Landing::inside) return taps;
+  const int64_t first = at.cell.row * input.row + at.cell.col * input.col;
+  if (at.interior) {
     taps.count = kCorners;
     for (int k = 0; k < kCorners; ++k) {
       taps.offset[k] = first + (k >> 1) * input.row + (k & 1) * input.col;
-      taps.weight[k] = corner_weight(cell, k);
+      taps.weight[k] = corner_weight(at.cell, k);
     }
     return taps;
   }
   for (int k = 0; k < kCorners; ++k) {
-    const coord_t weight = corner_weight(cell, k);
-    if (weight != 0 && corner_inside(cell, k, size.height, size.width)) {
+    const coord_t weight = corner_weight(at.cell, k);
+    if (weight != 0 && corner_inside(at.cell, k, size.height, size.width)) {
       taps.offset[taps.count] = first + (k >> 1) * input.row + (k & 1) * input.col;
       taps.weight[taps.count++] = weight;
     }
@@ -187,8 +240,12 @@ void spread(const Cell<coord_t, int64_t>& cell, const grad_t* grad, int64_t chan
     // Combined before the lanes are added up, which is the dearer step.
     typename W::Vec lanes[kCorners];
     for (int k = 0; k < kCorners; ++k) lanes[k] = dots[k].folded();
-    du = sum_of_lanes(gradient_u(cell, lanes)) + gradient_u(cell, rest);
-    dv = sum_of_lanes(gradient_v(cell, lanes)) + gradient_v(cell, rest);
+    du = gradient_u(cell, rest);
+    dv = gradient_v(cell, rest);
+    if (channels >= W::kSize) {
+      du += sum_of_lanes(gradient_u(cell, lanes));
+      dv += sum_of_lanes(gradient_v(cell, lanes));
+    }
   }
 }
 
@@ -205,14 +262,14 @@ struct Band {
 // One pixel's gradient, carried to the corners within the band and, where owned, to
 // the gradient of the flow: du, dv. Says whether that was written.
 template <bool kSums, bool kDots, typename grad_t, typename scalar_t, typename coord_t>
-bool pull_back(const ImageSize& size, const Cell<coord_t, int64_t>& cell,
+bool pull_back(const ImageSize& size, const Located<coord_t>& place,
                const Band<coord_t>& band, const scalar_t* image,
                const PixelView<scalar_t>& input, const grad_t* grad, int64_t channels,
                coord_t& du, coord_t& dv) {
+  const Cell<coord_t, int64_t>& cell = place.cell;
   const int64_t corner = cell.row * size.width + cell.col;
   Corners<scalar_t, coord_t> at;
-  if (interior(cell, size.height, size.width) && band.has(corner) &&
-      band.has(corner + size.width + 1)) {
+  if (place.interior && band.has(corner) && band.has(corner + size.width + 1)) {
     for (int k = 0; k < kCorners; ++k) {
       const int64_t row = k >> 1, col = k & 1;
       at.weight[k] = corner_weight(cell, k);
