@@ -73,7 +73,7 @@ sanitize: build
 	  $(BIN)/python $(SANITIZED)
 	TRAJGRU_SANITIZER=thread TRAJGRU_EMULATION=threads TSAN_OPTIONS=halt_on_error=1 \
 	  LD_PRELOAD="$$(c++ -print-file-name=libtsan.so)" \
-	  $(BIN)/python $(SANITIZED) -k "cuda-emulated and naive_formula"
+	  $(BIN)/python $(SANITIZED) -k "cuda-emulated and naive_formula and float32"
 
 cuda-static: build
 	$(BIN)/python tests/cuda_static.py

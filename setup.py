@@ -124,6 +124,9 @@ def extension():
     # A sum is fused only where it says so: else the compiler fuses each copy of an
     # inlined formula in its own way, and results would depend on the path taken.
     flags.append("-ffp-contract=off")
+    # Floating-point flags and errno are of no concern, as in torch itself; without this
+    # the compiler makes no vectors of loops that round.
+    flags += ["-fno-trapping-math", "-fno-math-errno"]
     # What torch's own headers cause.
     for warning in (
         "unused-parameter",

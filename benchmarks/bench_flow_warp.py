@@ -3,7 +3,8 @@
 The other sides: (a) the wrap published with the PyTorch port of TrajGRU, which builds a
 pixel grid, normalises it and calls grid_sample; (b) grid_sample alone, its grid ready;
 (c) torch.compile of (a); (d) a copy of the image, the least that memory allows.
-Every side's values and gradients are compared with the naive formula's first.
+Every side's values and gradients are first compared with those of the formula in
+float64, in plain torch operators.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Each operator as its naive formula: slow, readable, and differentiable by autograd.
 
-They are what the tests, `trajgru-ext check` and a doubtful reader compare with. All
+They are what the tests and a doubtful reader compare with. All
 compute in float64 and return it.
 """
 
