@@ -29,7 +29,7 @@ demo: build
 	$(BIN)/python examples/extrapolate.py $(DEMO)
 
 test: build
-	$(BIN)/python -m pytest $(if $(RADAR),--radar $(RADAR)) $(PYTEST)
+	$(BIN)/python -m pytest tests $(if $(RADAR),--radar=$(RADAR)) $(PYTEST)
 
 # A plain environment that also sees the packages beside the torch that was found.
 $(READY): pyproject.toml

@@ -3,6 +3,8 @@
 // The warp of a tile of pixels and its transpose: what every loop that moves along a
 // flow is made of. See flow_warp.cpp for what files of this folder may use.
 
+#include <c10/macros/Macros.h>
+
 #include <algorithm>
 
 #include "cpu/vec/wide.h"
@@ -109,8 +111,9 @@ struct Taps {
 };
 
 template <typename scalar_t, typename coord_t>
-Taps<coord_t> find_taps(const ImageSize& size, const PixelView<scalar_t>& input,
-                        const Located<coord_t>& at) {
+C10_ALWAYS_INLINE Taps<coord_t> find_taps(const ImageSize& size,
+                                          const PixelView<scalar_t>& input,
+                                          const Located<coord_t>& at) {
   Taps<coord_t> taps;
   taps.count = 0;
   taps.landing = at.landing;
@@ -136,8 +139,8 @@ Taps<coord_t> find_taps(const ImageSize& size, const PixelView<scalar_t>& input,
 
 // output[c] = sum_k weight[k] * image[offset[k] + c]
 template <int kCount, typename scalar_t, typename coord_t, typename output_t>
-void blend(const scalar_t* image, const Taps<coord_t>& taps, int64_t channels,
-           output_t* output) {
+C10_ALWAYS_INLINE void blend(const scalar_t* image, const Taps<coord_t>& taps,
+                             int64_t channels, output_t* output) {
   using W = Wide<scalar_t>;
   typename W::Vec weight[kCount];
   for (int k = 0; k < kCount; ++k) weight[k] = typename W::Vec(taps.weight[k]);
@@ -160,11 +163,11 @@ void blend(const scalar_t* image, const Taps<coord_t>& taps, int64_t channels,
 
 // output_t: scalar_t, or its opmath type.
 template <typename scalar_t, typename coord_t, typename output_t>
-void warp_pixel(const scalar_t* image, const Taps<coord_t>& taps, int64_t channels,
-                output_t* output) {
+C10_ALWAYS_INLINE void warp_pixel(const scalar_t* image, const Taps<coord_t>& taps,
+                                  int64_t channels, output_t* output) {
+  // Nearly always so: tested first, and inlined with what found the taps.
+  if (taps.count == kCorners) return blend<kCorners>(image, taps, channels, output);
   switch (taps.count) {
-    case 4:
-      return blend<4>(image, taps, channels, output);
     case 3:
       return blend<3>(image, taps, channels, output);
     case 2:
