@@ -7,9 +7,24 @@ from trajgru_ext import _extension
 
 _extension.load()
 
-from trajgru_ext.ops import _registry, flow_conv, flow_warp  # noqa: E402 - loaded first
+from trajgru_ext.ops import (  # noqa: E402 - loaded first
+    _registry,
+    flow_conv,
+    flow_warp,
+    gru_gates,
+    gru_output,
+    gru_reset,
+    lstm_gates,
+)
 
 _registry.register_fakes("trajgru_ext")
 
 __version__ = "0.1.0"
-__all__ = ["flow_conv", "flow_warp"]
+__all__ = [
+    "flow_conv",
+    "flow_warp",
+    "gru_gates",
+    "gru_output",
+    "gru_reset",
+    "lstm_gates",
+]

@@ -58,3 +58,83 @@ def flow_conv(
     warped = torch.cat([flow_warp(input, flow, flow_scale) for flow in links], dim=1)
     output = torch.einsum("ok,bkhw->bohw", weight.double().flatten(1), warped)
     return output if bias is None else output + bias.double()[:, None, None]
+
+
+def _activate(candidate: Tensor, activation: str, negative_slope: float) -> Tensor:
+    if activation == "leaky_relu":
+        return torch.where(candidate > 0, candidate, negative_slope * candidate)
+    return candidate.tanh() if activation == "tanh" else candidate.relu()
+
+
+def _gates(
+    x_gates: Tensor | None, h_gates: Tensor | None, order: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The slices of both parts by their letters; zero where a part is None."""
+    given = h_gates if x_gates is None else x_gates
+    parts = [torch.zeros_like(given) if g is None else g for g in (x_gates, h_gates)]
+    each = [part.double().chunk(len(order), 1) for part in parts]
+    x, h = (dict(zip(order, slices, strict=True)) for slices in each)
+    return x, h
+
+
+def gru_gates(
+    x_gates: Tensor | None,
+    h_gates: Tensor | None,
+    h: Tensor,
+    order: str = "run",
+    activation: str = "tanh",
+    negative_slope: float = 0.2,
+    update: str = "keep",
+    zoneout_mask: Tensor | None = None,
+) -> Tensor:
+    """Compute a GRU's new state, the reset following the convolution."""
+    x, s = _gates(x_gates, h_gates, order)
+    r, u = (x["r"] + s["r"]).sigmoid(), (x["u"] + s["u"]).sigmoid()
+    candidate = x["n"] + r * s["n"]
+    return gru_output(u, candidate, h, activation, negative_slope, update, zoneout_mask)
+
+
+def gru_reset(
+    x_gates: Tensor | None, h_gates: Tensor | None, h: Tensor, order: str = "ru"
+) -> tuple[Tensor, Tensor]:
+    """Compute the update gate and the state times the reset gate."""
+    x, s = _gates(x_gates, h_gates, order)
+    r, u = (x["r"] + s["r"]).sigmoid(), (x["u"] + s["u"]).sigmoid()
+    return u, r * h.double()
+
+
+def gru_output(
+    u: Tensor,
+    candidate: Tensor,
+    h: Tensor,
+    activation: str = "tanh",
+    negative_slope: float = 0.2,
+    update: str = "keep",
+    zoneout_mask: Tensor | None = None,
+) -> Tensor:
+    """Compute a GRU's new state; keep: u h + (1-u) n, replace: (1-u) h + u n."""
+    n = _activate(candidate.double(), activation, negative_slope)
+    u, old = u.double(), h.double()
+    new = u * old + (1 - u) * n if update == "keep" else (1 - u) * old + u * n
+    return new if zoneout_mask is None else torch.where(zoneout_mask != 0, old, new)
+
+
+def lstm_gates(
+    x_gates: Tensor | None,
+    h_gates: Tensor | None,
+    c: Tensor,
+    peephole: tuple[Tensor, Tensor, Tensor] | None = None,
+    order: str = "ifog",
+    forget_bias: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Compute an LSTM's new hidden and cell state: see `trajgru_ext.lstm_gates`."""
+    x, s = _gates(x_gates, h_gates, order)
+    old = c.double()
+    w_ci, w_cf, w_co = (
+        (0.0, 0.0, 0.0) if peephole is None else (w.double() for w in peephole)
+    )
+    i = (x["i"] + s["i"] + w_ci * old).sigmoid()
+    f = (x["f"] + s["f"] + w_cf * old + forget_bias).sigmoid()
+    new = f * old + i * (x["g"] + s["g"]).tanh()
+    o = (x["o"] + s["o"] + w_co * new).sigmoid()
+    return o * new.tanh(), new

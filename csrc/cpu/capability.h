@@ -21,6 +21,10 @@ Capability cpu_capability();
 // wider than all the channels would leave nothing but remainders.
 Capability cpu_capability(int64_t channels, size_t bytes);
 
+// Bytes of an element of the loops' rows; of a table for several dtypes, see there.
+template <typename scalar_t>
+inline constexpr size_t kElementBytes = sizeof(scalar_t);
+
 std::string capability_name(Capability capability);
 
 std::vector<std::string> built_capabilities();
@@ -35,14 +39,14 @@ std::vector<std::string> built_capabilities();
   template <typename scalar_t>                  \
   const Table<scalar_t>& kernels();             \
   }
-#define TRAJGRU_CHOOSE_FOR_X86(kernels)                 \
-  switch (cpu_capability(channels, sizeof(scalar_t))) { \
-    case Capability::AVX512:                            \
-      return AVX512::kernels<scalar_t>();               \
-    case Capability::AVX2:                              \
-      return AVX2::kernels<scalar_t>();                 \
-    default:                                            \
-      break;                                            \
+#define TRAJGRU_CHOOSE_FOR_X86(kernels)                        \
+  switch (cpu_capability(channels, kElementBytes<scalar_t>)) { \
+    case Capability::AVX512:                                   \
+      return AVX512::kernels<scalar_t>();                      \
+    case Capability::AVX2:                                     \
+      return AVX2::kernels<scalar_t>();                        \
+    default:                                                   \
+      break;                                                   \
   }
 #else
 #define TRAJGRU_DECLARE_FOR_X86(Table, kernels)

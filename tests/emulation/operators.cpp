@@ -5,3 +5,5 @@
 
 #include "cuda/flow_conv.cu"
 #include "cuda/flow_warp.cu"
+#include "cuda/gru_gates.cu"
+#include "cuda/lstm_gates.cu"

@@ -2,5 +2,16 @@
 
 from trajgru_ext.ops.flow_conv import flow_conv
 from trajgru_ext.ops.flow_warp import flow_warp
+from trajgru_ext.ops.gru_gates import gru_gates
+from trajgru_ext.ops.gru_output import gru_output
+from trajgru_ext.ops.gru_reset import gru_reset
+from trajgru_ext.ops.lstm_gates import lstm_gates
 
-__all__ = ["flow_conv", "flow_warp"]
+__all__ = [
+    "flow_conv",
+    "flow_warp",
+    "gru_gates",
+    "gru_output",
+    "gru_reset",
+    "lstm_gates",
+]

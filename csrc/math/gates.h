@@ -1,0 +1,167 @@
+#pragma once
+
+// The gate updates of one element (ConvLSTM: Shi et al. 2015, arXiv 1506.04214; the
+// GRU's variants: SJ Xingjian's HKO-7 and its kin), with sigma the logistic function:
+//
+//   LSTM  i = sigma(a_i + w_ci c)   f = sigma(a_f + w_cf c)   g = tanh(a_g)
+//         c' = f c + i g   o = sigma(a_o + w_co c')   h' = o tanh(c')
+//   GRU   r = sigma(a_r)   u = sigma(a_u)   n = act(q)
+//         h' = u h + (1-u) n  ("keep"), or  (1-u) h + u n  ("replace")
+//
+// V is float, double, or a pack of them that has the three functions below.
+
+#include <cmath>
+#include <type_traits>
+
+#include "math/host_device.h"
+
+namespace trajgru_ext {
+
+template <typename V>
+TRAJGRU_HOST_DEVICE std::enable_if_t<std::is_floating_point_v<V>, V> exponential(V x) {
+  return std::exp(x);
+}
+
+template <typename V>
+TRAJGRU_HOST_DEVICE std::enable_if_t<std::is_floating_point_v<V>, V> hyperbolic_tangent(
+    V x) {
+  return std::tanh(x);
+}
+
+// a where x > 0, else b, also where x is NaN.
+template <typename V>
+TRAJGRU_HOST_DEVICE std::enable_if_t<std::is_floating_point_v<V>, V> where_positive(
+    V x, V a, V b) {
+  return x > 0 ? a : b;
+}
+
+// The exponential overflows to infinity for x below -88 (-709): sigma is 0 there.
+template <typename V>
+TRAJGRU_HOST_DEVICE V sigma(V x) {
+  return V(1) / (V(1) + exponential(-x));
+}
+
+// The derivatives of sigma and tanh, from their values.
+template <typename V>
+TRAJGRU_HOST_DEVICE V sigma_slope(V s) {
+  return s * (V(1) - s);
+}
+
+template <typename V>
+TRAJGRU_HOST_DEVICE V tanh_slope(V t) {
+  return V(1) - t * t;
+}
+
+// As trajgru_ext/ops/_gates.py numbers them.
+enum class Activation : int { tanh, relu, leaky_relu };
+
+template <typename T>
+struct GruUpdate {
+  Activation activation;
+  T negative_slope;  // of leaky_relu
+  bool keep;         // u multiplies the old state, not the candidate
+};
+
+template <typename V, typename T>
+TRAJGRU_HOST_DEVICE V activate(const GruUpdate<T>& update, V q) {
+  switch (update.activation) {
+    case Activation::tanh:
+      return hyperbolic_tangent(q);
+    case Activation::relu:
+      return where_positive(-q, V(0), q);  // NaN stays NaN
+    default:
+      return where_positive(q, q, V(update.negative_slope) * q);
+  }
+}
+
+// The derivative at q, n being the value.
+template <typename V, typename T>
+TRAJGRU_HOST_DEVICE V activation_slope(const GruUpdate<T>& update, V q, V n) {
+  switch (update.activation) {
+    case Activation::tanh:
+      return tanh_slope(n);
+    case Activation::relu:
+      return where_positive(q, V(1), V(0));
+    default:
+      return where_positive(q, V(1), V(update.negative_slope));
+  }
+}
+
+// h' from the update gate, the candidate and the old state.
+template <typename V, typename T>
+TRAJGRU_HOST_DEVICE V gru_state(const GruUpdate<T>& update, V u, V n, V h) {
+  return update.keep ? u * h + (V(1) - u) * n : (V(1) - u) * h + u * n;
+}
+
+template <typename V>
+struct GruStateGrad {
+  V u, n, h;
+};
+
+template <typename V, typename T>
+TRAJGRU_HOST_DEVICE GruStateGrad<V> gru_state_grad(const GruUpdate<T>& update, V u, V n,
+                                                   V h, V grad) {
+  const V to_u = grad * u, to_rest = grad * (V(1) - u);
+  if (update.keep) return {grad * (h - n), to_rest, to_u};
+  return {grad * (n - h), to_u, to_rest};
+}
+
+template <typename V>
+struct Peephole {
+  bool present;
+  V i, f, o;
+};
+
+template <typename V>
+struct LstmGates {
+  V i, f, g, o;
+};
+
+template <typename V>
+struct LstmParts {
+  LstmGates<V> gate;
+  V c, t;  // the new cell state and its tanh
+};
+
+// a: the gates before their activation, without the peepholes' part.
+template <typename V>
+TRAJGRU_HOST_DEVICE LstmParts<V> lstm_parts(LstmGates<V> a, const Peephole<V>& w, V c) {
+  if (w.present) {
+    a.i = a.i + w.i * c;
+    a.f = a.f + w.f * c;
+  }
+  LstmParts<V> parts;
+  parts.gate.i = sigma(a.i);
+  parts.gate.f = sigma(a.f);
+  parts.gate.g = hyperbolic_tangent(a.g);
+  parts.c = parts.gate.f * c + parts.gate.i * parts.gate.g;
+  parts.gate.o = sigma(w.present ? a.o + w.o * parts.c : a.o);
+  parts.t = hyperbolic_tangent(parts.c);
+  return parts;
+}
+
+template <typename V>
+struct LstmGrad {
+  LstmGates<V> a;
+  V c;
+};
+
+// The gradients to a and the old c, from those to h' and c'.
+template <typename V>
+TRAJGRU_HOST_DEVICE LstmGrad<V> lstm_grad(const LstmParts<V>& parts,
+                                          const Peephole<V>& w, V c, V h_grad,
+                                          V c_grad) {
+  const LstmGates<V>& gate = parts.gate;
+  LstmGrad<V> grad;
+  grad.a.o = h_grad * parts.t * sigma_slope(gate.o);
+  V to_c = c_grad + h_grad * gate.o * tanh_slope(parts.t);
+  if (w.present) to_c = to_c + grad.a.o * w.o;
+  grad.a.i = to_c * gate.g * sigma_slope(gate.i);
+  grad.a.f = to_c * c * sigma_slope(gate.f);
+  grad.a.g = to_c * gate.i * tanh_slope(gate.g);
+  grad.c = to_c * gate.f;
+  if (w.present) grad.c = grad.c + grad.a.i * w.i + grad.a.f * w.f;
+  return grad;
+}
+
+}  // namespace trajgru_ext

@@ -1,0 +1,202 @@
+"""What the gate updates share: their options, fake kernels, formulas and transforms."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trajgru_ext.ops._arguments import check_tensors
+from trajgru_ext.ops._function import fold, push_forward, unfold
+from trajgru_ext.ops._layout import memory_format
+
+# As csrc/math/gates.h numbers them.
+ACTIVATIONS = ("tanh", "relu", "leaky_relu")
+UPDATES = ("keep", "replace")
+
+Formula = Callable[..., tuple[Tensor, ...]]
+
+
+def check_gates(op: str, x_gates: Any, h_gates: Any) -> None:
+    """Raise a TypeError for gates that are neither a Tensor nor None."""
+    given = {"x_gates": x_gates, "h_gates": h_gates}
+    check_tensors(op, **{k: v for k, v in given.items() if v is not None})
+
+
+def check_choice(op: str, name: str, value: Any, choices: Sequence[str]) -> None:
+    """Raise a ValueError for a value that is none of the choices."""
+    if value not in choices:
+        listed = ", ".join(map(repr, choices))
+        raise ValueError(f"{op}: {name} must be one of {listed}, got {value!r}")
+
+
+def gate_slots(op: str, order: Any, usual: str, gates: str) -> tuple[int, ...]:
+    """Where each gate's slice lies, from the order in which they lie."""
+    if not isinstance(order, str) or sorted(order) != sorted(usual):
+        raise ValueError(
+            f"{op}: order must be a permutation of {usual!r}, got {order!r}"
+        )
+    return tuple(order.index(gate) for gate in gates)
+
+
+def old_state_mask(op: str, mask: Any, h: Tensor) -> Tensor | None:
+    """The zoneout mask as bool, in the sizes of the state."""
+    if mask is None:
+        return None
+    check_tensors(op, zoneout_mask=mask)
+    sizes = tuple(mask.shape)
+    pairs = zip(reversed(sizes), reversed(h.shape), strict=False)
+    if len(sizes) > h.dim() or any(a not in (1, b) for a, b in pairs):
+        raise ValueError(
+            f"{op}: zoneout_mask must broadcast to h, {list(h.shape)}, "
+            f"got {list(sizes)}"
+        )
+    return mask.to(torch.bool).expand(h.shape)
+
+
+def gates_dtype(x_gates: Tensor | None, h_gates: Tensor | None) -> torch.dtype:
+    """The common dtype of the gates that are given."""
+    if x_gates is None:
+        return h_gates.dtype
+    if h_gates is None:
+        return x_gates.dtype
+    return torch.promote_types(x_gates.dtype, h_gates.dtype)
+
+
+def empty_like_gates(
+    gates: Tensor, state: Tensor, count: int, dtype: torch.dtype
+) -> Tensor:
+    """A result for `count` slices, in the memory format of the gates."""
+    batch, features, height, width = state.shape
+    return torch.empty(
+        (batch, count * features, height, width),
+        dtype=dtype,
+        device=state.device,
+        memory_format=memory_format(gates),
+    )
+
+
+def _wide(tensor: Tensor, state: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(state.dtype, torch.float32))
+
+
+def add_gates(x_gates: Tensor | None, h_gates: Tensor | None, state: Tensor) -> Tensor:
+    """The sum of the gates that are given, in the dtype of the arithmetic."""
+    if x_gates is None:
+        return _wide(h_gates, state)
+    if h_gates is None:
+        return _wide(x_gates, state)
+    return _wide(x_gates, state) + _wide(h_gates, state)
+
+
+def slices(gates: Tensor, slots: Sequence[int]) -> list[Tensor]:
+    """The slices of the gates, in the order of the formula."""
+    parts = gates.chunk(len(slots), 1)
+    return [parts[slot] for slot in slots]
+
+
+def activate(candidate: Tensor, activation: int, negative_slope: float) -> Tensor:
+    """Apply the activation of this number."""
+    if activation == 0:
+        return candidate.tanh()
+    if activation == 1:
+        return candidate.relu()
+    return torch.nn.functional.leaky_relu(candidate, negative_slope)
+
+
+def blend(
+    u: Tensor, n: Tensor, state: Tensor, keep: bool, mask: Tensor | None
+) -> Tensor:
+    """The new state of a GRU, in the dtype of the old."""
+    h = _wide(state, state)
+    fresh = u * h + (1 - u) * n if keep else (1 - u) * h + u * n
+    return (fresh if mask is None else torch.where(mask, h, fresh)).to(state.dtype)
+
+
+def compact(
+    formula: Callable[..., Any], tensors: Sequence[Tensor | None]
+) -> tuple[Callable[..., Any], tuple[Tensor, ...]]:
+    """The formula as a function of those tensors that are given, and these."""
+    present = [tensor is not None for tensor in tensors]
+
+    def of_present(*given: Tensor) -> Any:
+        each = iter(given)
+        return formula(*(next(each) if there else None for there in present))
+
+    return of_present, tuple(t for t in tensors if t is not None)
+
+
+def spread(found: Sequence[Any], tensors: Sequence[Tensor | None]) -> list[Any]:
+    """Undo `compact` for what belongs to the tensors: None where they are."""
+    each = iter(found)
+    return [None if tensor is None else next(each) for tensor in tensors]
+
+
+def tangents_of(
+    formula: Formula, tensors: Sequence[Tensor | None], tangents: Sequence[Any]
+) -> tuple[Tensor, ...]:
+    """The formula's derivative along the tangents."""
+    function, present = compact(formula, tensors)
+    pairs = zip(tensors, tangents, strict=True)
+    along = tuple(tangent for tensor, tangent in pairs if tensor is not None)
+    return push_forward(function, present, along)
+
+
+def pull_back(
+    formula: Formula,
+    tensors: Sequence[Tensor | None],
+    cotangents: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    """The formula's gradients to the tensors, a cotangent None being zero."""
+    function, present = compact(formula, tensors)
+    outputs, pull = torch.func.vjp(function, *present)
+    pairs = zip(outputs, cotangents, strict=True)
+    seeds = tuple(torch.zeros_like(o) if c is None else c.to(o.dtype) for o, c in pairs)
+    return spread(pull(seeds), tensors)
+
+
+def chosen(found: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
+    """What is found where it is wanted, None elsewhere."""
+    return [one if want else None for one, want in zip(found, wanted, strict=True)]
+
+
+def fill_empty(
+    found: Sequence[Tensor], wanted: Sequence[bool], like: Tensor
+) -> tuple[Tensor, ...]:
+    """Results where they are wanted, empty ones elsewhere, as the operators do."""
+    each = iter(found)
+    return tuple(next(each) if want else like.new_empty(0) for want in wanted)
+
+
+def in_one_batch(
+    function: type, info: Any, in_dims: tuple, args: tuple, folded: int
+) -> Any:
+    """Apply a Function with vmap's dimension folded into the batch.
+
+    folded: how many of the first arguments have a batch, or are None.
+    """
+    first, dims = args[:folded], in_dims[:folded]
+    present = [dim for arg, dim in zip(first, dims, strict=True) if arg is not None]
+    tensors = [arg for arg in first if arg is not None]
+    tensors = spread(fold(info, tuple(present), *tensors), first)
+    found = function.call(*tensors, *args[folded:])
+    if isinstance(found, Tensor):
+        return unfold(info, found), 0
+    # What is not wanted is empty, and has no batch.
+    mapped = [one.dim() == 4 for one in found]
+    pairs = zip(found, mapped, strict=True)
+    values = tuple(unfold(info, one) if has else one for one, has in pairs)
+    return values, tuple(0 if has else None for has in mapped)
+
+
+def one_by_one(function: type, info: Any, in_dims: tuple, args: tuple) -> Any:
+    """Apply a Function to each sample that vmap maps over, and stack the results."""
+    results = []
+    for k in range(info.batch_size):
+        one = [
+            arg.select(dim, k) if isinstance(dim, int) else arg
+            for arg, dim in zip(args, in_dims, strict=True)
+        ]
+        results.append(function.call(*one))
+    stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+    return stacked, (0,) * len(stacked)

@@ -1,0 +1,197 @@
+"""The first half of a GRU's update whose reset precedes the convolution."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from trajgru_ext.ops import _gates
+from trajgru_ext.ops._arguments import check_tensors
+from trajgru_ext.ops._function import Function
+from trajgru_ext.ops._registry import fake, operator
+
+
+def gru_reset(
+    x_gates: Tensor | None,
+    h_gates: Tensor | None,
+    h: Tensor,
+    order: str = "ru",
+) -> tuple[Tensor, Tensor]:
+    """Compute the update gate, and the state that the reset gate lets through.
+
+    With sigma the logistic function and x_r, x_u (h_r, h_u) the slices of `x_gates`
+    (`h_gates`)::
+
+        r = sigma(x_r + h_r)      u = sigma(x_u + h_u)
+
+    The candidate is then a convolution of [x, r * h], and `gru_output` the second half.
+    Derivatives and repeatability are as of `gru_gates`.
+
+    Args:
+        x_gates: the inputs' part `[B, 2F, H, W]` in float32, float64, bfloat16 or
+            float16; any strides, or None for zero.
+        h_gates: the state's part, likewise; one of the two must be given.
+        h: the old state `[B, F, H, W]`, of the gates' dtype or a higher one.
+        order: the slices' order, "ru" or "ur".
+
+    Returns:
+        (u, r * h), both `[B, F, H, W]` in the dtype of `h` and the memory format of
+        `x_gates` (of `h_gates`, where `x_gates` is None).
+
+    Raises:
+        TypeError: an argument is no tensor, or not of a supported dtype.
+        ValueError: an argument's rank, size, device or order does not fit.
+
+    Source: Cho et al. 2014 (arXiv 1406.1078); Ballas et al. 2015 (arXiv 1511.06432).
+
+    """
+    op = "gru_reset"
+    _gates.check_gates(op, x_gates, h_gates)
+    check_tensors(op, h=h)
+    return _GruReset.call(x_gates, h_gates, h, _gates.gate_slots(op, order, "ru", "ru"))
+
+
+@fake("gru_reset")
+def _fake_gru_reset(
+    x_gates: Tensor | None, h_gates: Tensor | None, h: Tensor, slots: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    gates = h_gates if x_gates is None else x_gates
+    return (
+        _gates.empty_like_gates(gates, h, 1, h.dtype),
+        _gates.empty_like_gates(gates, h, 1, h.dtype),
+    )
+
+
+@fake("gru_reset_backward")
+def _fake_gru_reset_backward(
+    u_grad: Tensor | None,
+    reset_grad: Tensor | None,
+    x_gates: Tensor | None,
+    h_gates: Tensor | None,
+    h: Tensor,
+    slots: Sequence[int],
+    gates_grad: bool,
+    h_grad: bool,
+) -> tuple[Tensor, Tensor]:
+    lead = h_gates if x_gates is None else x_gates
+    dtype = _gates.gates_dtype(x_gates, h_gates)
+    return (
+        _gates.empty_like_gates(lead, h, 2, dtype)
+        if gates_grad
+        else h.new_empty(0, dtype=dtype),
+        _gates.empty_like_gates(lead, h, 1, h.dtype) if h_grad else h.new_empty(0),
+    )
+
+
+def _formula(slots: Sequence[int]) -> _gates.Formula:
+    """The result as a function of the gates' sum and h, in torch operators."""
+
+    def halves(gates: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        r, u = _gates.slices(gates, slots)
+        reset = r.sigmoid() * h.to(gates.dtype)
+        return u.sigmoid().to(h.dtype), reset.to(h.dtype)
+
+    return halves
+
+
+class _GruReset(Function):
+    @staticmethod
+    def forward(
+        x_gates: Tensor | None,
+        h_gates: Tensor | None,
+        h: Tensor,
+        slots: tuple[int, ...],
+    ) -> tuple[Tensor, Tensor]:
+        return operator("gru_reset")(x_gates, h_gates, h, list(slots))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        *tensors, ctx.slots = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(
+        ctx: Any, u_grad: Tensor | None, reset_grad: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        if u_grad is None and reset_grad is None:
+            return (None,) * 4
+        needs, saved = ctx.needs_input_grad, ctx.saved_tensors
+        wanted = (needs[0] or needs[1], needs[2])
+        gates_grad, h_grad = _GruResetBackward.call(
+            u_grad, reset_grad, *saved, ctx.slots, *wanted
+        )
+        # The two parts of a sum have the same gradient.
+        each = [None if t is None else gates_grad.to(t.dtype) for t in saved[:2]]
+        return *_gates.chosen((*each, h_grad), needs[:3]), None
+
+    @staticmethod
+    def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
+        formula = _formula(ctx.slots)
+
+        def of_both(x_gates: Any, h_gates: Any, h: Tensor) -> tuple[Tensor, ...]:
+            return formula(_gates.add_gates(x_gates, h_gates, h), h)
+
+        return _gates.tangents_of(of_both, ctx.saved_tensors, tangents[:3])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
+        return _gates.in_one_batch(_GruReset, info, in_dims, args, folded=3)
+
+
+class _GruResetBackward(Function):
+    @staticmethod
+    def forward(
+        u_grad: Tensor | None,
+        reset_grad: Tensor | None,
+        x_gates: Tensor | None,
+        h_gates: Tensor | None,
+        h: Tensor,
+        slots: tuple[int, ...],
+        gates_grad: bool,
+        h_grad: bool,
+    ) -> tuple[Tensor, Tensor]:
+        tensors = (u_grad, reset_grad, x_gates, h_gates, h)
+        backward = operator("gru_reset_backward")
+        return backward(*tensors, list(slots), gates_grad, h_grad)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.slots, ctx.wanted = inputs[5], inputs[6:]
+        ctx.save_for_backward(*inputs[:5])
+        ctx.save_for_forward(*inputs[:5])
+
+    # No kernel is worth it for the second derivative.
+    @staticmethod
+    def _formula(ctx: Any) -> _gates.Formula:
+        formula = _formula(ctx.slots)
+
+        def first_derivative(
+            u_grad: Any, reset_grad: Any, x_gates: Any, h_gates: Any, h: Tensor
+        ) -> tuple[Tensor, ...]:
+            both = _gates.add_gates(x_gates, h_gates, h)
+            seeds = (u_grad, reset_grad)
+            gates, h_grad = _gates.pull_back(formula, (both, h), seeds)
+            gates = gates.to(_gates.gates_dtype(x_gates, h_gates))
+            pairs = zip((gates, h_grad), ctx.wanted, strict=True)
+            return tuple(one for one, want in pairs if want)
+
+        return first_derivative
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        pairs = zip(cotangents, ctx.wanted, strict=True)
+        seeds = [cotangent for cotangent, want in pairs if want]
+        formula = _GruResetBackward._formula(ctx)
+        return *_gates.pull_back(formula, ctx.saved_tensors, seeds), *[None] * 3
+
+    @staticmethod
+    def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
+        formula, tensors = _GruResetBackward._formula(ctx), ctx.saved_tensors
+        found = _gates.tangents_of(formula, tensors, tangents[:5])
+        return _gates.fill_empty(found, ctx.wanted, tensors[4])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
+        return _gates.in_one_batch(_GruResetBackward, info, in_dims, args, folded=5)
