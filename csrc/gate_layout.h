@@ -63,6 +63,12 @@ class GateLayout {
     return fitted;
   }
 
+  // Whether a tensor, of gates or of a state, can be written in rows where it is.
+  bool holds(const at::Tensor& tensor) {
+    note(tensor);
+    return in_rows(tensor);
+  }
+
   at::Tensor fit(const std::optional<at::Tensor>& tensor, at::ScalarType dtype) {
     return tensor.has_value() ? fit(*tensor, dtype) : at::Tensor();
   }

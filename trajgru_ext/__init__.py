@@ -15,6 +15,7 @@ from trajgru_ext.ops import (  # noqa: E402 - loaded first
     gru_output,
     gru_reset,
     lstm_gates,
+    traj_gru,
 )
 
 _registry.register_fakes("trajgru_ext")
@@ -27,4 +28,5 @@ __all__ = [
     "gru_output",
     "gru_reset",
     "lstm_gates",
+    "traj_gru",
 ]

@@ -6,6 +6,7 @@ compute in float64 and return it.
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
 
 
 def _hat(steps: Tensor, displacement: Tensor) -> Tensor:
@@ -138,3 +139,47 @@ def lstm_gates(
     new = f * old + i * (x["g"] + s["g"]).tanh()
     o = (x["o"] + s["o"] + w_co * new).sigmoid()
     return o * new.tanh(), new
+
+
+Conv = tuple[Tensor, Tensor | None]
+
+
+def convolve(image: Tensor, conv: Conv) -> Tensor:
+    """Convolve, keeping the size, with a weight and a bias or None."""
+    weight, bias = (None if part is None else part.double() for part in conv)
+    padding = [size // 2 for size in weight.shape[2:]]
+    return conv2d(image.double(), weight, bias, padding=padding)
+
+
+def traj_gru(
+    inputs: Tensor | None,
+    h: Tensor | None,
+    i2h: Conv | None,
+    i2f_conv1: Conv | None,
+    h2f_conv1: Conv,
+    flows_conv: Conv,
+    ret: Conv,
+    steps: int | None = None,
+    activation: str = "leaky_relu",
+    negative_slope: float = 0.2,
+    zoneout_mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run a TrajGRU step by step, and return its states and flows."""
+    if h is None:
+        features, (_, batch, _, *size) = len(ret[0]) // 3, inputs.shape
+        h = inputs.new_zeros(batch, features, *size)
+    outputs, all_flows = [], []
+    for t in range(steps if inputs is None else len(inputs)):
+        hidden, x_gates = convolve(h, h2f_conv1), None
+        if inputs is not None:
+            hidden = hidden + convolve(inputs[t], i2f_conv1)
+            x_gates = convolve(inputs[t], i2h)
+        hidden = _activate(hidden, activation, negative_slope)
+        flows = convolve(hidden, flows_conv)
+        hh = flow_conv(h, flows, *ret, flow_scale=-1.0)
+        mask = None if zoneout_mask is None else zoneout_mask[t]
+        options = {"activation": activation, "negative_slope": negative_slope}
+        h = gru_gates(x_gates, hh, h, zoneout_mask=mask, **options)
+        outputs.append(h)
+        all_flows.append(flows)
+    return torch.stack(outputs), torch.stack(all_flows)

@@ -12,6 +12,7 @@
 
 #include "checks.h"
 #include "cpu/images.h"
+#include "cpu/products.h"
 #include "library.h"
 #include "tensors.h"
 
@@ -30,17 +31,6 @@ constexpr int64_t kOwnedChannels = 32, kFewOwnedChannels = 16, kLittleToShare = 
 
 // Parts that the weight gradient is summed up in, each over some of the samples.
 constexpr int64_t kWeightParts = 4;
-
-// Runs f(item) over items that call a matrix product each. The products must not use
-// threads of their own, or their rounding would depend on how many there are: with a
-// second, empty item at::parallel_for always opens a parallel region where it can.
-template <typename F>
-void for_products(int64_t items, const F& f) {
-  at::parallel_for(0, std::max<int64_t>(items, 2), 1, [&](int64_t begin, int64_t end) {
-    const PlainDispatch plain;
-    if (begin < items) f(begin, std::min(end, items));
-  });
-}
 
 template <typename scalar_t>
 FlowConv<scalar_t> flow_conv_args(const Tensor& input, const Tensor& flows,

@@ -7,6 +7,7 @@
 
 #include "cpu/capability.h"
 #include "math/gru_gates.h"
+#include "math/gru_step.h"
 #include "math/lstm_gates.h"
 
 namespace trajgru_ext {
@@ -38,21 +39,29 @@ struct LstmGatesKernels {
   GateLoop<CpuGates<LstmGatesBackward, D>> gates_backward;
 };
 
+template <typename D>
+struct GruStepKernels {
+  GateLoop<CpuGates<GruStep, D>> step;
+  GateLoop<CpuGates<GruStepBackward, D>> backward;
+};
+
 TRAJGRU_DECLARE_KERNELS(GruGatesKernels, gru_gates_kernels)
 TRAJGRU_DECLARE_KERNELS(LstmGatesKernels, lstm_gates_kernels)
+TRAJGRU_DECLARE_KERNELS(GruStepKernels, gru_step_kernels)
 
-// In csrc/cpu/vec: all dtypes of a table, those of csrc/gate_layout.h.
-#define TRAJGRU_INSTANTIATE_GATE_KERNELS(Table, kernels)                               \
-  template const Table<GateDtypes<float, float>>& kernels<GateDtypes<float, float>>(); \
-  template const Table<GateDtypes<double, double>>&                                    \
-  kernels<GateDtypes<double, double>>();                                               \
-  template const Table<GateDtypes<at::BFloat16, at::BFloat16>>&                        \
-  kernels<GateDtypes<at::BFloat16, at::BFloat16>>();                                   \
-  template const Table<GateDtypes<at::Half, at::Half>>&                                \
-  kernels<GateDtypes<at::Half, at::Half>>();                                           \
-  template const Table<GateDtypes<at::BFloat16, float>>&                               \
-  kernels<GateDtypes<at::BFloat16, float>>();                                          \
-  template const Table<GateDtypes<at::Half, float>>&                                   \
-  kernels<GateDtypes<at::Half, float>>();
+// In csrc/cpu/vec: a table for gates and state of one dtype, and of all dtypes, those
+// of csrc/gate_layout.h.
+#define TRAJGRU_INSTANTIATE_PAIR(Table, kernels, gate_t, state_t) \
+  template const Table<GateDtypes<gate_t, state_t>>&              \
+  kernels<GateDtypes<gate_t, state_t>>();
+#define TRAJGRU_INSTANTIATE_SAME_DTYPE_KERNELS(Table, kernels)         \
+  TRAJGRU_INSTANTIATE_PAIR(Table, kernels, float, float)               \
+  TRAJGRU_INSTANTIATE_PAIR(Table, kernels, double, double)             \
+  TRAJGRU_INSTANTIATE_PAIR(Table, kernels, at::BFloat16, at::BFloat16) \
+  TRAJGRU_INSTANTIATE_PAIR(Table, kernels, at::Half, at::Half)
+#define TRAJGRU_INSTANTIATE_GATE_KERNELS(Table, kernels)        \
+  TRAJGRU_INSTANTIATE_SAME_DTYPE_KERNELS(Table, kernels)        \
+  TRAJGRU_INSTANTIATE_PAIR(Table, kernels, at::BFloat16, float) \
+  TRAJGRU_INSTANTIATE_PAIR(Table, kernels, at::Half, float)
 
 }  // namespace trajgru_ext

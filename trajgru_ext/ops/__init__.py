@@ -6,6 +6,7 @@ from trajgru_ext.ops.gru_gates import gru_gates
 from trajgru_ext.ops.gru_output import gru_output
 from trajgru_ext.ops.gru_reset import gru_reset
 from trajgru_ext.ops.lstm_gates import lstm_gates
+from trajgru_ext.ops.traj_gru import traj_gru
 
 __all__ = [
     "flow_conv",
@@ -14,4 +15,5 @@ __all__ = [
     "gru_output",
     "gru_reset",
     "lstm_gates",
+    "traj_gru",
 ]

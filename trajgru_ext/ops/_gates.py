@@ -41,17 +41,19 @@ def gate_slots(op: str, order: Any, usual: str, gates: str) -> tuple[int, ...]:
 
 def old_state_mask(op: str, mask: Any, h: Tensor) -> Tensor | None:
     """The zoneout mask as bool, in the sizes of the state."""
-    if mask is None:
-        return None
+    return None if mask is None else mask_of_sizes(op, mask, h.shape)
+
+
+def mask_of_sizes(op: str, mask: Any, wanted: Sequence[int]) -> Tensor:
+    """The zoneout mask as bool, broadcast to the sizes."""
     check_tensors(op, zoneout_mask=mask)
     sizes = tuple(mask.shape)
-    pairs = zip(reversed(sizes), reversed(h.shape), strict=False)
-    if len(sizes) > h.dim() or any(a not in (1, b) for a, b in pairs):
+    pairs = zip(reversed(sizes), reversed(wanted), strict=False)
+    if len(sizes) > len(wanted) or any(a not in (1, b) for a, b in pairs):
         raise ValueError(
-            f"{op}: zoneout_mask must broadcast to h, {list(h.shape)}, "
-            f"got {list(sizes)}"
+            f"{op}: zoneout_mask must broadcast to {list(wanted)}, got {list(sizes)}"
         )
-    return mask.to(torch.bool).expand(h.shape)
+    return mask.to(torch.bool).expand(wanted)
 
 
 def gates_dtype(x_gates: Tensor | None, h_gates: Tensor | None) -> torch.dtype:

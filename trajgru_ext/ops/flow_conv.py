@@ -127,7 +127,7 @@ def _links(input: Tensor, flows: Tensor, flow_scale: float) -> tuple[Tensor, Cor
     return spread, Corners(spread, each, flow_scale)
 
 
-def _warps(input: Tensor, flows: Tensor, flow_scale: float) -> Tensor:
+def warps(input: Tensor, flows: Tensor, flow_scale: float) -> Tensor:
     """All warped copies, [B, L*C, H, W]."""
     spread, corners = _links(input, flows, flow_scale)
     warped = corners.blend(spread, corners.weights()).to(input.dtype)
@@ -139,7 +139,8 @@ def _per_sample(per_link: Tensor, input: Tensor, flows: Tensor) -> Tensor:
     return per_link.unflatten(0, (input.shape[0], flows.shape[1] // 2))
 
 
-def _mix(weight: Tensor, warped: Tensor) -> Tensor:
+def mix(weight: Tensor, warped: Tensor) -> Tensor:
+    """The product of a pixel's warped channels with the weights."""
     return torch.einsum("ok,bkhw->bohw", weight, warped)
 
 
@@ -172,7 +173,7 @@ class _FlowConv(Function):
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> Tensor:
         def formula(input: Tensor, flows: Tensor, weight: Tensor) -> tuple[Tensor]:
-            return (_mix(weight, _warps(input, flows, ctx.flow_scale)),)
+            return (mix(weight, warps(input, flows, ctx.flow_scale)),)
 
         (output,) = push_forward(formula, ctx.saved_tensors, tangents[:3])
         bias = tangents[3]
@@ -221,7 +222,7 @@ class _FlowConvBackward(Function):
             sizes = (flows.shape[1] // 2, input.shape[1])
             per_link = mixed.unflatten(1, sizes).flatten(0, 1)
             input_grad, flows_grad = corners.pull_back(per_link, spread)
-            warped = _warps(input, flows, ctx.flow_scale)
+            warped = warps(input, flows, ctx.flow_scale)
             found = (
                 _per_sample(input_grad, input, flows).sum(1),
                 _per_sample(flows_grad, input, flows).flatten(1, 2),

@@ -120,7 +120,7 @@ def _fake_gru_gates_backward(
     )
 
 
-def _formula(
+def gru_formula(
     mask: Tensor | None,
     slots: Sequence[int],
     activation: int,
@@ -177,7 +177,7 @@ class _GruGates(Function):
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> Tensor:
         *tensors, mask = ctx.saved_tensors
-        formula = _formula(mask, *ctx.options)
+        formula = gru_formula(mask, *ctx.options)
         return _gates.tangents_of(formula, tensors, tangents[:3])[0]
 
     @staticmethod
@@ -215,7 +215,7 @@ class _GruGatesBackward(Function):
     # No kernel is worth it for the second derivative.
     @staticmethod
     def _formula(ctx: Any, mask: Tensor | None) -> _gates.Formula:
-        formula = _formula(mask, *ctx.options)
+        formula = gru_formula(mask, *ctx.options)
 
         def first_derivative(grad: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
             found = _gates.pull_back(formula, tensors, (grad,))

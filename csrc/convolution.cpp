@@ -1,0 +1,187 @@
+#include "convolution.h"
+
+#include <ATen/Context.h>
+#include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/convolution.h>
+#include <ATen/ops/convolution_backward.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "cpu/products.h"
+#include "tensors.h"
+
+namespace trajgru_ext {
+namespace {
+
+using at::Tensor;
+
+// Pieces that a gradient to parameters is summed up in on the CPU, each by one thread.
+constexpr int64_t kPieces = 4;
+
+// Rows of the image that a piece has at least, where it is less than an image.
+constexpr int64_t kPieceRows = 8;
+
+std::array<int64_t, 2> same_padding(const Conv& conv) {
+  return {conv.weight.size(2) / 2, conv.weight.size(3) / 2};
+}
+
+// Whether torch's convolution of the image rounds as the number of threads has it: not
+// by oneDNN's, which it calls for all but double precision and the smallest images.
+bool rounds_by_threads(const Tensor& image) {
+  constexpr int64_t kSmall = 20480;
+  if (!image.is_cpu()) return false;
+  const bool one_dnn =
+      image.scalar_type() == at::kFloat && at::globalContext().userEnabledMkldnn();
+  return !one_dnn || (image.size(0) == 1 && image.numel() <= kSmall);
+}
+
+// f(image number), by one thread each, put together.
+template <typename F>
+Tensor each_image(const Tensor& images, int64_t channels, const F& f) {
+  const Tensor output =
+      at::empty({images.size(0), channels, images.size(2), images.size(3)},
+                images.options().memory_format(at::MemoryFormat::ChannelsLast));
+  for_products(images.size(0), [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) output.narrow(0, n, 1).copy_(f(n));
+  });
+  return output;
+}
+
+Tensor convolution(const Tensor& image, const Conv& conv) {
+  return at::convolution(image, conv.weight, conv.bias, {1, 1}, same_padding(conv),
+                         {1, 1}, false, {0, 0}, 1);
+}
+
+std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& grad,
+                                                        const Tensor& image,
+                                                        const Conv& conv,
+                                                        at::IntArrayRef padding,
+                                                        std::array<bool, 3> wanted) {
+  return at::convolution_backward(grad, image, conv.weight, {conv.weight.size(0)},
+                                  {1, 1}, padding, {1, 1}, false, {0, 0}, 1, wanted);
+}
+
+// Some images, or some rows of one.
+struct Piece {
+  int64_t image, images, row, rows;
+};
+
+std::vector<Piece> pieces(const Tensor& images) {
+  const int64_t count = images.size(0), height = images.size(2);
+  std::vector<Piece> found;
+  if (count >= kPieces) {
+    for (int64_t k = 0; k < kPieces; ++k) {
+      const int64_t first = k * count / kPieces, end = (k + 1) * count / kPieces;
+      found.push_back({first, end - first, 0, height});
+    }
+    return found;
+  }
+  const int64_t bands =
+      std::clamp<int64_t>(height / kPieceRows, 1, (kPieces + count - 1) / count);
+  for (int64_t n = 0; n < count; ++n) {
+    for (int64_t k = 0; k < bands; ++k) {
+      const int64_t first = k * height / bands, end = (k + 1) * height / bands;
+      found.push_back({n, 1, first, end - first});
+    }
+  }
+  return found;
+}
+
+// The gradients to weight and bias that come from one piece.
+std::tuple<Tensor, Tensor> piece_grad(const Piece& piece, const Tensor& grad,
+                                      const Tensor& image, const Conv& conv,
+                                      const ConvGrad& sums) {
+  const std::array<bool, 3> wanted = {false, sums.weight.defined(),
+                                      sums.bias.defined()};
+  const auto padding = same_padding(conv);
+  Tensor from = image.narrow(0, piece.image, piece.images);
+  const Tensor of = grad.narrow(0, piece.image, piece.images);
+  if (piece.rows == image.size(2)) {
+    const auto [_, weight, bias] =
+        convolution_backward(of, from, conv, padding, wanted);
+    return {weight, bias};
+  }
+  // The rows that the piece's result was made from, with those of the padding.
+  const int64_t first = piece.row - padding[0];
+  const int64_t end = piece.row + piece.rows + padding[0];
+  const int64_t above = std::max<int64_t>(-first, 0);
+  const int64_t below = std::max<int64_t>(end - image.size(2), 0);
+  from = from.narrow(2, first + above, end - below - first - above);
+  from = channels_last(at::constant_pad_nd(from, {0, 0, above, below}));
+  const auto [_, weight, bias] =
+      convolution_backward(channels_last(of.narrow(2, piece.row, piece.rows)), from,
+                           conv, {0, padding[1]}, wanted);
+  return {weight, bias};
+}
+
+void add(Tensor& sum, const Tensor& part) {
+  if (sum.defined()) sum.add_(part);
+}
+
+}  // namespace
+
+Conv Conv::to(at::ScalarType dtype) const {
+  Conv cast{weight.to(dtype), bias};
+  if (bias.has_value()) cast.bias = bias->to(dtype);
+  return cast;
+}
+
+ConvGrad::ConvGrad(const Conv& conv, bool weight_wanted, bool bias_wanted) {
+  const auto options = conv.weight.options().dtype(opmath_dtype(conv.weight));
+  if (weight_wanted) weight = at::zeros(conv.weight.sizes(), options);
+  if (bias_wanted) bias = at::zeros({conv.weight.size(0)}, options);
+}
+
+Tensor channels_last(const Tensor& image) {
+  return image.contiguous(at::MemoryFormat::ChannelsLast);
+}
+
+Tensor convolve(const Tensor& image, const Conv& conv) {
+  if (rounds_by_threads(image)) {
+    return each_image(image, conv.weight.size(0), [&](int64_t n) {
+      return convolution(image.narrow(0, n, 1), conv);
+    });
+  }
+  return channels_last(convolution(image, conv));
+}
+
+Tensor convolve_backward(const Tensor& grad, const Tensor& image, const Conv& conv) {
+  const auto to_image = [&](const Tensor& of, const Tensor& from) {
+    return std::get<0>(
+        convolution_backward(of, from, conv, same_padding(conv), {true, false, false}));
+  };
+  if (rounds_by_threads(image)) {
+    return each_image(image, image.size(1), [&](int64_t n) {
+      return to_image(grad.narrow(0, n, 1), image.narrow(0, n, 1));
+    });
+  }
+  return channels_last(to_image(grad, image));
+}
+
+void add_conv_grad(const Tensor& grad, const Tensor& image, const Conv& conv,
+                   ConvGrad& sums) {
+  if (!sums.weight.defined() && !sums.bias.defined()) return;
+  std::vector<Piece> all = {{0, image.size(0), 0, image.size(2)}};
+  if (image.is_cpu()) all = pieces(image);
+  std::vector<std::tuple<Tensor, Tensor>> parts(all.size());
+  const auto compute = [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) {
+      parts[k] = piece_grad(all[k], grad, image, conv, sums);
+    }
+  };
+  if (image.is_cpu()) {
+    for_products(all.size(), compute);
+  } else {
+    compute(0, all.size());
+  }
+  for (const auto& [weight, bias] : parts) {
+    add(sums.weight, weight);
+    add(sums.bias, bias);
+  }
+}
+
+}  // namespace trajgru_ext

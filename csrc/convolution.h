@@ -1,0 +1,43 @@
+#pragma once
+
+// The convolutions of the sequence operators, on any device: stride 1, any odd kernel,
+// padded to the size of the image, results channels last. On the CPU they are the same
+// bit for bit for any number of threads.
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+namespace trajgru_ext {
+
+// A convolution's parameters.
+struct Conv {
+  at::Tensor weight;  // [O, C, k, k']
+  std::optional<at::Tensor> bias;
+
+  Conv to(at::ScalarType dtype) const;
+};
+
+// The gradients to them, summed over many calls in the dtype of sums; undefined where
+// not wanted.
+struct ConvGrad {
+  at::Tensor weight, bias;
+
+  ConvGrad() = default;
+  ConvGrad(const Conv& conv, bool weight_wanted, bool bias_wanted);
+};
+
+at::Tensor channels_last(const at::Tensor& image);
+
+// [B, C, H, W] to [B, O, H, W]
+at::Tensor convolve(const at::Tensor& image, const Conv& conv);
+
+// The gradient to the image from that to the result.
+at::Tensor convolve_backward(const at::Tensor& grad, const at::Tensor& image,
+                             const Conv& conv);
+
+// Adds the gradients to the parameters.
+void add_conv_grad(const at::Tensor& grad, const at::Tensor& image, const Conv& conv,
+                   ConvGrad& sums);
+
+}  // namespace trajgru_ext

@@ -1,0 +1,43 @@
+#pragma once
+
+// Work in pieces whose results do not depend on how many threads there are.
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "tensors.h"
+
+namespace trajgru_ext {
+
+// While it lives, the libraries that this thread calls use no more threads. Being in a
+// parallel region does not suffice: oneDNN plans for as many as it may have, and then
+// waits for those that never come.
+class OneThread {
+ public:
+#ifdef _OPENMP
+  OneThread() : threads_(omp_get_max_threads()) { omp_set_num_threads(1); }
+  ~OneThread() { omp_set_num_threads(threads_); }
+
+ private:
+  int threads_;
+#endif
+};
+
+// Runs f(begin, end) over items that call a matrix product or a convolution each, by
+// one thread each. With a second, empty item at::parallel_for always opens a parallel
+// region where it can, so that this does not depend on the count of items.
+template <typename F>
+void for_products(int64_t items, const F& f) {
+  at::parallel_for(0, std::max<int64_t>(items, 2), 1, [&](int64_t begin, int64_t end) {
+    const PlainDispatch plain;
+    [[maybe_unused]] const OneThread alone;
+    if (begin < items) f(begin, std::min(end, items));
+  });
+}
+
+}  // namespace trajgru_ext

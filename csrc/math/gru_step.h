@@ -1,0 +1,86 @@
+#pragma once
+
+// One step of a GRU sequence whose reset follows the convolution: the update of
+// gru_gates.h, which leaves in place of the gates what its gradient is computed from,
+// and then in place of that the gradient.
+
+#include "math/gate_rows.h"
+#include "math/gates.h"
+#include "math/gru_gates.h"
+
+namespace trajgru_ext {
+
+template <typename D, typename T, typename index_t>
+struct GruStep {
+  using scalar_t = typename D::state_t;
+
+  GateRows<index_t> rows;
+  GateView<scalar_t, index_t> gates;  // the inputs' part; then r, u and n
+  bool has_inputs;                    // else the inputs' part is 0, and is not read
+  GateView<const scalar_t, index_t> h_gates, h;
+  GateView<const bool, index_t> mask;     // true: the old state stays
+  GateView<scalar_t, index_t> candidate;  // the h-part of the candidate; null: nothing
+                                          // is left for the gradient
+  GateView<scalar_t, index_t> output;
+  GruSlots slots;
+  GruUpdate<T> update;
+};
+
+template <typename D, typename T, typename index_t>
+struct GruStepBackward {
+  using scalar_t = typename D::state_t;
+
+  GateRows<index_t> rows;
+  GateView<scalar_t, index_t> gates;  // r, u and n; then the gradient to the gates
+  GateView<const scalar_t, index_t> candidate, h, grad;
+  GateView<const bool, index_t> mask;
+  GateView<scalar_t, index_t> h_gates_grad, h_grad;
+  GruSlots slots;
+  GruUpdate<T> update;
+};
+
+template <typename D, typename T, typename index_t, typename At>
+TRAJGRU_HOST_DEVICE void update(const GruStep<D, T, index_t>& args, const At& at) {
+  using V = typename At::Value;
+  V r = at.load(args.h_gates, args.slots.r), u = at.load(args.h_gates, args.slots.u);
+  const V m = at.load(args.h_gates, args.slots.n), h = at.load(args.h, 0);
+  if (args.has_inputs) {
+    r = at.load(args.gates, args.slots.r) + r;
+    u = at.load(args.gates, args.slots.u) + u;
+  }
+  r = sigma(r);
+  u = sigma(u);
+  V n = r * m;
+  if (args.has_inputs) n = at.load(args.gates, args.slots.n) + n;
+  n = activate(args.update, n);
+  at.store(args.output, 0, at.kept(args.mask, h, gru_state(args.update, u, n, h)));
+  if (args.candidate.present()) {
+    at.store(args.gates, args.slots.r, r);
+    at.store(args.gates, args.slots.u, u);
+    at.store(args.gates, args.slots.n, n);
+    at.store(args.candidate, 0, m);
+  }
+}
+
+template <typename D, typename T, typename index_t, typename At>
+TRAJGRU_HOST_DEVICE void update(const GruStepBackward<D, T, index_t>& args,
+                                const At& at) {
+  using V = typename At::Value;
+  const V r = at.load(args.gates, args.slots.r), u = at.load(args.gates, args.slots.u);
+  const V n = at.load(args.gates, args.slots.n), m = at.load(args.candidate, 0);
+  const V grad = at.load(args.grad, 0);
+  const V fresh = at.kept(args.mask, V(0), grad);
+  const auto to = gru_state_grad(args.update, u, n, V(at.load(args.h, 0)), fresh);
+  // A value has the sign of its argument, so that it tells the slope.
+  const V q_grad = to.n * activation_slope(args.update, n, n);
+  const V r_grad = q_grad * m * sigma_slope(r), u_grad = to.u * sigma_slope(u);
+  at.store(args.gates, args.slots.r, r_grad);
+  at.store(args.gates, args.slots.u, u_grad);
+  at.store(args.gates, args.slots.n, q_grad);
+  at.store(args.h_gates_grad, args.slots.r, r_grad);
+  at.store(args.h_gates_grad, args.slots.u, u_grad);
+  at.store(args.h_gates_grad, args.slots.n, q_grad * r);
+  at.store(args.h_grad, 0, at.kept(args.mask, grad, to.h));
+}
+
+}  // namespace trajgru_ext

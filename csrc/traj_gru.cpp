@@ -1,0 +1,263 @@
+#include "traj_gru.h"
+
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/leaky_relu.h>
+#include <ATen/ops/relu.h>
+#include <ATen/ops/tanh.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+#include "gate_checks.h"
+#include "library.h"
+#include "math/gates.h"
+#include "sequence_checks.h"
+#include "tensors.h"
+
+namespace trajgru_ext {
+namespace {
+
+using at::Tensor;
+
+// Steps whose convolutions of the inputs are computed together where not all of their
+// results are kept.
+constexpr int64_t kStepsTogether = 4;
+
+void activate_(Tensor& values, const GruChoices& choices) {
+  switch (static_cast<Activation>(choices.activation)) {
+    case Activation::tanh:
+      values.tanh_();
+      return;
+    case Activation::relu:
+      values.relu_();
+      return;
+    default:
+      at::leaky_relu_(values, choices.negative_slope);
+  }
+}
+
+// What a convolution of an image of 0 adds to it: the bias, for broadcasting.
+Tensor conv_of_zero(const Conv& conv) {
+  if (conv.bias.has_value()) return conv.bias->view({1, -1, 1, 1});
+  return at::zeros({1, 1, 1, 1}, conv.weight.options());
+}
+
+// Parameter k of those that come in pairs of a weight and perhaps a bias.
+std::optional<Conv> conv_parameters(const c10::List<OptionalTensor>& parameters,
+                                    int64_t k) {
+  const OptionalTensor weight = parameters.get(2 * k);
+  if (!weight.has_value()) return std::nullopt;
+  return Conv{*weight, parameters.get(2 * k + 1)};
+}
+
+Tensor join(const std::vector<Tensor>& parts) {
+  return parts.size() == 1 ? parts[0] : at::cat(parts);
+}
+
+}  // namespace
+
+TrajGru::TrajGru(const char* op, const OptionalTensor& sequence,
+                 const OptionalTensor& state,
+                 const c10::List<OptionalTensor>& parameters, int64_t count,
+                 int64_t activation, double negative_slope,
+                 const OptionalTensor& zoneout_mask)
+    : choices{{0, 1, 2}, activation, negative_slope, true}, steps(count) {
+  TORCH_CHECK_VALUE(steps >= 0, op, ": steps must not be below 0, got ", steps);
+  TORCH_CHECK_VALUE(parameters.size() == 10, op, ": parameters must be 10, got ",
+                    parameters.size());
+  i2h = conv_parameters(parameters, 0);
+  i2f = conv_parameters(parameters, 1);
+  const auto from_h = conv_parameters(parameters, 2);
+  const auto to_flows = conv_parameters(parameters, 3);
+  const auto product = conv_parameters(parameters, 4);
+  TORCH_CHECK_VALUE(from_h && to_flows && product, op,
+                    ": the weights of h2f, flows and ret must be given, got None");
+  h2f = *from_h;
+  flows = *to_flows;
+  ret = *product;
+  const Tensor& like = ret.weight;
+  check_tensor(op, "ret_weight", like, like.device());
+  const bool matrix = like.dim() == 2 && like.size(0) > 0 && like.size(0) % 3 == 0;
+  TORCH_CHECK_VALUE(matrix && like.size(1) % (like.size(0) / 3) == 0, op,
+                    ": ret_weight must be [3F, L * F], F > 0, got ", like.sizes());
+  features = like.size(0) / 3;
+  const int64_t links = like.size(1) / features;
+  check_conv(op, "h2f", h2f, -1, features, like);
+  const int64_t hidden = h2f.weight.size(0);
+  check_conv(op, "flows", flows, 2 * links, hidden, like);
+  if (ret.bias.has_value()) {
+    check_beside(op, "ret_bias", *ret.bias, {3 * features}, like);
+  }
+  TORCH_CHECK_VALUE(sequence.has_value() || state.has_value(), op,
+                    ": inputs or h must be given, got None for both");
+  if (sequence.has_value()) {
+    check_beside(op, "inputs", *sequence, {steps, -1, -1, -1, -1}, like);
+    TORCH_CHECK_VALUE(i2h && i2f, op,
+                      ": the weights of i2h and i2f must be given with inputs");
+    TORCH_CHECK_VALUE(sequence->size(2) > 0, op,
+                      ": inputs must be [T, B, C, H, W], C > 0, got ",
+                      sequence->sizes());
+    check_conv(op, "i2h", *i2h, 3 * features, sequence->size(2), like);
+    check_conv(op, "i2f", *i2f, hidden, sequence->size(2), like);
+    inputs = channels_last(sequence->flatten(0, 1));
+    if (steps > 0) format = memory_format(sequence->select(0, 0));
+  }
+  const Tensor& sized = sequence.has_value() ? *sequence : *state;
+  batch = sized.size(-4);
+  height = sized.size(-2);
+  width = sized.size(-1);
+  if (state.has_value()) {
+    check_beside(op, "h", *state, {batch, features, height, width}, like);
+    h = channels_last(*state);
+    h_format = memory_format(*state);
+    if (!sequence.has_value()) format = h_format;
+  }
+  check_gru_update(op, activation, std::nullopt, like);
+  TORCH_CHECK_VALUE(negative_slope >= 0, op,
+                    ": negative_slope must not be below 0, got ", negative_slope);
+  if (zoneout_mask.has_value()) {
+    const auto wanted = {steps, batch, features, height, width};
+    TORCH_CHECK_TYPE(zoneout_mask->scalar_type() == at::kBool, op,
+                     ": zoneout_mask must be bool, got ", zoneout_mask->scalar_type());
+    TORCH_CHECK_VALUE(zoneout_mask->sizes() == at::IntArrayRef(wanted) &&
+                          zoneout_mask->device() == like.device(),
+                      op, ": zoneout_mask must be ", at::IntArrayRef(wanted), " on ",
+                      like.device(), ", got ", zoneout_mask->sizes(), " on ",
+                      zoneout_mask->device());
+    mask = *zoneout_mask;
+  }
+}
+
+Tensor TrajGru::images(int64_t count, int64_t channels) const {
+  return images(count, channels, ret.weight.scalar_type());
+}
+
+Tensor TrajGru::images(int64_t count, int64_t channels, at::ScalarType dtype) const {
+  return at::empty(
+      {count * batch, channels, height, width},
+      ret.weight.options().dtype(dtype).memory_format(at::MemoryFormat::ChannelsLast));
+}
+
+Tensor TrajGru::result(const Tensor& images, at::MemoryFormat layout) const {
+  const auto options = images.options().memory_format(layout);
+  const Tensor formed = in_form_of(at::empty(images.sizes(), options), images);
+  return as_sequence(formed);
+}
+
+OptionalTensor TrajGru::mask_of(int64_t t) const {
+  if (!mask.defined()) return std::nullopt;
+  return mask.select(0, t);
+}
+
+Tensor TrajGru::or_zero(const Tensor& state) const {
+  return state.defined() ? state : images(1, features).zero_();
+}
+
+TrajGruSteps TrajGru::prepare(int64_t first, int64_t last, bool keep_gates,
+                              bool with_flows) const {
+  const int64_t count = last - first;
+  TrajGruSteps made;
+  made.first = first;
+  made.last = last;
+  if (inputs.defined()) {
+    const Tensor from = of_step(inputs, first, count);
+    made.gates = convolve(from, *i2h);
+    if (with_flows) made.hidden = convolve(from, *i2f);
+  } else {
+    made.gates = images(count, 3 * features);
+    if (with_flows) made.hidden = images(count, h2f.weight.size(0));
+  }
+  if (with_flows) {
+    made.flows = images(count, flows.weight.size(0), opmath_dtype(ret.weight));
+  }
+  if (keep_gates) made.candidates = images(count, features);
+  return made;
+}
+
+void TrajGru::generate_flows(TrajGruSteps& made, int64_t k, const Tensor& state) const {
+  Tensor hidden = of_step(made.hidden, k);
+  const Tensor from_h = state.defined() ? convolve(state, h2f) : conv_of_zero(h2f);
+  inputs.defined() ? hidden.add_(from_h) : hidden.copy_(from_h);
+  activate_(hidden, choices);
+  const at::ScalarType coordinates = made.flows.scalar_type();
+  of_step(made.flows, k).copy_(convolve(hidden.to(coordinates), flows.to(coordinates)));
+}
+
+void TrajGru::update(TrajGruSteps& made, int64_t k, const Tensor& state,
+                     const Tensor& output) const {
+  Tensor h_gates;
+  if (state.defined()) {
+    const Tensor flow = of_step(made.flows, k);
+    h_gates = flow_conv(state, flow, ret.weight, ret.bias, kTrajGruFlowScale);
+  } else {
+    h_gates = images(1, 3 * features).copy_(conv_of_zero(ret));
+  }
+  OptionalTensor candidate;
+  if (made.candidates.defined()) candidate = of_step(made.candidates, k);
+  gru_step(of_step(made.gates, k), h_gates, or_zero(state), inputs.defined(), choices,
+           mask_of(made.first + k), candidate, output);
+}
+
+namespace {
+
+using Results = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+// Outputs, and as `kept` has it: flows and hidden, gates and candidates.
+Results traj_gru(const OptionalTensor& inputs, const OptionalTensor& h,
+                 const c10::List<OptionalTensor>& parameters, int64_t steps,
+                 int64_t activation, double negative_slope, const OptionalTensor& mask,
+                 int64_t kept) {
+  const PlainDispatch plain;
+  const TrajGru net("traj_gru", inputs, h, parameters, steps, activation,
+                    negative_slope, mask);
+  const bool keep_flows = kept >= static_cast<int64_t>(Kept::flows);
+  const bool keep_gates = kept >= static_cast<int64_t>(Kept::gates);
+  const Tensor none = at::empty({0}, net.ret.weight.options());
+  Tensor outputs = net.images(steps, net.features);
+  if (net.empty()) {
+    const auto left = [&](bool keep, int64_t channels, at::ScalarType dtype) {
+      return keep ? net.as_sequence(net.images(steps, channels, dtype)) : none;
+    };
+    const at::ScalarType dtype = net.ret.weight.scalar_type();
+    return {net.result(outputs, net.format),
+            left(keep_flows, net.flows.weight.size(0), opmath_dtype(net.ret.weight)),
+            left(keep_flows, net.h2f.weight.size(0), dtype),
+            left(keep_gates, 3 * net.features, dtype),
+            left(keep_gates, net.features, dtype)};
+  }
+  const int64_t together = keep_gates ? steps : std::min(steps, kStepsTogether);
+  std::vector<Tensor> hidden, flows;
+  Tensor gates = none, candidates = none, state = net.h;
+  for (int64_t first = 0; first < steps; first += together) {
+    TrajGruSteps some =
+        net.prepare(first, std::min(first + together, steps), keep_gates);
+    for (int64_t k = 0; k < some.last - first; ++k) {
+      const Tensor output = net.of_step(outputs, first + k);
+      net.generate_flows(some, k, state);
+      net.update(some, k, state, output);
+      state = output;
+    }
+    if (keep_flows) {
+      hidden.push_back(some.hidden);
+      flows.push_back(some.flows);
+    }
+    if (keep_gates) {
+      gates = net.as_sequence(some.gates);
+      candidates = net.as_sequence(some.candidates);
+    }
+  }
+  outputs = net.result(outputs, net.format);
+  if (!keep_flows) return {outputs, none, none, none, none};
+  return {outputs, net.as_sequence(join(flows)), net.as_sequence(join(hidden)), gates,
+          candidates};
+}
+
+TRAJGRU_LIBRARY_IMPL(CompositeExplicitAutograd, m) {
+  m.impl("traj_gru", &traj_gru);
+}
+
+}  // namespace
+}  // namespace trajgru_ext

@@ -1,0 +1,516 @@
+"""A whole TrajGRU sequence: flows from input and state, warps, gates, step by step."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from trajgru_ext.ops import _gates
+from trajgru_ext.ops._arguments import (
+    autocast,
+    check_number,
+    check_same_dtype,
+    check_sizes,
+    check_tensors,
+)
+from trajgru_ext.ops._function import Function
+from trajgru_ext.ops._layout import empty_image, memory_format
+from trajgru_ext.ops._registry import fake, operator
+from trajgru_ext.ops.flow_conv import _one_by_one, mix, warps
+from trajgru_ext.ops.gru_gates import gru_formula
+
+# How much the forward pass leaves for the backward pass, by what that computes again.
+# As csrc/traj_gru.h numbers it.
+RECOMPUTE = ("flows", "gates", "none")
+
+# A pixel's content goes where its flow points.
+FLOW_SCALE = -1.0
+
+# The parameters as the operator numbers them.
+LAYERS = ("i2h", "i2f", "h2f", "flows", "ret")
+NAMES = [f"{layer}_{kind}" for layer in LAYERS for kind in ("weight", "bias")]
+
+Conv = tuple[Tensor, Tensor | None]
+
+
+def traj_gru(
+    inputs: Tensor | None,
+    h: Tensor | None,
+    i2h: Conv | None,
+    i2f_conv1: Conv | None,
+    h2f_conv1: Conv,
+    flows_conv: Conv,
+    ret: Conv,
+    steps: int | None = None,
+    activation: str = "leaky_relu",
+    negative_slope: float = 0.2,
+    zoneout_mask: Tensor | None = None,
+    recompute: str = "none",
+    return_flows: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Run a TrajGRU over a sequence, its state moved along flows that it learns.
+
+    For every step, with `*` a convolution that keeps the size, sigma the logistic
+    function, act the activation, and x the step's input::
+
+        flows = flows_conv * act(i2f_conv1 * x + h2f_conv1 * h)
+        hh = flow_conv(h, flows, ret, flow_scale=-1)
+        r = sigma(i2h_r * x + hh_r)      u = sigma(i2h_u * x + hh_u)
+        m = act(i2h_m * x + r hh_m)
+        h' = u h + (1 - u) m
+
+    the slices in the order r, u, m, and biases in every convolution that has one. The
+    convolutions of the inputs are computed for many steps at once, the L * F warped
+    channels never held, and the gates' memory serves their gradients.
+
+    Differentiable in all tensors any number of times in reverse mode and once in
+    forward mode on top, under `torch.func` and `torch.compile`. On the CPU all results
+    are the same bit for bit for any number of threads; on CUDA gradients are added up
+    in no fixed order, and `torch.use_deterministic_algorithms(True)` makes that an
+    error. Under autocast all is computed in its dtype but the flows, which are those of
+    float32 at least.
+
+    Args:
+        inputs: `[T, B, C, H, W]` in float32, float64, bfloat16 or float16; or None.
+        h: the state before the first step, `[B, F, H, W]` in the same dtype; None is
+            0, and spares the first step's warps. One of the two must be given.
+        i2h: weight `[3F, C, k, k]`, k odd, and bias `[3F]` or None. None without
+            inputs, as `i2f_conv1`.
+        i2f_conv1: weight `[G, C, k, k]` and bias.
+        h2f_conv1: weight `[G, F, k, k]` and bias.
+        flows_conv: weight `[2L, G, k, k]` and bias.
+        ret: weight `[3F, L * F]`, or that of a 1x1 convolution, and bias.
+        steps: T; may be left out where there are inputs.
+        activation: "tanh", "relu" or "leaky_relu".
+        negative_slope: of "leaky_relu", at least 0.
+        zoneout_mask: bool or number, broadcast to `[T, B, F, H, W]`; where it is true
+            (not 0) the old value stays: h' = where(mask, h, new).
+        recompute: what the backward pass computes again to save memory: "none"; "gates"
+            keeps the flows and the layer before them; "flows" keeps only the states.
+        return_flows: whether to return the flows too.
+
+    Returns:
+        The states after every step, `[T, B, F, H, W]`, in the memory format of a step
+        of `inputs` (of `h` without any), and the flows, `[T, B, 2L, H, W]` in pixels,
+        U and V of link l in channels 2l and 2l + 1, in float32 at least; or None.
+
+    Raises:
+        TypeError: an argument is no tensor, or not of a supported dtype.
+        ValueError: an argument's rank, size, device or choice does not fit.
+
+    Source: Shi et al. 2017 (arXiv 1706.03458), equation 2; HKO-7.
+
+    """
+    op = "traj_gru"
+    given = {"inputs": inputs, "h": h}
+    check_tensors(op, **{name: t for name, t in given.items() if t is not None})
+    pairs = {"i2h": i2h, "i2f_conv1": i2f_conv1, "h2f_conv1": h2f_conv1}
+    pairs |= {"flows_conv": flows_conv, "ret": ret}
+    parameters = [one for name, pair in pairs.items() for one in _conv(name, pair)]
+    if parameters[8] is not None and parameters[8].shape[2:] == (1, 1):
+        parameters[8] = parameters[8].flatten(1)
+    _gates.check_choice(op, "activation", activation, _gates.ACTIVATIONS)
+    check_number(op, "negative_slope", negative_slope)
+    _gates.check_choice(op, "recompute", recompute, RECOMPUTE)
+    steps = _steps(inputs, steps)
+    if inputs is None:
+        parameters[:4] = [None] * 4
+    inputs, h, *parameters = _autocast(inputs, h, *parameters)
+    mask = _mask(zoneout_mask, inputs, h, parameters[8], steps)
+    kept = _kept((inputs, h, *parameters), recompute, return_flows)
+    number = _gates.ACTIVATIONS.index(activation)
+    options = (steps, number, float(negative_slope), kept)
+    outputs, flows, *_ = _TrajGru.call(inputs, h, mask, *parameters, *options)
+    return outputs, flows if return_flows else None
+
+
+def _conv(name: str, pair: Any) -> tuple[Tensor | None, Tensor | None]:
+    if pair is None:
+        return None, None
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        kind = type(pair).__name__
+        raise TypeError(
+            f"traj_gru: {name} must be a weight and a bias (or None), got {kind}"
+        )
+    weight, bias = pair
+    check_tensors("traj_gru", **{f"{name}[0]": weight})
+    if bias is not None:
+        check_tensors("traj_gru", **{f"{name}[1]": bias})
+    return weight, bias
+
+
+def _steps(inputs: Tensor | None, steps: int | None) -> int:
+    if inputs is None:
+        if steps is None:
+            raise ValueError("traj_gru: steps must be given without inputs, got None")
+        return steps
+    if steps is not None and inputs.dim() > 0 and steps != inputs.shape[0]:
+        raise ValueError(
+            f"traj_gru: steps must be the number of inputs, {inputs.shape[0]}, or be "
+            f"left out, got {steps}"
+        )
+    return inputs.shape[0] if inputs.dim() > 0 else 0
+
+
+def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+    present = autocast(*(t for t in tensors if t is not None))
+    return _gates.spread(present, tensors)
+
+
+def _mask(
+    mask: Any,
+    inputs: Tensor | None,
+    h: Tensor | None,
+    weight: Tensor | None,
+    steps: int,
+) -> Tensor | None:
+    if mask is None:
+        return None
+    check_tensors("traj_gru", zoneout_mask=mask)
+    sized = h if inputs is None else inputs
+    if sized is None or weight is None:
+        return mask  # which the operator finds missing
+    features = weight.shape[0] // 3
+    wanted = (steps, sized.shape[-4], features, *sized.shape[-2:])
+    return _gates.mask_of_sizes("traj_gru", mask, wanted)
+
+
+def _kept(tensors: Sequence[Tensor | None], recompute: str, return_flows: bool) -> int:
+    """How much the forward pass leaves, by number."""
+    transformed = torch._C._are_functorch_transforms_active()
+    differentiated = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in tensors
+    )
+    kept = RECOMPUTE.index(recompute) if differentiated or transformed else 0
+    return max(kept, int(return_flows))
+
+
+def _format(sequence: Tensor | None, h: Tensor | None) -> torch.memory_format:
+    if sequence is None:
+        return memory_format(h)
+    if sequence.shape[0] == 0:
+        return torch.contiguous_format
+    return memory_format(sequence.select(0, 0))
+
+
+def _empty_sequence(
+    steps: int, image: Sequence[int], like: Tensor, layout: torch.memory_format
+) -> Tensor:
+    batch, *sizes = image
+    options = {"dtype": like.dtype, "device": like.device, "memory_format": layout}
+    return torch.empty((steps * batch, *sizes), **options).unflatten(0, (steps, batch))
+
+
+@fake("traj_gru")
+def _fake_traj_gru(
+    inputs: Tensor | None,
+    h: Tensor | None,
+    parameters: list[Tensor | None],
+    steps: int,
+    activation: int,
+    negative_slope: float,
+    zoneout_mask: Tensor | None,
+    kept: int,
+) -> tuple[Tensor, ...]:
+    _check_sizes(inputs, h, parameters, steps)
+    batch, _, height, width = (h if inputs is None else inputs).shape[-4:]
+    like, last = parameters[8], torch.channels_last
+    wide = like.new_empty(0, dtype=torch.promote_types(like.dtype, torch.float32))
+    hidden, coordinates = parameters[4].shape[0], parameters[6].shape[0]
+    gates = like.shape[0]
+
+    def images(
+        channels: int, like: Tensor = like, layout: torch.memory_format = last
+    ) -> Tensor:
+        return _empty_sequence(steps, (batch, channels, height, width), like, layout)
+
+    none = [like.new_empty(0) for _ in range(4)]
+    outputs = images(gates // 3, layout=_format(inputs, h))
+    if kept == RECOMPUTE.index("flows"):
+        return outputs, *none
+    if kept == RECOMPUTE.index("gates"):
+        return outputs, images(coordinates, wide), images(hidden), *none[:2]
+    left = images(coordinates, wide), images(hidden), images(gates), images(gates // 3)
+    return outputs, *left
+
+
+@fake("traj_gru_backward")
+def _fake_traj_gru_backward(
+    grad: Tensor,
+    flows_grad: Tensor | None,
+    inputs: Tensor | None,
+    h: Tensor | None,
+    parameters: list[Tensor | None],
+    activation: int,
+    negative_slope: float,
+    zoneout_mask: Tensor | None,
+    outputs: Tensor,
+    flows: Tensor,
+    hidden: Tensor,
+    gates: Tensor,
+    candidates: Tensor,
+    kept: int,
+    wanted: list[bool],
+) -> list[Tensor]:
+    none = parameters[8].new_empty
+    first = [none(0), none(0)]
+    if wanted[0] and inputs is not None:
+        steps, *image = inputs.shape
+        first[0] = _empty_sequence(steps, image, inputs, _format(inputs, None))
+    if wanted[1]:
+        first[1] = empty_image(h)
+    pairs = zip(parameters, wanted[2:], strict=True)
+    return first + [
+        t.new_empty(t.shape) if t is not None and want else none(0) for t, want in pairs
+    ]
+
+
+def _check_sizes(
+    inputs: Tensor | None,
+    h: Tensor | None,
+    parameters: Sequence[Tensor | None],
+    steps: int,
+) -> None:
+    """Check as csrc/traj_gru.cpp does, where that does not run."""
+    op = "traj_gru"
+    sized = h if inputs is None else inputs
+    if sized is None:
+        raise ValueError(f"{op}: inputs or h must be given, got None for both")
+    h2f, flows, ret = parameters[4], parameters[6], parameters[8]
+    if steps < 0:
+        raise ValueError(f"{op}: steps must not be below 0, got {steps}")
+    check_sizes(op, "ret_weight", ret, [-1, -1], sized)
+    features = ret.shape[0] // 3
+    links = ret.shape[1] // features if features else 0
+    if features == 0 or ret.shape != (3 * features, links * features):
+        sizes = list(ret.shape)
+        raise ValueError(f"{op}: ret_weight must be [3F, L * F], F > 0, got {sizes}")
+    check_sizes(op, "h2f_weight", h2f, [-1, features, -1, -1], sized)
+    hidden = h2f.shape[0]
+    check_sizes(op, "flows_weight", flows, [2 * links, hidden, -1, -1], sized)
+    wanted = {4: hidden, 6: 2 * links, 8: 3 * features}
+    if inputs is not None:
+        check_sizes(op, "inputs", inputs, [steps, -1, -1, -1, -1], sized)
+        channels = inputs.shape[2]
+        for k, outputs in ((0, 3 * features), (2, hidden)):
+            if parameters[k] is None:
+                raise ValueError(f"{op}: {NAMES[k]} must be given with inputs")
+            sizes = [outputs, channels, -1, -1]
+            check_sizes(op, NAMES[k], parameters[k], sizes, sized)
+            wanted[k] = outputs
+        if channels == 0:
+            sizes = list(inputs.shape)
+            raise ValueError(f"{op}: inputs must be [T, B, C, H, W], C > 0, got {sizes}")
+    if h is not None:
+        batch, _, height, width = sized.shape[-4:]
+        check_sizes(op, "h", h, [batch, features, height, width], sized)
+    for k, outputs in wanted.items():
+        if parameters[k + 1] is not None:
+            check_sizes(op, NAMES[k + 1], parameters[k + 1], [outputs], sized)
+        kernel = parameters[k].shape[2:]
+        if any(size % 2 == 0 for size in kernel):
+            raise ValueError(
+                f"{op}: {NAMES[k]} must have an odd kernel, "
+                f"got {list(parameters[k].shape)}"
+            )
+    for name, tensor in zip(("inputs", "h", *NAMES), (inputs, h, *parameters)):
+        if tensor is not None:
+            check_same_dtype(op, name, tensor, ret)
+
+
+def _formula(
+    mask: Tensor | None, steps: int, activation: int, negative_slope: float
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The sequence and its flows, in torch operators that can be differentiated on."""
+
+    def convolve(image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return conv2d(image, weight, bias, padding=[k // 2 for k in weight.shape[2:]])
+
+    def act(values: Tensor) -> Tensor:
+        return _gates.activate(values, activation, negative_slope)
+
+    def sequence(
+        inputs: Tensor | None, h: Tensor | None, *parameters: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        i2h, i2f, h2f, flows_conv = (parameters[k : k + 2] for k in (0, 2, 4, 6))
+        weight, bias = parameters[8:]
+        if h is None:
+            _, batch, _, *size = inputs.shape
+            h = inputs.new_zeros(batch, weight.shape[0] // 3, *size)
+        outputs, all_flows = [], []
+        for t in range(steps):
+            hidden, x_gates = convolve(h, *h2f), None
+            if inputs is not None:
+                hidden = hidden + convolve(inputs[t], *i2f)
+                x_gates = convolve(inputs[t], *i2h)
+            wide = torch.promote_types(h.dtype, torch.float32)
+            to_flows = [None if p is None else p.to(wide) for p in flows_conv]
+            flows = convolve(act(hidden).to(wide), *to_flows)
+            hh = mix(weight, warps(h, flows, FLOW_SCALE))
+            if bias is not None:
+                hh = hh + bias[:, None, None]
+            kept = None if mask is None else mask[t]
+            options = (kept, (0, 1, 2), activation, negative_slope, True)
+            (h,) = gru_formula(*options)(x_gates, hh, h)
+            outputs.append(h)
+            all_flows.append(flows)
+        return torch.stack(outputs), torch.stack(all_flows)
+
+    return sequence
+
+
+class _TrajGru(Function):
+    # torch.compile traces no Function of *args.
+    @staticmethod
+    def forward(
+        inputs: Tensor | None,
+        h: Tensor | None,
+        mask: Tensor | None,
+        i2h_weight: Tensor | None,
+        i2h_bias: Tensor | None,
+        i2f_weight: Tensor | None,
+        i2f_bias: Tensor | None,
+        h2f_weight: Tensor,
+        h2f_bias: Tensor | None,
+        flows_weight: Tensor,
+        flows_bias: Tensor | None,
+        ret_weight: Tensor,
+        ret_bias: Tensor | None,
+        steps: int,
+        activation: int,
+        negative_slope: float,
+        kept: int,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        parameters = [
+            *(i2h_weight, i2h_bias, i2f_weight, i2f_bias, h2f_weight, h2f_bias),
+            *(flows_weight, flows_bias, ret_weight, ret_bias),
+        ]
+        options = (steps, activation, negative_slope, mask, kept)
+        return operator("traj_gru")(inputs, h, parameters, *options)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.options = inputs[13:]
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[:13], *output)
+        ctx.save_for_forward(*inputs[:13])
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad: Tensor | None, flows_grad: Tensor | None, *_: None
+    ) -> tuple[Tensor | None, ...]:
+        needs = ctx.needs_input_grad
+        wanted = (*needs[:2], *needs[3:13])
+        *tensors, outputs, flows, hidden, gates, candidates = ctx.saved_tensors
+        if grad is None:
+            grad = torch.zeros_like(outputs)
+        left = (outputs, flows, hidden, _may_overwrite(gates), candidates)
+        found = _TrajGruBackward.call(
+            grad, flows_grad, *tensors, *left, *ctx.options, list(wanted)
+        )
+        to_inputs, to_h, *others = _gates.chosen(found, wanted)
+        return to_inputs, to_h, None, *others, None, None, None, None
+
+    @staticmethod
+    def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
+        inputs, h, mask, *parameters = ctx.saved_tensors
+        formula = _formula(mask, *ctx.options[:3])
+        tensors = (inputs, h, *parameters)
+        along = (*tangents[:2], *tangents[3:13])
+        found = _gates.tangents_of(formula, tensors, along)
+        return *found, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
+        return _one_by_one(_TrajGru, info, in_dims, args), (0,) * 5
+
+
+def _may_overwrite(gates: Tensor) -> Tensor:
+    """The gates, or a copy where another backward pass may want them."""
+    if torch.compiler.is_compiling():
+        return gates.clone()
+    keep_graph = torch._C._autograd._get_current_graph_task_keep_graph()
+    return gates.clone() if keep_graph else gates
+
+
+class _TrajGruBackward(Function):
+    @staticmethod
+    def forward(
+        grad: Tensor,
+        flows_grad: Tensor | None,
+        inputs: Tensor | None,
+        h: Tensor | None,
+        mask: Tensor | None,
+        i2h_weight: Tensor | None,
+        i2h_bias: Tensor | None,
+        i2f_weight: Tensor | None,
+        i2f_bias: Tensor | None,
+        h2f_weight: Tensor,
+        h2f_bias: Tensor | None,
+        flows_weight: Tensor,
+        flows_bias: Tensor | None,
+        ret_weight: Tensor,
+        ret_bias: Tensor | None,
+        outputs: Tensor,
+        flows: Tensor,
+        hidden: Tensor,
+        gates: Tensor,
+        candidates: Tensor,
+        steps: int,
+        activation: int,
+        negative_slope: float,
+        kept: int,
+        wanted: list[bool],
+    ) -> tuple[Tensor, ...]:
+        parameters = [
+            *(i2h_weight, i2h_bias, i2f_weight, i2f_bias, h2f_weight, h2f_bias),
+            *(flows_weight, flows_bias, ret_weight, ret_bias),
+        ]
+        tensors = (grad, flows_grad, inputs, h, parameters)
+        left = (outputs, flows, hidden, gates, candidates)
+        backward = operator("traj_gru_backward")
+        options = (activation, negative_slope, mask)
+        return tuple(backward(*tensors, *options, *left, kept, wanted))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.options, ctx.wanted = inputs[20:23], inputs[24]
+        ctx.save_for_backward(*inputs[:15])
+        ctx.save_for_forward(*inputs[:15])
+
+    # No kernel is worth it for the second derivative.
+    @staticmethod
+    def _formula(ctx: Any) -> _gates.Formula:
+        def first_derivative(
+            grad: Tensor, flows_grad: Tensor | None, *tensors: Tensor | None
+        ) -> tuple[Tensor, ...]:
+            inputs, h, mask, *parameters = tensors
+            formula = _formula(mask, *ctx.options)
+            given = (inputs, h, *parameters)
+            found = _gates.pull_back(formula, given, (grad, flows_grad))
+            return tuple(g for g, w in zip(found, ctx.wanted, strict=True) if w)
+
+        return first_derivative
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        pairs = zip(cotangents, ctx.wanted, strict=True)
+        seeds = [cotangent for cotangent, want in pairs if want]
+        (*tensors,) = ctx.saved_tensors
+        formula = _TrajGruBackward._formula(ctx)
+        return *_gates.pull_back(formula, tensors, seeds), *[None] * 10
+
+    @staticmethod
+    def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
+        formula, tensors = _TrajGruBackward._formula(ctx), ctx.saved_tensors
+        found = _gates.tangents_of(formula, tensors, tangents[:15])
+        return _gates.fill_empty(found, ctx.wanted, tensors[0])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
+        count = len(args[-1])
+        in_dims = (*in_dims[:-1], None)
+        return _one_by_one(_TrajGruBackward, info, in_dims, args), (0,) * count
