@@ -12,6 +12,7 @@
 
 #include "checks.h"
 #include "cpu/images.h"
+#include "cpu/parallel.h"
 #include "library.h"
 #include "tensors.h"
 
@@ -30,17 +31,6 @@ constexpr int64_t kOwnedChannels = 32, kFewOwnedChannels = 16, kLittleToShare = 
 
 // Parts that the weight gradient is summed up in, each over some of the samples.
 constexpr int64_t kWeightParts = 4;
-
-// Runs f(item) over items that call a matrix product each. The products must not use
-// threads of their own, or their rounding would depend on how many there are: with a
-// second, empty item at::parallel_for always opens a parallel region where it can.
-template <typename F>
-void for_products(int64_t items, const F& f) {
-  at::parallel_for(0, std::max<int64_t>(items, 2), 1, [&](int64_t begin, int64_t end) {
-    const PlainDispatch plain;
-    if (begin < items) f(begin, std::min(end, items));
-  });
-}
 
 template <typename scalar_t>
 FlowConv<scalar_t> flow_conv_args(const Tensor& input, const Tensor& flows,
@@ -74,7 +64,7 @@ Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
         Tensor storage;
         const auto args =
             flow_conv_args<scalar_t>(input, coordinates, flow_scale, storage);
-        for_products(input.size(0) * tiles, [&](int64_t begin, int64_t end) {
+        for_items(input.size(0) * tiles, [&](int64_t begin, int64_t end) {
           const Tensor buffer = at::empty({kRows, kernel.size(1)}, kernel.options());
           const Tensor result =
               narrow ? at::empty({kRows, kernel.size(0)}, kernel.options()) : Tensor();
@@ -148,7 +138,7 @@ void backward_share(const FlowConv<scalar_t>& args, const Share& share,
 // The sum over all pixels, each sample by one thread and in one order.
 Tensor sum_pixels(const Tensor& rows) {
   std::vector<Tensor> sums(rows.size(0));
-  for_products(rows.size(0), [&](int64_t begin, int64_t end) {
+  for_items(rows.size(0), [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) sums[n] = rows.select(0, n).sum(0);
   });
   Tensor total = at::zeros({rows.size(2)}, rows.options());
@@ -204,7 +194,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
         const auto args =
             flow_conv_args<scalar_t>(input, coordinates, flow_scale, storage);
         const Tensor grad_rows = pixel_rows<scalar_t>(grad).to(sums);
-        for_products(shares.size(), [&](int64_t begin, int64_t end) {
+        for_items(shares.size(), [&](int64_t begin, int64_t end) {
           for (int64_t n = begin; n < end; ++n) {
             backward_share<scalar_t>(args, shares[n], grad_rows, input_rows);
           }

@@ -5,34 +5,7 @@
 namespace trajgru_ext {
 namespace {
 
-struct Chooser {
-  template <typename D>
-  static auto loop(const CpuGates<GruGates, D>& args) {
-    return gru_gates_kernels<D>(args.rows.length).gates;
-  }
-  template <typename D>
-  static auto loop(const CpuGates<GruGatesBackward, D>& args) {
-    return gru_gates_kernels<D>(args.rows.length).gates_backward;
-  }
-  template <typename D>
-  static auto loop(const CpuGates<GruReset, D>& args) {
-    return gru_gates_kernels<D>(args.rows.length).reset;
-  }
-  template <typename D>
-  static auto loop(const CpuGates<GruResetBackward, D>& args) {
-    return gru_gates_kernels<D>(args.rows.length).reset_backward;
-  }
-  template <typename D>
-  static auto loop(const CpuGates<GruOutput, D>& args) {
-    return gru_gates_kernels<D>(args.rows.length).output;
-  }
-  template <typename D>
-  static auto loop(const CpuGates<GruOutputBackward, D>& args) {
-    return gru_gates_kernels<D>(args.rows.length).output_backward;
-  }
-};
-
-using Gru = GruOperators<CpuGateDevice<Chooser>>;
+using Gru = GruOperators<CpuGateDevice>;
 
 TRAJGRU_LIBRARY_IMPL(CPU, m) {
   m.impl("gru_gates", &Gru::gates);

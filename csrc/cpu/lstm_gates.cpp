@@ -5,18 +5,7 @@
 namespace trajgru_ext {
 namespace {
 
-struct Chooser {
-  template <typename D>
-  static auto loop(const CpuGates<LstmGatesForward, D>& args) {
-    return lstm_gates_kernels<D>(args.rows.length).gates;
-  }
-  template <typename D>
-  static auto loop(const CpuGates<LstmGatesBackward, D>& args) {
-    return lstm_gates_kernels<D>(args.rows.length).gates_backward;
-  }
-};
-
-using Lstm = LstmOperators<CpuGateDevice<Chooser>>;
+using Lstm = LstmOperators<CpuGateDevice>;
 
 TRAJGRU_LIBRARY_IMPL(CPU, m) {
   m.impl("lstm_gates", &Lstm::gates);
