@@ -43,6 +43,7 @@ class GateLayout {
   int64_t features() const { return sizes_[1]; }
   int64_t pixels() const { return sizes_[2] * sizes_[3]; }
   int64_t sample() const { return features() * pixels(); }
+
   // A new tensor for some gates, or a state.
   at::Tensor empty(int64_t gates, const at::Tensor& like, at::ScalarType dtype) const {
     return at::empty(

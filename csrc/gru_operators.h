@@ -4,6 +4,8 @@
 // rows, run(args), which updates all rows, args being those of csrc/math/gru_gates.h,
 // and for the peepholes sum_pixels(sums).
 
+#include <torch/library.h>
+
 #include <optional>
 #include <tuple>
 
@@ -251,6 +253,15 @@ struct GruOperators {
     return {wanted_or_empty(u_grad, h, h.scalar_type()),
             wanted_or_empty(candidate_grad, h, candidate.scalar_type()),
             wanted_or_empty(h_grad, h, h.scalar_type())};
+  }
+
+  static void implement(torch::Library& m) {
+    m.impl("gru_gates", &gates);
+    m.impl("gru_gates_backward", &gates_backward);
+    m.impl("gru_reset", &reset);
+    m.impl("gru_reset_backward", &reset_backward);
+    m.impl("gru_output", &output);
+    m.impl("gru_output_backward", &output_backward);
   }
 };
 

@@ -2,6 +2,8 @@
 
 // lstm_gates on any device; see gru_operators.h for what Device is.
 
+#include <torch/library.h>
+
 #include <optional>
 #include <tuple>
 
@@ -130,6 +132,11 @@ struct LstmOperators {
     return {wanted_or_empty(gates_grad, c, gates_dtype(x_gates, h_gates)),
             wanted_or_empty(c_input_grad, c, c.scalar_type()), weight_grad(w_ci, 0),
             weight_grad(w_cf, 1), weight_grad(w_co, 2)};
+  }
+
+  static void implement(torch::Library& m) {
+    m.impl("lstm_gates", &gates);
+    m.impl("lstm_gates_backward", &gates_backward);
   }
 };
 

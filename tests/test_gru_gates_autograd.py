@@ -179,6 +179,17 @@ def test_autocast_leaves_dtypes(backend):
     assert got[0].dtype == torch.float32
 
 
+def test_operator_with_tensors_that_require_grad(backend):
+    """As in an exported program, where gates and state must be converted too."""
+    x_gates, h_gates, h, _ = sample_inputs(backend.device, torch.float64)
+    tensors = [x_gates.float(), h_gates.contiguous(memory_format=FORMATS[1]), h]
+    operator = backend.operator("gru_gates")
+    options = ([0, 1, 2], 0, 0.2, True, None)
+    wanted = operator(*tensors, *options)
+    got = operator(*(t.requires_grad_() for t in tensors), *options)
+    assert torch.equal(got, wanted)
+
+
 @pytest.mark.parametrize("size", [(3, 33, 17, 19), (2, 1, 90, 70)], ids=str)
 @LAYOUTS
 def test_bit_for_bit_for_any_number_of_threads(backend, layout, size):

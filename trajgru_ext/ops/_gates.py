@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from trajgru_ext.ops._arguments import check_device, check_sizes, check_tensors
-from trajgru_ext.ops._function import fold, push_forward, unfold
+from trajgru_ext.ops._function import fold, push_forward, unfold, wanted_only
 from trajgru_ext.ops._layout import memory_format
 
 # As csrc/math/gates.h numbers them.
@@ -191,6 +191,15 @@ def pull_back(
     pairs = zip(outputs, cotangents, strict=True)
     seeds = tuple(torch.zeros_like(o) if c is None else c.to(o.dtype) for o, c in pairs)
     return spread(pull(seeds), tensors)
+
+
+def gradient_of(formula: Formula, wanted: Sequence[bool]) -> Formula:
+    """The gradients of a formula of one output, from the cotangent and the tensors."""
+
+    def gradient(cotangent: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        return wanted_only(pull_back(formula, tensors, (cotangent,)), wanted)
+
+    return gradient
 
 
 def in_one_batch(

@@ -215,27 +215,17 @@ class _GruGatesBackward(Function):
 
     # No kernel is worth it for the second derivative.
     @staticmethod
-    def _formula(ctx: Any, mask: Tensor | None) -> _gates.Formula:
-        formula = _formula(mask, *ctx.options)
-
-        def first_derivative(grad: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-            found = _gates.pull_back(formula, tensors, (grad,))
-            return wanted_only(found, ctx.wanted)
-
-        return first_derivative
-
-    @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, mask = ctx.saved_tensors
+        gradient = _gates.gradient_of(_formula(mask, *ctx.options), ctx.wanted)
         seeds = wanted_only(cotangents, ctx.wanted)
-        formula = _GruGatesBackward._formula(ctx, mask)
-        return *_gates.pull_back(formula, tensors, seeds), *[None] * 8
+        return *_gates.pull_back(gradient, tensors, seeds), *[None] * 8
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
         *tensors, mask = ctx.saved_tensors
-        formula = _GruGatesBackward._formula(ctx, mask)
-        found = _gates.tangents_of(formula, tensors, tangents[:4])
+        gradient = _gates.gradient_of(_formula(mask, *ctx.options), ctx.wanted)
+        found = _gates.tangents_of(gradient, tensors, tangents[:4])
         return fill_empty(found, ctx.wanted, tensors[0])
 
     @staticmethod
