@@ -11,7 +11,7 @@
 #include <array>
 #include <vector>
 
-#include "cpu/products.h"
+#include "cpu/parallel.h"
 #include "tensors.h"
 
 namespace trajgru_ext {
@@ -45,7 +45,7 @@ Tensor each_image(const Tensor& images, int64_t channels, const F& f) {
   const Tensor output =
       at::empty({images.size(0), channels, images.size(2), images.size(3)},
                 images.options().memory_format(at::MemoryFormat::ChannelsLast));
-  for_products(images.size(0), [&](int64_t begin, int64_t end) {
+  for_items(images.size(0), [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) output.narrow(0, n, 1).copy_(f(n));
   });
   return output;
@@ -174,7 +174,7 @@ void add_conv_grad(const Tensor& grad, const Tensor& image, const Conv& conv,
     }
   };
   if (image.is_cpu()) {
-    for_products(all.size(), compute);
+    for_items(all.size(), compute);
   } else {
     compute(0, all.size());
   }

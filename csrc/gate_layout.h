@@ -43,49 +43,37 @@ class GateLayout {
   int64_t features() const { return sizes_[1]; }
   int64_t pixels() const { return sizes_[2] * sizes_[3]; }
   int64_t sample() const { return features() * pixels(); }
-  // The last offset into any of the tensors.
-  int64_t extent() const { return extent_; }
 
   // A new tensor for some gates, or a state.
-  at::Tensor empty(int64_t gates, const at::Tensor& like, at::ScalarType dtype) {
-    const at::Tensor made = at::empty(
+  at::Tensor empty(int64_t gates, const at::Tensor& like, at::ScalarType dtype) const {
+    return at::empty(
         {sizes_[0], gates * features(), sizes_[2], sizes_[3]},
         at::TensorOptions().dtype(dtype).device(like.device()).memory_format(format_));
-    note(made);
-    return made;
   }
 
   // The tensor in the dtype, in rows: itself where it is.
-  at::Tensor fit(const at::Tensor& tensor, at::ScalarType dtype) {
+  at::Tensor fit(const at::Tensor& tensor, at::ScalarType dtype) const {
     const at::Tensor cast = tensor.to(dtype);
-    const at::Tensor fitted = in_rows(cast) ? cast : cast.contiguous(format_);
-    note(fitted);
-    return fitted;
+    return in_rows(cast) ? cast : cast.contiguous(format_);
   }
 
   // Whether a tensor, of gates or of a state, can be written in rows where it is.
-  bool holds(const at::Tensor& tensor) {
-    note(tensor);
-    return in_rows(tensor);
-  }
+  bool holds(const at::Tensor& tensor) const { return in_rows(tensor); }
 
-  at::Tensor fit(const std::optional<at::Tensor>& tensor, at::ScalarType dtype) {
+  at::Tensor fit(const std::optional<at::Tensor>& tensor, at::ScalarType dtype) const {
     return tensor.has_value() ? fit(*tensor, dtype) : at::Tensor();
   }
 
-  template <typename index_t>
-  GateRows<index_t> rows() const {
-    return {static_cast<index_t>(rows_.outer), static_cast<index_t>(rows_.inner),
-            static_cast<index_t>(rows_.length), static_cast<index_t>(rows_.last)};
-  }
+  const GateRows& rows() const { return rows_; }
 
-  // Of a tensor from empty() or fit(); of an undefined one, an absent view.
-  template <typename T, typename index_t>
-  GateView<T, index_t> view(const at::Tensor& tensor) const {
-    if (!tensor.defined()) return {nullptr, 0, 0, 0};
+  // Lets the view see a tensor from empty() or fit(); an undefined one leaves it
+  // absent.
+  template <typename T>
+  void show(GateView<T>& view, const at::Tensor& tensor) const {
+    if (!tensor.defined()) return;
     const int64_t inner = planes() ? rows_.length : pixel_stride(tensor);
     const int64_t outer = planes() || by_sample_ ? tensor.stride(0) : 0;
-    return make<T, index_t>(tensor, outer, inner, planes() ? sample() : features());
+    view = {data<T>(tensor), outer, inner, planes() ? sample() : features()};
   }
 
   // Weights [1, F, H, W] or [1, F, 1, 1] in the dtype of the sums.
@@ -95,12 +83,13 @@ class GateLayout {
     return weights->to(dtype).contiguous(format_);
   }
 
-  template <typename T, typename index_t>
-  GateView<T, index_t> weights_view(const at::Tensor& weights, bool per_channel) const {
-    if (!weights.defined()) return {nullptr, 0, 0, 0};
-    const int64_t planes_inner = per_channel ? 1 : rows_.length;
-    const int64_t pixels_inner = per_channel ? 0 : features();
-    return make<T, index_t>(weights, 0, planes() ? planes_inner : pixels_inner, 0);
+  template <typename T>
+  void show_weights(GateView<const T>& view, const at::Tensor& weights,
+                    bool per_channel) const {
+    if (!weights.defined()) return;
+    int64_t inner = planes() ? rows_.length : features();
+    if (per_channel) inner = planes() ? 1 : 0;
+    view = {data<const T>(weights), 0, inner, 0};
   }
 
   // Sums over the samples, `count` for each of a sample's elements.
@@ -111,24 +100,19 @@ class GateLayout {
         at::TensorOptions().dtype(dtype).device(like.device()).memory_format(format_));
   }
 
-  template <typename T, typename index_t>
-  GateView<T, index_t> sums_view(const at::Tensor& sums) const {
-    if (!sums.defined()) return {nullptr, 0, 0, 0};
-    return make<T, index_t>(sums, 0, rows_.length, sample());
+  template <typename T>
+  void show_sums(GateView<T>& view, const at::Tensor& sums) const {
+    if (sums.defined()) view = {data<T>(sums), 0, rows_.length, sample()};
   }
 
  private:
-  template <typename T, typename index_t>
-  static GateView<T, index_t> make(const at::Tensor& tensor, int64_t outer,
-                                   int64_t inner, int64_t slot) {
-    T* data;
+  template <typename T>
+  static T* data(const at::Tensor& tensor) {
     if constexpr (std::is_const_v<T>) {
-      data = tensor.const_data_ptr<std::remove_const_t<T>>();
+      return tensor.const_data_ptr<std::remove_const_t<T>>();
     } else {
-      data = tensor.mutable_data_ptr<T>();
+      return tensor.mutable_data_ptr<T>();
     }
-    return {data, static_cast<index_t>(outer), static_cast<index_t>(inner),
-            static_cast<index_t>(slot)};
   }
 
   // From one pixel to the next, in whichever dimension there is a next.
@@ -150,19 +134,10 @@ class GateLayout {
            has(0, height * width * pixel);
   }
 
-  void note(const at::Tensor& tensor) {
-    int64_t last = 0;
-    for (int64_t d = 0; d < tensor.dim(); ++d) {
-      last += (tensor.size(d) - 1) * tensor.stride(d);
-    }
-    extent_ = std::max(extent_, last);
-  }
-
   at::MemoryFormat format_;
   std::vector<int64_t> sizes_;  // of the state
   bool by_sample_;
-  GateRows<int64_t> rows_;
-  int64_t extent_ = 0;
+  GateRows rows_;
 };
 
 // The common dtype of the gates that are given.
@@ -178,22 +153,22 @@ inline at::ScalarType read_dtype(at::ScalarType gates, const at::Tensor& state) 
   return state.scalar_type() == at::kFloat ? gates : state.scalar_type();
 }
 
-// f.operator()<GateDtypes, opmath type>() for the gates' and the state's dtype.
+// f.operator()<GateDtypes>() for the gates' and the state's dtype.
 template <typename F>
 void dispatch_gates(at::ScalarType gates, const at::Tensor& state, const F& f) {
   const at::ScalarType dtype = state.scalar_type();
   if (dtype == at::kDouble) {
-    f.template operator()<GateDtypes<double, double>, double>();
+    f.template operator()<GateDtypes<double, double>>();
   } else if (dtype == at::kBFloat16) {
-    f.template operator()<GateDtypes<at::BFloat16, at::BFloat16>, float>();
+    f.template operator()<GateDtypes<at::BFloat16, at::BFloat16>>();
   } else if (dtype == at::kHalf) {
-    f.template operator()<GateDtypes<at::Half, at::Half>, float>();
+    f.template operator()<GateDtypes<at::Half, at::Half>>();
   } else if (gates == at::kBFloat16) {
-    f.template operator()<GateDtypes<at::BFloat16, float>, float>();
+    f.template operator()<GateDtypes<at::BFloat16, float>>();
   } else if (gates == at::kHalf) {
-    f.template operator()<GateDtypes<at::Half, float>, float>();
+    f.template operator()<GateDtypes<at::Half, float>>();
   } else {
-    f.template operator()<GateDtypes<float, float>, float>();
+    f.template operator()<GateDtypes<float, float>>();
   }
 }
 

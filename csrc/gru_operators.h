@@ -1,8 +1,10 @@
 #pragma once
 
 // gru_gates, gru_reset and gru_output on any device. Device has a Guard, the length of
-// rows, and run<D>(layout, build), which calls build<index_t>() for the arguments of
-// csrc/math/gru_gates.h and updates all rows.
+// rows, run(args), which updates all rows, args being those of csrc/math/gru_gates.h,
+// and for the peepholes sum_pixels(sums).
+
+#include <torch/library.h>
 
 #include <optional>
 #include <tuple>
@@ -15,9 +17,14 @@ namespace trajgru_ext {
 
 using OptionalTensor = std::optional<at::Tensor>;
 
+inline GruUpdate<double> gru_update(int64_t activation, double negative_slope,
+                                    bool keep) {
+  return {static_cast<Activation>(activation), negative_slope, keep};
+}
+
 template <typename T>
-GruUpdate<T> gru_update(int64_t activation, double negative_slope, bool keep) {
-  return {static_cast<Activation>(activation), static_cast<T>(negative_slope), keep};
+void set_update(GruUpdate<T>& to, const GruUpdate<double>& update) {
+  to = {update.activation, static_cast<T>(update.negative_slope), update.keep};
 }
 
 // The tensor whose memory format the others follow.
@@ -51,17 +58,16 @@ template <typename Device>
 struct GruOperators {
   using Tensor = at::Tensor;
 
-  template <typename D, typename T, typename index_t>
-  static void fill(GruGates<D, T, index_t>& args, const GruOperands& in,
-                   at::IntArrayRef slots, const GruUpdate<T>& update) {
-    using gate_t = const typename D::gate_t;
-    args.rows = in.layout.rows<index_t>();
-    args.x_gates = in.layout.view<gate_t, index_t>(in.x_gates);
-    args.h_gates = in.layout.view<gate_t, index_t>(in.h_gates);
-    args.h = in.layout.view<const typename D::state_t, index_t>(in.h);
-    args.mask = in.layout.view<const bool, index_t>(in.mask);
+  template <typename D>
+  static void fill(GruGates<D>& args, const GruOperands& in, at::IntArrayRef slots,
+                   const GruUpdate<double>& update) {
+    args.rows = in.layout.rows();
+    in.layout.show(args.x_gates, in.x_gates);
+    in.layout.show(args.h_gates, in.h_gates);
+    in.layout.show(args.h, in.h);
+    in.layout.show(args.mask, in.mask);
     args.slots = gru_slots(slots);
-    args.update = update;
+    set_update(args.update, update);
   }
 
   static Tensor gates(const OptionalTensor& x_gates, const OptionalTensor& h_gates,
@@ -70,17 +76,17 @@ struct GruOperators {
     const char* op = "gru_gates";
     check_gates(op, x_gates, h_gates, "h", h, slots, 3);
     check_gru_update(op, activation, mask, h);
+    const auto update = gru_update(activation, negative_slope, keep);
     const typename Device::Guard guard(h.device());
-    GruOperands in(x_gates, h_gates, h, mask, Device::kRowLength);
+    const PlainDispatch plain;
+    const GruOperands in(x_gates, h_gates, h, mask, Device::kRowLength);
     const Tensor output = in.layout.empty(1, h, h.scalar_type());
     if (output.numel() == 0) return output;
-    dispatch_gates(in.dtype, h, [&]<typename D, typename T>() {
-      Device::template run<D>(in.layout, [&]<typename index_t>() {
-        GruGates<D, T, index_t> args{};
-        fill(args, in, slots, gru_update<T>(activation, negative_slope, keep));
-        args.output = in.layout.template view<typename D::state_t, index_t>(output);
-        return args;
-      });
+    dispatch_gates(in.dtype, h, [&]<typename D>() {
+      GruGates<D> args{};
+      fill(args, in, slots, update);
+      in.layout.show(args.output, output);
+      Device::run(args);
     });
     return output;
   }
@@ -94,8 +100,10 @@ struct GruOperators {
     check_gates(op, x_gates, h_gates, "h", h, slots, 3);
     check_gru_update(op, activation, mask, h);
     check_like_state(op, "grad", grad, "h", h);
+    const auto update = gru_update(activation, negative_slope, keep);
     const typename Device::Guard guard(h.device());
-    GruOperands in(x_gates, h_gates, h, mask, Device::kRowLength);
+    const PlainDispatch plain;
+    const GruOperands in(x_gates, h_gates, h, mask, Device::kRowLength);
     const Tensor seed = in.layout.fit(grad, h.scalar_type());
     Tensor x_grad, h_gates_grad, h_grad;
     if (x_wanted && x_gates.has_value()) x_grad = in.layout.empty(3, h, in.dtype);
@@ -104,19 +112,14 @@ struct GruOperators {
     }
     if (h_wanted) h_grad = in.layout.empty(1, h, h.scalar_type());
     if (h.numel() > 0 && (x_wanted || h_gates_wanted || h_wanted)) {
-      dispatch_gates(in.dtype, h, [&]<typename D, typename T>() {
-        using gate_t = typename D::gate_t;
-        using state_t = typename D::state_t;
-        Device::template run<D>(in.layout, [&]<typename index_t>() {
-          GruGatesBackward<D, T, index_t> args{};
-          fill<D, T, index_t>(args, in, slots,
-                              gru_update<T>(activation, negative_slope, keep));
-          args.grad = in.layout.template view<const state_t, index_t>(seed);
-          args.x_grad = in.layout.template view<gate_t, index_t>(x_grad);
-          args.h_gates_grad = in.layout.template view<gate_t, index_t>(h_gates_grad);
-          args.h_grad = in.layout.template view<state_t, index_t>(h_grad);
-          return args;
-        });
+      dispatch_gates(in.dtype, h, [&]<typename D>() {
+        GruGatesBackward<D> args{};
+        fill<D>(args, in, slots, update);
+        in.layout.show(args.grad, seed);
+        in.layout.show(args.x_grad, x_grad);
+        in.layout.show(args.h_gates_grad, h_gates_grad);
+        in.layout.show(args.h_grad, h_grad);
+        Device::run(args);
       });
     }
     return {wanted_or_empty(x_grad, h, (x_gates ? *x_gates : h).scalar_type()),
@@ -124,14 +127,12 @@ struct GruOperators {
             wanted_or_empty(h_grad, h, h.scalar_type())};
   }
 
-  template <typename D, typename T, typename index_t>
-  static void fill(GruReset<D, T, index_t>& args, const GruOperands& in,
-                   at::IntArrayRef slots) {
-    using gate_t = const typename D::gate_t;
-    args.rows = in.layout.rows<index_t>();
-    args.x_gates = in.layout.view<gate_t, index_t>(in.x_gates);
-    args.h_gates = in.layout.view<gate_t, index_t>(in.h_gates);
-    args.h = in.layout.view<const typename D::state_t, index_t>(in.h);
+  template <typename D>
+  static void fill(GruReset<D>& args, const GruOperands& in, at::IntArrayRef slots) {
+    args.rows = in.layout.rows();
+    in.layout.show(args.x_gates, in.x_gates);
+    in.layout.show(args.h_gates, in.h_gates);
+    in.layout.show(args.h, in.h);
     args.slots = gru_slots(slots);
   }
 
@@ -140,19 +141,17 @@ struct GruOperators {
                                           const Tensor& h, at::IntArrayRef slots) {
     check_gates("gru_reset", x_gates, h_gates, "h", h, slots, 2);
     const typename Device::Guard guard(h.device());
-    GruOperands in(x_gates, h_gates, h, std::nullopt, Device::kRowLength);
+    const PlainDispatch plain;
+    const GruOperands in(x_gates, h_gates, h, std::nullopt, Device::kRowLength);
     const Tensor u = in.layout.empty(1, h, h.scalar_type());
     const Tensor reset = in.layout.empty(1, h, h.scalar_type());
     if (h.numel() == 0) return {u, reset};
-    dispatch_gates(in.dtype, h, [&]<typename D, typename T>() {
-      using state_t = typename D::state_t;
-      Device::template run<D>(in.layout, [&]<typename index_t>() {
-        GruReset<D, T, index_t> args{};
-        fill(args, in, slots);
-        args.u = in.layout.template view<state_t, index_t>(u);
-        args.reset = in.layout.template view<state_t, index_t>(reset);
-        return args;
-      });
+    dispatch_gates(in.dtype, h, [&]<typename D>() {
+      GruReset<D> args{};
+      fill(args, in, slots);
+      in.layout.show(args.u, u);
+      in.layout.show(args.reset, reset);
+      Device::run(args);
     });
     return {u, reset};
   }
@@ -166,25 +165,22 @@ struct GruOperators {
     if (u_grad.has_value()) check_like_state(op, "u_grad", *u_grad, "h", h);
     if (reset_grad.has_value()) check_like_state(op, "reset_grad", *reset_grad, "h", h);
     const typename Device::Guard guard(h.device());
-    GruOperands in(x_gates, h_gates, h, std::nullopt, Device::kRowLength);
+    const PlainDispatch plain;
+    const GruOperands in(x_gates, h_gates, h, std::nullopt, Device::kRowLength);
     const Tensor u_seed = in.layout.fit(u_grad, h.scalar_type());
     const Tensor reset_seed = in.layout.fit(reset_grad, h.scalar_type());
     Tensor gates_grad, h_grad;
     if (gates_wanted) gates_grad = in.layout.empty(2, h, in.dtype);
     if (h_wanted) h_grad = in.layout.empty(1, h, h.scalar_type());
     if (h.numel() > 0 && (gates_wanted || h_wanted)) {
-      dispatch_gates(in.dtype, h, [&]<typename D, typename T>() {
-        using state_t = typename D::state_t;
-        Device::template run<D>(in.layout, [&]<typename index_t>() {
-          GruResetBackward<D, T, index_t> args{};
-          fill<D, T, index_t>(args, in, slots);
-          args.u_grad = in.layout.template view<const state_t, index_t>(u_seed);
-          args.reset_grad = in.layout.template view<const state_t, index_t>(reset_seed);
-          args.gates_grad =
-              in.layout.template view<typename D::gate_t, index_t>(gates_grad);
-          args.h_grad = in.layout.template view<state_t, index_t>(h_grad);
-          return args;
-        });
+      dispatch_gates(in.dtype, h, [&]<typename D>() {
+        GruResetBackward<D> args{};
+        fill<D>(args, in, slots);
+        in.layout.show(args.u_grad, u_seed);
+        in.layout.show(args.reset_grad, reset_seed);
+        in.layout.show(args.gates_grad, gates_grad);
+        in.layout.show(args.h_grad, h_grad);
+        Device::run(args);
       });
     }
     return {wanted_or_empty(gates_grad, h, gates_dtype(x_gates, h_gates)),
@@ -192,16 +188,15 @@ struct GruOperators {
   }
 
   // u, h and the mask in the rows of the candidate.
-  template <typename D, typename T, typename index_t>
-  static void fill(GruOutput<D, T, index_t>& args, const GruOperands& in,
-                   const Tensor& u, const GruUpdate<T>& update) {
-    using state_t = const typename D::state_t;
-    args.rows = in.layout.rows<index_t>();
-    args.candidate = in.layout.view<const typename D::gate_t, index_t>(in.x_gates);
-    args.u = in.layout.view<state_t, index_t>(u);
-    args.h = in.layout.view<state_t, index_t>(in.h);
-    args.mask = in.layout.view<const bool, index_t>(in.mask);
-    args.update = update;
+  template <typename D>
+  static void fill(GruOutput<D>& args, const GruOperands& in, const Tensor& u,
+                   const GruUpdate<double>& update) {
+    args.rows = in.layout.rows();
+    in.layout.show(args.candidate, in.x_gates);
+    in.layout.show(args.u, u);
+    in.layout.show(args.h, in.h);
+    in.layout.show(args.mask, in.mask);
+    set_update(args.update, update);
   }
 
   static Tensor output(const Tensor& u, const Tensor& candidate, const Tensor& h,
@@ -210,18 +205,18 @@ struct GruOperators {
     const char* op = "gru_output";
     check_gru_output(op, u, candidate, h);
     check_gru_update(op, activation, mask, h);
+    const auto update = gru_update(activation, negative_slope, keep);
     const typename Device::Guard guard(h.device());
-    GruOperands in(candidate, std::nullopt, h, mask, Device::kRowLength);
+    const PlainDispatch plain;
+    const GruOperands in(candidate, std::nullopt, h, mask, Device::kRowLength);
     const Tensor gate = in.layout.fit(u, h.scalar_type());
     const Tensor output = in.layout.empty(1, h, h.scalar_type());
     if (output.numel() == 0) return output;
-    dispatch_gates(in.dtype, h, [&]<typename D, typename T>() {
-      Device::template run<D>(in.layout, [&]<typename index_t>() {
-        GruOutput<D, T, index_t> args{};
-        fill(args, in, gate, gru_update<T>(activation, negative_slope, keep));
-        args.output = in.layout.template view<typename D::state_t, index_t>(output);
-        return args;
-      });
+    dispatch_gates(in.dtype, h, [&]<typename D>() {
+      GruOutput<D> args{};
+      fill(args, in, gate, update);
+      in.layout.show(args.output, output);
+      Device::run(args);
     });
     return output;
   }
@@ -234,8 +229,10 @@ struct GruOperators {
     check_gru_output(op, u, candidate, h);
     check_gru_update(op, activation, mask, h);
     check_like_state(op, "grad", grad, "h", h);
+    const auto update = gru_update(activation, negative_slope, keep);
     const typename Device::Guard guard(h.device());
-    GruOperands in(candidate, std::nullopt, h, mask, Device::kRowLength);
+    const PlainDispatch plain;
+    const GruOperands in(candidate, std::nullopt, h, mask, Device::kRowLength);
     const Tensor gate = in.layout.fit(u, h.scalar_type());
     const Tensor seed = in.layout.fit(grad, h.scalar_type());
     Tensor u_grad, candidate_grad, h_grad;
@@ -243,24 +240,28 @@ struct GruOperators {
     if (candidate_wanted) candidate_grad = in.layout.empty(1, h, in.dtype);
     if (h_wanted) h_grad = in.layout.empty(1, h, h.scalar_type());
     if (h.numel() > 0 && (u_wanted || candidate_wanted || h_wanted)) {
-      dispatch_gates(in.dtype, h, [&]<typename D, typename T>() {
-        using state_t = typename D::state_t;
-        Device::template run<D>(in.layout, [&]<typename index_t>() {
-          GruOutputBackward<D, T, index_t> args{};
-          fill<D, T, index_t>(args, in, gate,
-                              gru_update<T>(activation, negative_slope, keep));
-          args.grad = in.layout.template view<const state_t, index_t>(seed);
-          args.candidate_grad =
-              in.layout.template view<typename D::gate_t, index_t>(candidate_grad);
-          args.u_grad = in.layout.template view<state_t, index_t>(u_grad);
-          args.h_grad = in.layout.template view<state_t, index_t>(h_grad);
-          return args;
-        });
+      dispatch_gates(in.dtype, h, [&]<typename D>() {
+        GruOutputBackward<D> args{};
+        fill<D>(args, in, gate, update);
+        in.layout.show(args.grad, seed);
+        in.layout.show(args.candidate_grad, candidate_grad);
+        in.layout.show(args.u_grad, u_grad);
+        in.layout.show(args.h_grad, h_grad);
+        Device::run(args);
       });
     }
     return {wanted_or_empty(u_grad, h, h.scalar_type()),
             wanted_or_empty(candidate_grad, h, candidate.scalar_type()),
             wanted_or_empty(h_grad, h, h.scalar_type())};
+  }
+
+  static void implement(torch::Library& m) {
+    m.impl("gru_gates", &gates);
+    m.impl("gru_gates_backward", &gates_backward);
+    m.impl("gru_reset", &reset);
+    m.impl("gru_reset_backward", &reset_backward);
+    m.impl("gru_output", &output);
+    m.impl("gru_output_backward", &output_backward);
   }
 };
 

@@ -17,7 +17,8 @@
 namespace trajgru_ext {
 
 // Buffers that are written must be dense, as all others here are.
-inline void check_buffers(const char* op, GateLayout& layout, at::ScalarType dtype,
+inline void check_buffers(const char* op, const GateLayout& layout,
+                          at::ScalarType dtype,
                           std::initializer_list<at::Tensor> buffers) {
   for (const at::Tensor& buffer : buffers) {
     TORCH_CHECK_VALUE(buffer.scalar_type() == dtype && layout.holds(buffer), op,
@@ -30,6 +31,11 @@ template <typename Device>
 struct GruSteps {
   using Tensor = at::Tensor;
 
+  static void implement(torch::Library& m) {
+    m.impl("gru_step", &step);
+    m.impl("gru_step_backward", &backward);
+  }
+
   static void step(const Tensor& gates, const Tensor& h_gates, const Tensor& h,
                    bool has_inputs, at::IntArrayRef slots, int64_t activation,
                    double negative_slope, bool keep, const OptionalTensor& mask,
@@ -39,9 +45,10 @@ struct GruSteps {
     check_gru_update(op, activation, mask, h);
     check_like_state(op, "output", output, "h", h);
     if (candidate.has_value()) check_like_state(op, "candidate", *candidate, "h", h);
+    const auto update = gru_update(activation, negative_slope, keep);
     const typename Device::Guard guard(h.device());
     const PlainDispatch plain;
-    GateLayout layout(h_gates, h, Device::kRowLength);
+    const GateLayout layout(h_gates, h, Device::kRowLength);
     const at::ScalarType dtype = h.scalar_type();
     const Tensor read = layout.fit(h_gates, dtype), state = layout.fit(h, dtype);
     const Tensor kept = layout.fit(mask, at::kBool);
@@ -50,20 +57,18 @@ struct GruSteps {
     if (left.defined()) check_buffers(op, layout, dtype, {left});
     if (h.numel() == 0) return;
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, dtype, op, [&] {
-      using D = GateDtypes<scalar_t, scalar_t>;
-      using T = at::opmath_type<scalar_t>;
-      Device::template run<D>(layout, [&]<typename index_t>() {
-        return GruStep<D, T, index_t>{layout.rows<index_t>(),
-                                      layout.view<scalar_t, index_t>(gates),
-                                      has_inputs,
-                                      layout.view<const scalar_t, index_t>(read),
-                                      layout.view<const scalar_t, index_t>(state),
-                                      layout.view<const bool, index_t>(kept),
-                                      layout.view<scalar_t, index_t>(left),
-                                      layout.view<scalar_t, index_t>(output),
-                                      gru_slots(slots),
-                                      gru_update<T>(activation, negative_slope, keep)};
-      });
+      GruStep<GateDtypes<scalar_t, scalar_t>> args{};
+      args.rows = layout.rows();
+      args.has_inputs = has_inputs;
+      layout.show(args.gates, gates);
+      layout.show(args.h_gates, read);
+      layout.show(args.h, state);
+      layout.show(args.mask, kept);
+      layout.show(args.candidate, left);
+      layout.show(args.output, output);
+      args.slots = gru_slots(slots);
+      set_update(args.update, update);
+      Device::run(args);
     });
   }
 
@@ -77,30 +82,28 @@ struct GruSteps {
     check_like_state(op, "candidate", candidate, "h", h);
     check_like_state(op, "grad", grad, "h", h);
     check_like_state(op, "h_grad", h_grad, "h", h);
+    const auto update = gru_update(activation, negative_slope, keep);
     const typename Device::Guard guard(h.device());
     const PlainDispatch plain;
-    GateLayout layout(gates, h, Device::kRowLength);
+    const GateLayout layout(gates, h, Device::kRowLength);
     const at::ScalarType dtype = h.scalar_type();
     const Tensor state = layout.fit(h, dtype), seed = layout.fit(grad, dtype);
     const Tensor kept = layout.fit(mask, at::kBool);
     check_buffers(op, layout, dtype, {gates, candidate, h_gates_grad, h_grad});
     if (h.numel() == 0) return;
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, dtype, op, [&] {
-      using D = GateDtypes<scalar_t, scalar_t>;
-      using T = at::opmath_type<scalar_t>;
-      Device::template run<D>(layout, [&]<typename index_t>() {
-        return GruStepBackward<D, T, index_t>{
-            layout.rows<index_t>(),
-            layout.view<scalar_t, index_t>(gates),
-            layout.view<const scalar_t, index_t>(candidate),
-            layout.view<const scalar_t, index_t>(state),
-            layout.view<const scalar_t, index_t>(seed),
-            layout.view<const bool, index_t>(kept),
-            layout.view<scalar_t, index_t>(h_gates_grad),
-            layout.view<scalar_t, index_t>(h_grad),
-            gru_slots(slots),
-            gru_update<T>(activation, negative_slope, keep)};
-      });
+      GruStepBackward<GateDtypes<scalar_t, scalar_t>> args{};
+      args.rows = layout.rows();
+      layout.show(args.gates, gates);
+      layout.show(args.candidate, candidate);
+      layout.show(args.h, state);
+      layout.show(args.grad, seed);
+      layout.show(args.mask, kept);
+      layout.show(args.h_gates_grad, h_gates_grad);
+      layout.show(args.h_grad, h_grad);
+      args.slots = gru_slots(slots);
+      set_update(args.update, update);
+      Device::run(args);
     });
   }
 };

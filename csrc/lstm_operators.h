@@ -2,9 +2,8 @@
 
 // lstm_gates on any device; see gru_operators.h for what Device is.
 
-#include <ATen/ops/zeros.h>
+#include <torch/library.h>
 
-#include <array>
 #include <optional>
 #include <tuple>
 
@@ -44,22 +43,21 @@ struct LstmOperators {
   using Tensor = at::Tensor;
   using OptionalTensor = std::optional<at::Tensor>;
 
-  template <typename D, typename T, typename index_t>
-  static void fill(LstmGatesForward<D, T, index_t>& args, const LstmOperands& in,
+  template <typename D>
+  static void fill(LstmGatesForward<D>& args, const LstmOperands& in,
                    at::IntArrayRef slots, double forget_bias) {
-    using gate_t = const typename D::gate_t;
     const GateLayout& layout = in.layout;
-    args.rows = layout.rows<index_t>();
-    args.x_gates = layout.view<gate_t, index_t>(in.x_gates);
-    args.h_gates = layout.view<gate_t, index_t>(in.h_gates);
-    args.c = layout.view<const typename D::state_t, index_t>(in.c);
-    args.w_ci = layout.weights_view<const T, index_t>(in.w_ci, in.per_channel);
-    args.w_cf = layout.weights_view<const T, index_t>(in.w_cf, in.per_channel);
-    args.w_co = layout.weights_view<const T, index_t>(in.w_co, in.per_channel);
+    args.rows = layout.rows();
+    layout.show(args.x_gates, in.x_gates);
+    layout.show(args.h_gates, in.h_gates);
+    layout.show(args.c, in.c);
+    layout.show_weights(args.w_ci, in.w_ci, in.per_channel);
+    layout.show_weights(args.w_cf, in.w_cf, in.per_channel);
+    layout.show_weights(args.w_co, in.w_co, in.per_channel);
     args.weight_per_row = in.per_channel && layout.planes();
     args.slots = {static_cast<int>(slots[0]), static_cast<int>(slots[1]),
                   static_cast<int>(slots[2]), static_cast<int>(slots[3])};
-    args.forget_bias = static_cast<T>(forget_bias);
+    args.forget_bias = static_cast<typename D::math_t>(forget_bias);
   }
 
   static std::tuple<Tensor, Tensor> gates(const OptionalTensor& x_gates,
@@ -72,32 +70,19 @@ struct LstmOperators {
     check_gates(op, x_gates, h_gates, "c", c, slots, 4);
     check_peephole(op, w_ci, w_cf, w_co, c);
     const typename Device::Guard guard(c.device());
-    LstmOperands in(x_gates, h_gates, c, w_ci, w_cf, w_co, Device::kRowLength);
+    const PlainDispatch plain;
+    const LstmOperands in(x_gates, h_gates, c, w_ci, w_cf, w_co, Device::kRowLength);
     const Tensor h_output = in.layout.empty(1, c, c.scalar_type());
     const Tensor c_output = in.layout.empty(1, c, c.scalar_type());
     if (c.numel() == 0) return {h_output, c_output};
-    dispatch_gates(in.dtype, c, [&]<typename D, typename T>() {
-      using state_t = typename D::state_t;
-      Device::template run<D>(in.layout, [&]<typename index_t>() {
-        LstmGatesForward<D, T, index_t> args{};
-        fill(args, in, slots, forget_bias);
-        args.h_output = in.layout.template view<state_t, index_t>(h_output);
-        args.c_output = in.layout.template view<state_t, index_t>(c_output);
-        return args;
-      });
+    dispatch_gates(in.dtype, c, [&]<typename D>() {
+      LstmGatesForward<D> args{};
+      fill(args, in, slots, forget_bias);
+      in.layout.show(args.h_output, h_output);
+      in.layout.show(args.c_output, c_output);
+      Device::run(args);
     });
     return {h_output, c_output};
-  }
-
-  // sums: over the samples, for each place. The rest of the sum, where a channel has
-  // one weight; in the sizes and the dtype of the weight.
-  static Tensor weight_grad(const Tensor& sums, int64_t number, const Tensor& weight,
-                            bool per_channel) {
-    const Tensor grad = at::empty(
-        weight.sizes(), weight.options().memory_format(at::MemoryFormat::Contiguous));
-    Tensor sum = sums.narrow(0, number, 1);
-    if (per_channel) sum = sum.sum({2, 3}, /*keepdim=*/true);
-    return grad.copy_(sum);
   }
 
   static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gates_backward(
@@ -112,7 +97,8 @@ struct LstmOperators {
     if (h_grad.has_value()) check_like_state(op, "h_grad", *h_grad, "c", c);
     if (c_grad.has_value()) check_like_state(op, "c_grad", *c_grad, "c", c);
     const typename Device::Guard guard(c.device());
-    LstmOperands in(x_gates, h_gates, c, w_ci, w_cf, w_co, Device::kRowLength);
+    const PlainDispatch plain;
+    const LstmOperands in(x_gates, h_gates, c, w_ci, w_cf, w_co, Device::kRowLength);
     const Tensor h_seed = in.layout.fit(h_grad, c.scalar_type());
     const Tensor c_seed = in.layout.fit(c_grad, c.scalar_type());
     Tensor gates_grad, c_input_grad, sums;
@@ -123,35 +109,34 @@ struct LstmOperators {
       if (c.numel() == 0) sums.zero_();
     }
     if (c.numel() > 0 && (gates_wanted || c_wanted || sums.defined())) {
-      dispatch_gates(in.dtype, c, [&]<typename D, typename T>() {
-        using state_t = typename D::state_t;
-        Device::template run<D>(
-            in.layout,
-            [&]<typename index_t>() {
-              LstmGatesBackward<D, T, index_t> args{};
-              fill<D, T, index_t>(args, in, slots, forget_bias);
-              args.h_grad = in.layout.template view<const state_t, index_t>(h_seed);
-              args.c_grad = in.layout.template view<const state_t, index_t>(c_seed);
-              args.gates_grad =
-                  in.layout.template view<typename D::gate_t, index_t>(gates_grad);
-              args.c_input_grad =
-                  in.layout.template view<state_t, index_t>(c_input_grad);
-              args.weight_grads = in.layout.template sums_view<T, index_t>(sums);
-              return args;
-            },
-            /*sums_samples=*/sums.defined());
+      dispatch_gates(in.dtype, c, [&]<typename D>() {
+        LstmGatesBackward<D> args{};
+        fill<D>(args, in, slots, forget_bias);
+        in.layout.show(args.h_grad, h_seed);
+        in.layout.show(args.c_grad, c_seed);
+        in.layout.show(args.gates_grad, gates_grad);
+        in.layout.show(args.c_input_grad, c_input_grad);
+        in.layout.show_sums(args.weight_grads, sums);
+        Device::run(args, /*sums_samples=*/sums.defined());
       });
     }
-    std::array<Tensor, 3> weight_grads;
-    const std::array<const OptionalTensor*, 3> weights = {&w_ci, &w_cf, &w_co};
-    for (int k = 0; k < 3; ++k) {
-      const Tensor& like = weights[k]->has_value() ? **weights[k] : c;
-      weight_grads[k] = sums.defined() ? weight_grad(sums, k, like, in.per_channel)
-                                       : wanted_or_empty({}, c, like.scalar_type());
-    }
+    if (sums.defined() && in.per_channel) sums = Device::sum_pixels(sums);
+    // In the sizes and the dtype of the weight.
+    const auto weight_grad = [&](const OptionalTensor& weight, int64_t number) {
+      const Tensor& like = weight.has_value() ? *weight : c;
+      if (!sums.defined()) return wanted_or_empty({}, c, like.scalar_type());
+      const Tensor grad = at::empty(
+          like.sizes(), like.options().memory_format(at::MemoryFormat::Contiguous));
+      return grad.copy_(sums.narrow(0, number, 1));
+    };
     return {wanted_or_empty(gates_grad, c, gates_dtype(x_gates, h_gates)),
-            wanted_or_empty(c_input_grad, c, c.scalar_type()), weight_grads[0],
-            weight_grads[1], weight_grads[2]};
+            wanted_or_empty(c_input_grad, c, c.scalar_type()), weight_grad(w_ci, 0),
+            weight_grad(w_cf, 1), weight_grad(w_co, 2)};
+  }
+
+  static void implement(torch::Library& m) {
+    m.impl("lstm_gates", &gates);
+    m.impl("lstm_gates_backward", &gates_backward);
   }
 };
 

@@ -20,6 +20,7 @@ TRAJGRU_LIBRARY(m) {
   m.def("lstm_gates(Tensor? x_gates, Tensor? h_gates, Tensor c, Tensor? w_ci, Tensor? w_cf, Tensor? w_co, int[] slots, float forget_bias) -> (Tensor, Tensor)");
   m.def("lstm_gates_backward(Tensor? h_grad, Tensor? c_grad, Tensor? x_gates, Tensor? h_gates, Tensor c, Tensor? w_ci, Tensor? w_cf, Tensor? w_co, int[] slots, float forget_bias, bool gates_grad, bool c_input_grad, bool peephole_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("traj_gru(Tensor? inputs, Tensor? h, Tensor?[] parameters, int steps, int activation, float negative_slope, Tensor? zoneout_mask, int kept) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
-  m.def("traj_gru_backward(Tensor grad, Tensor? flows_grad, Tensor? inputs, Tensor? h, Tensor?[] parameters, int activation, float negative_slope, Tensor? zoneout_mask, Tensor outputs, Tensor flows, Tensor hidden, Tensor(a!) gates, Tensor candidates, int kept, bool[] wanted) -> Tensor[]");
+  m.def("traj_gru_backward(Tensor grad, Tensor? flows_grad, Tensor? inputs, Tensor? h, Tensor?[] parameters, int activation, float negative_slope, Tensor? zoneout_mask, Tensor outputs, Tensor flows, Tensor hidden, Tensor gates, Tensor candidates, int kept, bool[] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("traj_gru_backward_(Tensor grad, Tensor? flows_grad, Tensor? inputs, Tensor? h, Tensor?[] parameters, int activation, float negative_slope, Tensor? zoneout_mask, Tensor outputs, Tensor flows, Tensor hidden, Tensor(a!) gates, Tensor candidates, int kept, bool[] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 // clang-format on

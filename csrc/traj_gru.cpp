@@ -215,11 +215,11 @@ Results traj_gru(const OptionalTensor& inputs, const OptionalTensor& h,
                     negative_slope, mask);
   const bool keep_flows = kept >= static_cast<int64_t>(Kept::flows);
   const bool keep_gates = kept >= static_cast<int64_t>(Kept::gates);
-  const Tensor none = at::empty({0}, net.ret.weight.options());
+  const auto none = [&] { return at::empty({0}, net.ret.weight.options()); };
   Tensor outputs = net.images(steps, net.features);
   if (net.empty()) {
     const auto left = [&](bool keep, int64_t channels, at::ScalarType dtype) {
-      return keep ? net.as_sequence(net.images(steps, channels, dtype)) : none;
+      return keep ? net.as_sequence(net.images(steps, channels, dtype)) : none();
     };
     const at::ScalarType dtype = net.ret.weight.scalar_type();
     return {net.result(outputs, net.format),
@@ -230,7 +230,7 @@ Results traj_gru(const OptionalTensor& inputs, const OptionalTensor& h,
   }
   const int64_t together = keep_gates ? steps : std::min(steps, kStepsTogether);
   std::vector<Tensor> hidden, flows;
-  Tensor gates = none, candidates = none, state = net.h;
+  Tensor gates = none(), candidates = none(), state = net.h;
   for (int64_t first = 0; first < steps; first += together) {
     TrajGruSteps some =
         net.prepare(first, std::min(first + together, steps), keep_gates);
@@ -250,7 +250,7 @@ Results traj_gru(const OptionalTensor& inputs, const OptionalTensor& h,
     }
   }
   outputs = net.result(outputs, net.format);
-  if (!keep_flows) return {outputs, none, none, none, none};
+  if (!keep_flows) return {outputs, none(), none(), none(), none()};
   return {outputs, net.as_sequence(join(flows)), net.as_sequence(join(hidden)), gates,
           candidates};
 }

@@ -9,6 +9,9 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <array>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "library.h"
@@ -40,6 +43,17 @@ Tensor activation_backward(const Tensor& grad, const Tensor& values,
   }
 }
 
+// The gradients to inputs, h and the ten parameters.
+constexpr size_t kGradients = 12;
+using Gradients = std::array<Tensor, kGradients>;
+
+// As an operator returns them.
+template <size_t... kth>
+auto as_tuple(const Gradients& found, std::index_sequence<kth...>) {
+  return std::make_tuple(found[kth]...);
+}
+using GradientsTuple = decltype(as_tuple({}, std::make_index_sequence<kGradients>()));
+
 class Backward {
  public:
   Backward(const TrajGru& net, const Tensor& grad, const OptionalTensor& flows_grad,
@@ -47,7 +61,7 @@ class Backward {
            const std::vector<bool>& wanted);
 
   void run();
-  std::vector<Tensor> results() const;
+  Gradients results() const;
 
  private:
   Tensor state_before(int64_t t) const;
@@ -217,34 +231,35 @@ void Backward::run() {
 }
 
 // In the order of `wanted`; what is not wanted is empty.
-std::vector<Tensor> Backward::results() const {
+Gradients Backward::results() const {
   const auto options = net_.ret.weight.options();
   const at::ScalarType dtype = net_.ret.weight.scalar_type();
-  const auto result = [&](const Tensor& sum) {
-    return sum.defined() ? sum.to(dtype) : at::empty({0}, options);
-  };
-  std::vector<Tensor> found(2, at::empty({0}, options));
-  if (inputs_grad_.defined()) {
-    found[0] = net_.result(inputs_grad_, net_.format);
-  }
+  Gradients found;
+  if (inputs_grad_.defined()) found[0] = net_.result(inputs_grad_, net_.format);
   if (wanted_[1]) {
     const auto h_options = options.memory_format(net_.h_format);
     found[1] = in_form_of(at::empty(h_grad_.sizes(), h_options), h_grad_);
   }
+  size_t next = 2;
   for (const ConvGrad* grad : {&i2h_, &i2f_, &h2f_, &flows_, &ret_}) {
-    found.push_back(result(grad->weight));
-    found.push_back(result(grad->bias));
+    found[next++] = grad->weight;
+    found[next++] = grad->bias;
+  }
+  for (Tensor& one : found) {
+    one = one.defined() ? one.to(dtype) : at::empty({0}, options);
   }
   return found;
 }
 
-std::vector<Tensor> traj_gru_backward(
-    const Tensor& grad, const OptionalTensor& flows_grad, const OptionalTensor& inputs,
-    const OptionalTensor& h, const c10::List<OptionalTensor>& parameters,
-    int64_t activation, double negative_slope, const OptionalTensor& mask,
-    const Tensor& outputs, const Tensor& flows, const Tensor& hidden,
-    const Tensor& gates, const Tensor& candidates, int64_t kept,
-    const c10::List<bool>& wanted) {
+// The gates, where kept, serve their gradients.
+GradientsTuple traj_gru_backward_(const Tensor& grad, const OptionalTensor& flows_grad,
+                                  const OptionalTensor& inputs, const OptionalTensor& h,
+                                  const c10::List<OptionalTensor>& parameters,
+                                  int64_t activation, double negative_slope,
+                                  const OptionalTensor& mask, const Tensor& outputs,
+                                  const Tensor& flows, const Tensor& hidden,
+                                  const Tensor& gates, const Tensor& candidates,
+                                  int64_t kept, const c10::List<bool>& wanted) {
   const char* op = "traj_gru_backward";
   const PlainDispatch plain;
   TORCH_CHECK_VALUE(grad.dim() == 5, op, ": grad must be [T, B, F, H, W], got ",
@@ -257,7 +272,7 @@ std::vector<Tensor> traj_gru_backward(
   const Tensor& like = net.ret.weight;
   check_beside(op, "grad", grad, sizes(net.features), like);
   check_beside(op, "outputs", outputs, sizes(net.features), like);
-  TORCH_CHECK_VALUE(kept >= 0 && kept <= 2 && wanted.size() == 12, op,
+  TORCH_CHECK_VALUE(kept >= 0 && kept <= 2 && wanted.size() == kGradients, op,
                     ": kept must be 0, 1 or 2 and wanted 12 flags, got ", kept, " and ",
                     wanted.size());
   const Kept level = static_cast<Kept>(kept);
@@ -281,11 +296,29 @@ std::vector<Tensor> traj_gru_backward(
   }
   Backward backward(net, grad, flows_grad, outputs, left, level, wanted.vec());
   if (!net.empty()) backward.run();
-  return backward.results();
+  return as_tuple(backward.results(), std::make_index_sequence<kGradients>());
+}
+
+GradientsTuple traj_gru_backward(const Tensor& grad, const OptionalTensor& flows_grad,
+                                 const OptionalTensor& inputs, const OptionalTensor& h,
+                                 const c10::List<OptionalTensor>& parameters,
+                                 int64_t activation, double negative_slope,
+                                 const OptionalTensor& mask, const Tensor& outputs,
+                                 const Tensor& flows, const Tensor& hidden,
+                                 const Tensor& gates, const Tensor& candidates,
+                                 int64_t kept, const c10::List<bool>& wanted) {
+  const Tensor copy = [&] {
+    const PlainDispatch plain;
+    return gates.clone();
+  }();
+  return traj_gru_backward_(grad, flows_grad, inputs, h, parameters, activation,
+                            negative_slope, mask, outputs, flows, hidden, copy,
+                            candidates, kept, wanted);
 }
 
 TRAJGRU_LIBRARY_IMPL(CompositeExplicitAutograd, m) {
   m.impl("traj_gru_backward", &traj_gru_backward);
+  m.impl("traj_gru_backward_", &traj_gru_backward_);
 }
 
 }  // namespace

@@ -68,3 +68,10 @@ def present(function, tensors):
         return function(*(next(each) if has else None for has in there))
 
     return of_given, [t for t in tensors if t is not None]
+
+
+def moved(value, device):
+    """Tensors on the device, and anything else as it is."""
+    if isinstance(value, list):
+        return [moved(one, device) for one in value]
+    return value.to(device) if isinstance(value, torch.Tensor) else value

@@ -136,7 +136,7 @@ SIZES = pytest.mark.parametrize(
 @LAYOUTS
 @SIZES
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_dtypes_and_sizes(backend, dtype, size, layout):
+def test_dtypes_and_sizes_match_the_naive_formula(backend, dtype, size, layout):
     *tensors, grad = sample_inputs(backend.device, dtype, size, layout)
     got = assert_updates(gru_gates, reference.gru_gates, tensors, (grad,))
     assert all(one.dtype == dtype for one in got)

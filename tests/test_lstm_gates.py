@@ -95,7 +95,9 @@ def test_every_order_matches_the_naive_formula(backend, layout, parts, peephole)
     ids=str,
 )
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_dtypes_and_sizes(backend, dtype, size, layout, peephole):
+def test_dtypes_and_sizes_match_the_naive_formula(
+    backend, dtype, size, layout, peephole
+):
     tensors, seeds = sample_inputs(
         backend.device, dtype, size, layout, peephole=peephole
     )

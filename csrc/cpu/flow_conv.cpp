@@ -12,7 +12,7 @@
 
 #include "checks.h"
 #include "cpu/images.h"
-#include "cpu/products.h"
+#include "cpu/parallel.h"
 #include "library.h"
 #include "tensors.h"
 
@@ -64,7 +64,7 @@ Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
         Tensor storage;
         const auto args =
             flow_conv_args<scalar_t>(input, coordinates, flow_scale, storage);
-        for_products(input.size(0) * tiles, [&](int64_t begin, int64_t end) {
+        for_items(input.size(0) * tiles, [&](int64_t begin, int64_t end) {
           const Tensor buffer = at::empty({kRows, kernel.size(1)}, kernel.options());
           const Tensor result =
               narrow ? at::empty({kRows, kernel.size(0)}, kernel.options()) : Tensor();
@@ -138,7 +138,7 @@ void backward_share(const FlowConv<scalar_t>& args, const Share& share,
 // The sum over all pixels, each sample by one thread and in one order.
 Tensor sum_pixels(const Tensor& rows) {
   std::vector<Tensor> sums(rows.size(0));
-  for_products(rows.size(0), [&](int64_t begin, int64_t end) {
+  for_items(rows.size(0), [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) sums[n] = rows.select(0, n).sum(0);
   });
   Tensor total = at::zeros({rows.size(2)}, rows.options());
@@ -194,7 +194,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
         const auto args =
             flow_conv_args<scalar_t>(input, coordinates, flow_scale, storage);
         const Tensor grad_rows = pixel_rows<scalar_t>(grad).to(sums);
-        for_products(shares.size(), [&](int64_t begin, int64_t end) {
+        for_items(shares.size(), [&](int64_t begin, int64_t end) {
           for (int64_t n = begin; n < end; ++n) {
             backward_share<scalar_t>(args, shares[n], grad_rows, input_rows);
           }

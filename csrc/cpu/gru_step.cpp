@@ -4,25 +4,9 @@
 #include "library.h"
 
 namespace trajgru_ext {
-namespace {
-
-struct Chooser {
-  template <typename D>
-  static auto loop(const CpuGates<GruStep, D>& args) {
-    return gru_step_kernels<D>(args.rows.length).step;
-  }
-  template <typename D>
-  static auto loop(const CpuGates<GruStepBackward, D>& args) {
-    return gru_step_kernels<D>(args.rows.length).backward;
-  }
-};
-
-using Steps = GruSteps<CpuGateDevice<Chooser>>;
 
 TRAJGRU_LIBRARY_IMPL(CPU, m) {
-  m.impl("gru_step", &Steps::step);
-  m.impl("gru_step_backward", &Steps::backward);
+  GruSteps<CpuGateDevice>::implement(m);
 }
 
-}  // namespace
 }  // namespace trajgru_ext

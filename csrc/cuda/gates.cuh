@@ -3,8 +3,6 @@
 // The gate updates on CUDA: one element a thread. Neighbouring threads have
 // neighbouring elements of a row, in every tensor.
 
-#include <ATen/OpMathType.h>
-
 #include "cuda/runtime.h"
 #include "math/gate_rows.h"
 #include "math/gru_gates.h"
@@ -13,42 +11,40 @@
 namespace trajgru_ext::cuda {
 
 // The place that csrc/math/*_gates.h work at.
-template <typename T, typename index_t>
+template <typename T>
 struct PlaceOfThread {
   using Value = T;
 
-  index_t outer, inner, index;
+  int64_t outer, inner, index;
 
   template <typename data_t>
-  TRAJGRU_HOST_DEVICE T load(const GateView<data_t, index_t>& view, int number) const {
+  TRAJGRU_HOST_DEVICE T load(const GateView<data_t>& view, int number) const {
     return static_cast<T>(*view.at(outer, inner, number, index));
   }
 
   template <typename data_t>
-  TRAJGRU_HOST_DEVICE void store(const GateView<data_t, index_t>& view, int number,
+  TRAJGRU_HOST_DEVICE void store(const GateView<data_t>& view, int number,
                                  T value) const {
     *view.at(outer, inner, number, index) = static_cast<data_t>(value);
   }
 
   template <typename data_t>
-  TRAJGRU_HOST_DEVICE T sum(const GateView<data_t, index_t>& a,
-                            const GateView<data_t, index_t>& b, int number) const {
+  TRAJGRU_HOST_DEVICE T sum(const GateView<data_t>& a, const GateView<data_t>& b,
+                            int number) const {
     if (!a.present()) return load(b, number);
     return b.present() ? load(a, number) + load(b, number) : load(a, number);
   }
 
-  TRAJGRU_HOST_DEVICE T kept(const GateView<const bool, index_t>& mask, T old,
-                             T fresh) const {
+  TRAJGRU_HOST_DEVICE T kept(const GateView<const bool>& mask, T old, T fresh) const {
     return mask.present() && *mask.at(outer, inner, 0, index) ? old : fresh;
   }
 
-  TRAJGRU_HOST_DEVICE T weight(const GateView<const T, index_t>& view,
-                               bool per_row) const {
+  TRAJGRU_HOST_DEVICE T weight(const GateView<const T>& view, bool per_row) const {
     return *view.at(0, inner, 0, per_row ? 0 : index);
   }
 
   // A thread goes through the samples in order.
-  TRAJGRU_HOST_DEVICE void accumulate(const GateView<T, index_t>& sums, int number,
+  TRAJGRU_HOST_DEVICE void accumulate(const GateView<T>& sums, int number,
                                       T value) const {
     store(sums, number, outer == 0 ? value : load(sums, number) + value);
   }
@@ -56,20 +52,23 @@ struct PlaceOfThread {
 
 // kSamples: a thread updates its element in all samples, one after the other. Rows
 // have all one length here.
-template <bool kSamples, typename T, typename index_t, typename Args>
+template <bool kSamples, typename Args>
 __global__ void gates_kernel(Args args) {
-  const GateRows<index_t>& rows = args.rows;
-  const index_t sample = rows.inner * rows.length;
-  const index_t items = kSamples ? sample : rows.outer * sample;
-  const index_t step = static_cast<index_t>(gridDim.x) * blockDim.x;
-  for (index_t item = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  using Place = PlaceOfThread<typename Args::Dtypes::math_t>;
+  const GateRows& rows = args.rows;
+  const int64_t sample = rows.inner * rows.length;
+  const int64_t items = kSamples ? sample : rows.outer * sample;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t item = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
        item < items; item += step) {
-    const index_t row = item / rows.length, index = item - row * rows.length;
-    const index_t first = kSamples ? 0 : row / rows.inner;
-    const index_t last = kSamples ? rows.outer : first + 1;
-    const index_t inner = kSamples ? row : row - first * rows.inner;
-    for (index_t outer = first; outer < last; ++outer) {
-      update(args, PlaceOfThread<T, index_t>{outer, inner, index});
+    const int64_t row = item / rows.length, index = item - row * rows.length;
+    int64_t first = 0;
+    // Seldom both are more than one, and a division costs as much as a sigma.
+    if (!kSamples && rows.outer > 1) first = rows.inner == 1 ? row : row / rows.inner;
+    const int64_t last = kSamples ? rows.outer : first + 1;
+    const int64_t inner = kSamples ? row : row - first * rows.inner;
+    for (int64_t outer = first; outer < last; ++outer) {
+      update(args, Place{outer, inner, index});
     }
   }
 }

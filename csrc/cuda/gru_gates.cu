@@ -3,18 +3,9 @@
 #include "library.h"
 
 namespace trajgru_ext::cuda {
-namespace {
-
-using Gru = GruOperators<GateDevice>;
 
 TRAJGRU_LIBRARY_IMPL(TRAJGRU_DEVICE_KEY, m) {
-  m.impl("gru_gates", &Gru::gates);
-  m.impl("gru_gates_backward", &Gru::gates_backward);
-  m.impl("gru_reset", &Gru::reset);
-  m.impl("gru_reset_backward", &Gru::reset_backward);
-  m.impl("gru_output", &Gru::output);
-  m.impl("gru_output_backward", &Gru::output_backward);
+  GruOperators<GateDevice>::implement(m);
 }
 
-}  // namespace
 }  // namespace trajgru_ext::cuda

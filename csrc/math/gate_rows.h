@@ -6,38 +6,41 @@
 // channels last a row is a pixel's channels and a slice begins `features` later.
 
 #include <cstdint>
+#include <type_traits>
 
 #include "math/host_device.h"
 
 namespace trajgru_ext {
 
-// The dtypes of the gates and of the state. The arithmetic is the state's.
+// The dtypes of the gates, of the state, and of the arithmetic: the state's, float at
+// least.
 template <typename gate_type, typename state_type>
 struct GateDtypes {
   using gate_t = gate_type;
   using state_t = state_type;
+  using math_t = std::conditional_t<sizeof(state_t) < sizeof(float), float, state_t>;
 };
 
-template <typename index_t>
+// 64 bits on every device: 32 would save CUDA some arithmetic, but no memory traffic,
+// and take twice as many kernels. nvcc divides by 32 bits where the numbers fit.
 struct GateRows {
-  index_t outer, inner;  // rows: samples, and the rows of each
-  index_t length, last;  // elements of a row, and of the last row of a sample
+  int64_t outer, inner;  // rows: samples, and the rows of each
+  int64_t length, last;  // elements of a row, and of the last row of a sample
 };
 
 // An element's place is data + outer * row.outer + inner * row.inner + slot * number
 // of the gate + its place in the row. Gradients may lie where the gates lie, since an
 // element is read before it is written.
-template <typename T, typename index_t>
+template <typename T>
 struct GateView {
   T* data;  // null where absent
-  index_t outer, inner, slot;
+  int64_t outer, inner, slot;
 
   TRAJGRU_HOST_DEVICE bool present() const { return data != nullptr; }
 
-  TRAJGRU_HOST_DEVICE T* at(index_t outer_row, index_t inner_row, int number,
-                            index_t index) const {
-    return data + (outer_row * outer + inner_row * inner +
-                   static_cast<index_t>(number) * slot + index);
+  TRAJGRU_HOST_DEVICE T* at(int64_t outer_row, int64_t inner_row, int number,
+                            int64_t index) const {
+    return data + (outer_row * outer + inner_row * inner + number * slot + index);
   }
 };
 

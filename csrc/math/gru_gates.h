@@ -13,22 +13,24 @@ struct GruSlots {
   int r, u, n;  // where each gate's slice lies
 };
 
-template <typename D, typename T, typename index_t>
+template <typename D>
 struct GruGates {
-  GateRows<index_t> rows;
-  GateView<const typename D::gate_t, index_t> x_gates, h_gates;
-  GateView<const typename D::state_t, index_t> h;
-  GateView<const bool, index_t> mask;  // true: the old state stays
+  using Dtypes = D;
+
+  GateRows rows;
+  GateView<const typename D::gate_t> x_gates, h_gates;
+  GateView<const typename D::state_t> h;
+  GateView<const bool> mask;  // true: the old state stays
   GruSlots slots;
-  GruUpdate<T> update;
-  GateView<typename D::state_t, index_t> output;  // null in the backward pass
+  GruUpdate<typename D::math_t> update;
+  GateView<typename D::state_t> output;  // null in the backward pass
 };
 
-template <typename D, typename T, typename index_t>
-struct GruGatesBackward : GruGates<D, T, index_t> {
-  GateView<const typename D::state_t, index_t> grad;
-  GateView<typename D::gate_t, index_t> x_grad, h_gates_grad;
-  GateView<typename D::state_t, index_t> h_grad;
+template <typename D>
+struct GruGatesBackward : GruGates<D> {
+  GateView<const typename D::state_t> grad;
+  GateView<typename D::gate_t> x_grad, h_gates_grad;
+  GateView<typename D::state_t> h_grad;
 };
 
 template <typename V>
@@ -54,17 +56,16 @@ TRAJGRU_HOST_DEVICE GruParts<V> gru_parts(const Args& args, const At& at) {
   return parts;
 }
 
-template <typename D, typename T, typename index_t, typename At>
-TRAJGRU_HOST_DEVICE void update(const GruGates<D, T, index_t>& args, const At& at) {
+template <typename D, typename At>
+TRAJGRU_HOST_DEVICE void update(const GruGates<D>& args, const At& at) {
   using V = typename At::Value;
   const auto parts = gru_parts<V>(args, at);
   const V fresh = gru_state(args.update, parts.u, parts.n, parts.h);
   at.store(args.output, 0, at.kept(args.mask, parts.h, fresh));
 }
 
-template <typename D, typename T, typename index_t, typename At>
-TRAJGRU_HOST_DEVICE void update(const GruGatesBackward<D, T, index_t>& args,
-                                const At& at) {
+template <typename D, typename At>
+TRAJGRU_HOST_DEVICE void update(const GruGatesBackward<D>& args, const At& at) {
   using V = typename At::Value;
   const auto parts = gru_parts<V>(args, at);
   const V grad = at.load(args.grad, 0);
@@ -89,32 +90,33 @@ TRAJGRU_HOST_DEVICE void update(const GruGatesBackward<D, T, index_t>& args,
 }
 
 // (u, r h)
-template <typename D, typename T, typename index_t>
+template <typename D>
 struct GruReset {
-  GateRows<index_t> rows;
-  GateView<const typename D::gate_t, index_t> x_gates, h_gates;
-  GateView<const typename D::state_t, index_t> h;
+  using Dtypes = D;
+
+  GateRows rows;
+  GateView<const typename D::gate_t> x_gates, h_gates;
+  GateView<const typename D::state_t> h;
   GruSlots slots;
-  GateView<typename D::state_t, index_t> u, reset;  // null in the backward pass
+  GateView<typename D::state_t> u, reset;  // null in the backward pass
 };
 
-template <typename D, typename T, typename index_t>
-struct GruResetBackward : GruReset<D, T, index_t> {
-  GateView<const typename D::state_t, index_t> u_grad, reset_grad;  // null: zero
-  GateView<typename D::gate_t, index_t> gates_grad;
-  GateView<typename D::state_t, index_t> h_grad;
+template <typename D>
+struct GruResetBackward : GruReset<D> {
+  GateView<const typename D::state_t> u_grad, reset_grad;  // null: zero
+  GateView<typename D::gate_t> gates_grad;
+  GateView<typename D::state_t> h_grad;
 };
 
-template <typename D, typename T, typename index_t, typename At>
-TRAJGRU_HOST_DEVICE void update(const GruReset<D, T, index_t>& args, const At& at) {
+template <typename D, typename At>
+TRAJGRU_HOST_DEVICE void update(const GruReset<D>& args, const At& at) {
   const auto r = sigma(at.sum(args.x_gates, args.h_gates, args.slots.r));
   at.store(args.u, 0, sigma(at.sum(args.x_gates, args.h_gates, args.slots.u)));
   at.store(args.reset, 0, r * at.load(args.h, 0));
 }
 
-template <typename D, typename T, typename index_t, typename At>
-TRAJGRU_HOST_DEVICE void update(const GruResetBackward<D, T, index_t>& args,
-                                const At& at) {
+template <typename D, typename At>
+TRAJGRU_HOST_DEVICE void update(const GruResetBackward<D>& args, const At& at) {
   using V = typename At::Value;
   const V r = sigma(at.sum(args.x_gates, args.h_gates, args.slots.r));
   const V u = sigma(at.sum(args.x_gates, args.h_gates, args.slots.u));
@@ -129,25 +131,27 @@ TRAJGRU_HOST_DEVICE void update(const GruResetBackward<D, T, index_t>& args,
 }
 
 // h' from u and the candidate before its activation
-template <typename D, typename T, typename index_t>
+template <typename D>
 struct GruOutput {
-  GateRows<index_t> rows;
-  GateView<const typename D::gate_t, index_t> candidate;
-  GateView<const typename D::state_t, index_t> u, h;
-  GateView<const bool, index_t> mask;  // true: the old state stays
-  GruUpdate<T> update;
-  GateView<typename D::state_t, index_t> output;  // null in the backward pass
+  using Dtypes = D;
+
+  GateRows rows;
+  GateView<const typename D::gate_t> candidate;
+  GateView<const typename D::state_t> u, h;
+  GateView<const bool> mask;  // true: the old state stays
+  GruUpdate<typename D::math_t> update;
+  GateView<typename D::state_t> output;  // null in the backward pass
 };
 
-template <typename D, typename T, typename index_t>
-struct GruOutputBackward : GruOutput<D, T, index_t> {
-  GateView<const typename D::state_t, index_t> grad;
-  GateView<typename D::gate_t, index_t> candidate_grad;
-  GateView<typename D::state_t, index_t> u_grad, h_grad;
+template <typename D>
+struct GruOutputBackward : GruOutput<D> {
+  GateView<const typename D::state_t> grad;
+  GateView<typename D::gate_t> candidate_grad;
+  GateView<typename D::state_t> u_grad, h_grad;
 };
 
-template <typename D, typename T, typename index_t, typename At>
-TRAJGRU_HOST_DEVICE void update(const GruOutput<D, T, index_t>& args, const At& at) {
+template <typename D, typename At>
+TRAJGRU_HOST_DEVICE void update(const GruOutput<D>& args, const At& at) {
   using V = typename At::Value;
   const V h = at.load(args.h, 0);
   const V n = activate(args.update, at.load(args.candidate, 0));
@@ -155,9 +159,8 @@ TRAJGRU_HOST_DEVICE void update(const GruOutput<D, T, index_t>& args, const At& 
   at.store(args.output, 0, at.kept(args.mask, h, fresh));
 }
 
-template <typename D, typename T, typename index_t, typename At>
-TRAJGRU_HOST_DEVICE void update(const GruOutputBackward<D, T, index_t>& args,
-                                const At& at) {
+template <typename D, typename At>
+TRAJGRU_HOST_DEVICE void update(const GruOutputBackward<D>& args, const At& at) {
   using V = typename At::Value;
   const V q = at.load(args.candidate, 0), n = activate(args.update, q);
   const V grad = at.load(args.grad, 0);

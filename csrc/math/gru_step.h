@@ -10,37 +10,39 @@
 
 namespace trajgru_ext {
 
-template <typename D, typename T, typename index_t>
+template <typename D>
 struct GruStep {
+  using Dtypes = D;
   using scalar_t = typename D::state_t;
 
-  GateRows<index_t> rows;
-  GateView<scalar_t, index_t> gates;  // the inputs' part; then r, u and n
-  bool has_inputs;                    // else the inputs' part is 0, and is not read
-  GateView<const scalar_t, index_t> h_gates, h;
-  GateView<const bool, index_t> mask;     // true: the old state stays
-  GateView<scalar_t, index_t> candidate;  // the h-part of the candidate; null: nothing
-                                          // is left for the gradient
-  GateView<scalar_t, index_t> output;
+  GateRows rows;
+  GateView<scalar_t> gates;  // the inputs' part; then r, u and n
+  bool has_inputs;           // else the inputs' part is 0, and is not read
+  GateView<const scalar_t> h_gates, h;
+  GateView<const bool> mask;     // true: the old state stays
+  GateView<scalar_t> candidate;  // the h-part of the candidate; null: nothing
+                                 // is left for the gradient
+  GateView<scalar_t> output;
   GruSlots slots;
-  GruUpdate<T> update;
+  GruUpdate<typename D::math_t> update;
 };
 
-template <typename D, typename T, typename index_t>
+template <typename D>
 struct GruStepBackward {
+  using Dtypes = D;
   using scalar_t = typename D::state_t;
 
-  GateRows<index_t> rows;
-  GateView<scalar_t, index_t> gates;  // r, u and n; then the gradient to the gates
-  GateView<const scalar_t, index_t> candidate, h, grad;
-  GateView<const bool, index_t> mask;
-  GateView<scalar_t, index_t> h_gates_grad, h_grad;
+  GateRows rows;
+  GateView<scalar_t> gates;  // r, u and n; then the gradient to the gates
+  GateView<const scalar_t> candidate, h, grad;
+  GateView<const bool> mask;
+  GateView<scalar_t> h_gates_grad, h_grad;
   GruSlots slots;
-  GruUpdate<T> update;
+  GruUpdate<typename D::math_t> update;
 };
 
-template <typename D, typename T, typename index_t, typename At>
-TRAJGRU_HOST_DEVICE void update(const GruStep<D, T, index_t>& args, const At& at) {
+template <typename D, typename At>
+TRAJGRU_HOST_DEVICE void update(const GruStep<D>& args, const At& at) {
   using V = typename At::Value;
   V r = at.load(args.h_gates, args.slots.r), u = at.load(args.h_gates, args.slots.u);
   const V m = at.load(args.h_gates, args.slots.n), h = at.load(args.h, 0);
@@ -62,9 +64,8 @@ TRAJGRU_HOST_DEVICE void update(const GruStep<D, T, index_t>& args, const At& at
   }
 }
 
-template <typename D, typename T, typename index_t, typename At>
-TRAJGRU_HOST_DEVICE void update(const GruStepBackward<D, T, index_t>& args,
-                                const At& at) {
+template <typename D, typename At>
+TRAJGRU_HOST_DEVICE void update(const GruStepBackward<D>& args, const At& at) {
   using V = typename At::Value;
   const V r = at.load(args.gates, args.slots.r), u = at.load(args.gates, args.slots.u);
   const V n = at.load(args.gates, args.slots.n), m = at.load(args.candidate, 0);

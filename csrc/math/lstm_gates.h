@@ -13,25 +13,27 @@ struct LstmSlots {
   int i, f, g, o;  // where each gate's slice lies
 };
 
-template <typename D, typename T, typename index_t>
+template <typename D>
 struct LstmGatesForward {
-  GateRows<index_t> rows;
-  GateView<const typename D::gate_t, index_t> x_gates, h_gates;
-  GateView<const typename D::state_t, index_t> c;
-  GateView<const T, index_t> w_ci, w_cf, w_co;  // all or none
-  bool weight_per_row;                          // one weight for all of a row
+  using Dtypes = D;
+
+  GateRows rows;
+  GateView<const typename D::gate_t> x_gates, h_gates;
+  GateView<const typename D::state_t> c;
+  GateView<const typename D::math_t> w_ci, w_cf, w_co;  // all or none
+  bool weight_per_row;                                  // one weight for all of a row
   LstmSlots slots;
-  T forget_bias;
-  GateView<typename D::state_t, index_t> h_output, c_output;  // null in backward
+  typename D::math_t forget_bias;
+  GateView<typename D::state_t> h_output, c_output;  // null in backward
 };
 
-template <typename D, typename T, typename index_t>
-struct LstmGatesBackward : LstmGatesForward<D, T, index_t> {
-  GateView<const typename D::state_t, index_t> h_grad, c_grad;  // null: zero
-  GateView<typename D::gate_t, index_t> gates_grad;
-  GateView<typename D::state_t, index_t> c_input_grad;
+template <typename D>
+struct LstmGatesBackward : LstmGatesForward<D> {
+  GateView<const typename D::state_t> h_grad, c_grad;  // null: zero
+  GateView<typename D::gate_t> gates_grad;
+  GateView<typename D::state_t> c_input_grad;
   // Three numbers: the gradients to w_ci, w_cf, w_co, summed over the samples only.
-  GateView<T, index_t> weight_grads;
+  GateView<typename D::math_t> weight_grads;
 };
 
 template <typename V, typename Args, typename At>
@@ -51,9 +53,8 @@ TRAJGRU_HOST_DEVICE Peephole<V> lstm_peephole(const Args& args, const At& at) {
           at.weight(args.w_co, args.weight_per_row)};
 }
 
-template <typename D, typename T, typename index_t, typename At>
-TRAJGRU_HOST_DEVICE void update(const LstmGatesForward<D, T, index_t>& args,
-                                const At& at) {
+template <typename D, typename At>
+TRAJGRU_HOST_DEVICE void update(const LstmGatesForward<D>& args, const At& at) {
   using V = typename At::Value;
   const auto parts = lstm_parts(lstm_inputs<V>(args, at), lstm_peephole<V>(args, at),
                                 V(at.load(args.c, 0)));
@@ -61,9 +62,8 @@ TRAJGRU_HOST_DEVICE void update(const LstmGatesForward<D, T, index_t>& args,
   at.store(args.h_output, 0, parts.gate.o * parts.t);
 }
 
-template <typename D, typename T, typename index_t, typename At>
-TRAJGRU_HOST_DEVICE void update(const LstmGatesBackward<D, T, index_t>& args,
-                                const At& at) {
+template <typename D, typename At>
+TRAJGRU_HOST_DEVICE void update(const LstmGatesBackward<D>& args, const At& at) {
   using V = typename At::Value;
   const V c = at.load(args.c, 0);
   const auto w = lstm_peephole<V>(args, at);

@@ -127,9 +127,9 @@ def _parameters(conv: nn.Conv2d) -> tuple[Tensor, Tensor | None]:
 class TrajGRU(_TrajGRU):
     """A recurrent layer whose state moves along flows that it learns.
 
-    One call of `traj_gru`, which states the formula, over a sequence. The parameters are
-    those of the modules `i2h`, `i2f_conv1`, `h2f_conv1`, `flows_conv` and `ret`, named
-    as in the published implementation.
+    One call of `traj_gru`, which states the formula, over a sequence. The parameters
+    are those of the modules `i2h`, `i2f_conv1`, `h2f_conv1`, `flows_conv` and `ret`,
+    named as in the published implementation.
 
     Args:
         input_channels: C of the inputs; 0 for a layer that has none, as the first of a

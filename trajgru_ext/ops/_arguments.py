@@ -32,6 +32,15 @@ def check_number(op: str, name: str, value: Any) -> None:
         raise TypeError(f"{op}: {name} must be a number, got {kind}")
 
 
+def check_device(op: str, name: str, tensor: Tensor, beside: Tensor) -> None:
+    """Check that the tensor is where the other arguments are."""
+    if tensor.device != beside.device:
+        raise ValueError(
+            f"{op}: {name} must be on {beside.device}, where the other arguments are, "
+            f"got {tensor.device}"
+        )
+
+
 def check_sizes(
     op: str, name: str, tensor: Tensor, wanted: Sequence[int], beside: Tensor
 ) -> None:
@@ -41,11 +50,7 @@ def check_sizes(
             f"{op}: {name} must be float32, float64, bfloat16 or float16, "
             f"got {tensor.dtype}"
         )
-    if tensor.device != beside.device:
-        raise ValueError(
-            f"{op}: {name} must be on {beside.device}, where the other arguments are, "
-            f"got {tensor.device}"
-        )
+    check_device(op, name, tensor, beside)
     if tensor.dim() != len(wanted):
         raise ValueError(
             f"{op}: {name} must have {len(wanted)} dimensions, "
@@ -58,11 +63,13 @@ def check_sizes(
             )
 
 
-def check_same_dtype(op: str, name: str, tensor: Tensor, input: Tensor) -> None:
-    """Check that the tensor has the dtype of the input."""
-    if tensor.dtype != input.dtype:
+def check_same_dtype(
+    op: str, name: str, tensor: Tensor, other: Tensor, other_name: str = "input"
+) -> None:
+    """Check that two tensors have one dtype."""
+    if tensor.dtype != other.dtype:
         raise TypeError(
-            f"{op}: {name} must have the dtype of input, {input.dtype}, "
+            f"{op}: {name} must have the dtype of {other_name}, {other.dtype}, "
             f"got {tensor.dtype}"
         )
 

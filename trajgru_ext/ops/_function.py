@@ -1,6 +1,6 @@
 """What the operators' autograd Functions share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -66,3 +66,36 @@ def fold(info: Any, in_dims: tuple, *tensors: Tensor) -> list[Tensor]:
 def unfold(info: Any, tensor: Tensor) -> Tensor:
     """Undo `fold`, the mapped dimension being the first."""
     return tensor.unflatten(0, (info.batch_size, tensor.shape[0] // info.batch_size))
+
+
+def one_by_one(
+    function: type[Function], info: Any, in_dims: tuple, args: tuple
+) -> tuple[Any, Any]:
+    """Apply a Function to each sample that vmap maps over, and stack the results."""
+    results = []
+    for k in range(info.batch_size):
+        pairs = zip(args, in_dims, strict=True)
+        one = [a.select(dim, k) if isinstance(dim, int) else a for a, dim in pairs]
+        results.append(function.call(*one))
+    if isinstance(results[0], Tensor):
+        return torch.stack(results), 0
+    stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+    return stacked, (0,) * len(stacked)
+
+
+def wanted_only(found: Sequence[Any], wanted: Sequence[bool]) -> tuple[Any, ...]:
+    """What is wanted of what is found."""
+    return tuple(one for one, want in zip(found, wanted, strict=True) if want)
+
+
+def wanted_or_none(found: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
+    """What is found where it is wanted, None elsewhere."""
+    return [one if want else None for one, want in zip(found, wanted, strict=True)]
+
+
+def fill_empty(
+    found: Sequence[Tensor], wanted: Sequence[bool], like: Tensor
+) -> tuple[Tensor, ...]:
+    """Undo `wanted_only`: empty tensors elsewhere, as the operators return them."""
+    each = iter(found)
+    return tuple(next(each) if want else like.new_empty(0) for want in wanted)

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trajgru_ext.ops._arguments import check_tensors
-from trajgru_ext.ops._function import fold, push_forward, unfold
+from trajgru_ext.ops._arguments import check_device, check_sizes, check_tensors
+from trajgru_ext.ops._function import fold, push_forward, unfold, wanted_only
 from trajgru_ext.ops._layout import memory_format
 
 # As csrc/math/gates.h numbers them.
@@ -21,6 +21,43 @@ def check_gates(op: str, x_gates: Any, h_gates: Any) -> None:
     """Raise a TypeError for gates that are neither a Tensor nor None."""
     given = {"x_gates": x_gates, "h_gates": h_gates}
     check_tensors(op, **{k: v for k, v in given.items() if v is not None})
+
+
+def check_operands(
+    op: str,
+    x_gates: Tensor | None,
+    h_gates: Tensor | None,
+    name: str,
+    state: Tensor,
+    count: int,
+) -> None:
+    """Check the state of this name and `count` gates for it, as csrc/gate_checks.h."""
+    check_sizes(op, name, state, [-1] * 4, state)
+    if x_gates is None and h_gates is None:
+        raise ValueError(f"{op}: x_gates or h_gates must be given, got None for both")
+    for part, gates in (("x_gates", x_gates), ("h_gates", h_gates)):
+        if gates is not None:
+            check_gate_tensor(op, part, gates, name, state, count)
+
+
+def check_gate_tensor(
+    op: str, name: str, gates: Tensor, state_name: str, state: Tensor, count: int
+) -> None:
+    """Check `count` gates' sizes, and that their dtype is not above the state's."""
+    check_sizes(op, name, gates, [-1] * 4, state)
+    batch, features, height, width = state.shape
+    wanted = [batch, count * features, height, width]
+    if list(gates.shape) != wanted:
+        letters = "[B, F, H, W]" if count == 1 else f"[B, {count}F, H, W]"
+        raise ValueError(
+            f"{op}: {name} must be {letters} = {wanted} for {state_name} of "
+            f"{list(state.shape)}, got {list(gates.shape)}"
+        )
+    if torch.promote_types(gates.dtype, state.dtype) != state.dtype:
+        raise TypeError(
+            f"{op}: {name} must have the dtype of {state_name}, {state.dtype}, or a "
+            f"lower one, got {gates.dtype}"
+        )
 
 
 def check_choice(op: str, name: str, value: Any, choices: Sequence[str]) -> None:
@@ -41,12 +78,13 @@ def gate_slots(op: str, order: Any, usual: str, gates: str) -> tuple[int, ...]:
 
 def old_state_mask(op: str, mask: Any, h: Tensor) -> Tensor | None:
     """The zoneout mask as bool, in the sizes of the state."""
-    return None if mask is None else mask_of_sizes(op, mask, h.shape)
+    return None if mask is None else mask_of_sizes(op, mask, h.shape, h)
 
 
-def mask_of_sizes(op: str, mask: Any, wanted: Sequence[int]) -> Tensor:
+def mask_of_sizes(op: str, mask: Any, wanted: Sequence[int], beside: Tensor) -> Tensor:
     """The zoneout mask as bool, broadcast to the sizes."""
     check_tensors(op, zoneout_mask=mask)
+    check_device(op, "zoneout_mask", mask, beside)
     sizes = tuple(mask.shape)
     pairs = zip(reversed(sizes), reversed(wanted), strict=False)
     if len(sizes) > len(wanted) or any(a not in (1, b) for a, b in pairs):
@@ -157,17 +195,13 @@ def pull_back(
     return spread(pull(seeds), tensors)
 
 
-def chosen(found: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
-    """What is found where it is wanted, None elsewhere."""
-    return [one if want else None for one, want in zip(found, wanted, strict=True)]
+def gradient_of(formula: Formula, wanted: Sequence[bool]) -> Formula:
+    """The gradients of a formula of one output, from the cotangent and the tensors."""
 
+    def gradient(cotangent: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        return wanted_only(pull_back(formula, tensors, (cotangent,)), wanted)
 
-def fill_empty(
-    found: Sequence[Tensor], wanted: Sequence[bool], like: Tensor
-) -> tuple[Tensor, ...]:
-    """Results where they are wanted, empty ones elsewhere, as the operators do."""
-    each = iter(found)
-    return tuple(next(each) if want else like.new_empty(0) for want in wanted)
+    return gradient
 
 
 def in_one_batch(
@@ -189,16 +223,3 @@ def in_one_batch(
     pairs = zip(found, mapped, strict=True)
     values = tuple(unfold(info, one) if has else one for one, has in pairs)
     return values, tuple(0 if has else None for has in mapped)
-
-
-def one_by_one(function: type, info: Any, in_dims: tuple, args: tuple) -> Any:
-    """Apply a Function to each sample that vmap maps over, and stack the results."""
-    results = []
-    for k in range(info.batch_size):
-        one = [
-            arg.select(dim, k) if isinstance(dim, int) else arg
-            for arg, dim in zip(args, in_dims, strict=True)
-        ]
-        results.append(function.call(*one))
-    stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
-    return stacked, (0,) * len(stacked)

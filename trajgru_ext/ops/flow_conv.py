@@ -14,7 +14,16 @@ from trajgru_ext.ops._arguments import (
     check_tensors,
 )
 from trajgru_ext.ops._corners import Corners
-from trajgru_ext.ops._function import Function, fold, push_forward, unfold
+from trajgru_ext.ops._function import (
+    Function,
+    fill_empty,
+    fold,
+    one_by_one,
+    push_forward,
+    unfold,
+    wanted_only,
+    wanted_or_none,
+)
 from trajgru_ext.ops._layout import empty_image
 from trajgru_ext.ops._registry import fake, operator
 
@@ -168,7 +177,7 @@ class _FlowConv(Function):
         found = _FlowConvBackward.call(
             grad, input, flows, weight, ctx.flow_scale, *wanted
         )
-        return *(g if w else None for g, w in zip(found, wanted, strict=True)), None
+        return *wanted_or_none(found, wanted), None
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> Tensor:
@@ -184,7 +193,7 @@ class _FlowConv(Function):
         if in_dims[2] is None and in_dims[3] is None:
             input, flows = fold(info, in_dims, *args[:2])
             return unfold(info, _FlowConv.call(input, flows, *args[2:])), 0
-        return _one_by_one(_FlowConv, info, in_dims, args), 0
+        return one_by_one(_FlowConv, info, in_dims, args)
 
 
 class _FlowConvBackward(Function):
@@ -229,7 +238,7 @@ class _FlowConvBackward(Function):
                 torch.einsum("bohw,bkhw->ok", grad, warped),
                 grad.sum((0, 2, 3)),
             )
-            return tuple(g for g, w in zip(found, ctx.wanted, strict=True) if w)
+            return wanted_only(found, ctx.wanted)
 
         return first_derivative
 
@@ -238,30 +247,14 @@ class _FlowConvBackward(Function):
         _, pull_back = torch.func.vjp(
             _FlowConvBackward._formula(ctx), *ctx.saved_tensors
         )
-        pairs = zip(cotangents, ctx.wanted, strict=True)
-        return *pull_back(tuple(c for c, w in pairs if w)), None, None, None, None, None
+        return *pull_back(wanted_only(cotangents, ctx.wanted)), *[None] * 5
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
         formula = _FlowConvBackward._formula(ctx)
-        each = iter(push_forward(formula, ctx.saved_tensors, tangents[:4]))
-        empty = ctx.saved_tensors[0].new_empty(0)
-        return tuple(next(each) if want else empty for want in ctx.wanted)
+        found = push_forward(formula, ctx.saved_tensors, tangents[:4])
+        return fill_empty(found, ctx.wanted, ctx.saved_tensors[0])
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
-        return _one_by_one(_FlowConvBackward, info, in_dims, args), (0, 0, 0, 0)
-
-
-def _one_by_one(
-    function: type[Function], info: Any, in_dims: tuple, args: tuple
-) -> Any:
-    """Apply a Function to each sample that vmap maps over, and stack the results."""
-    results = []
-    for k in range(info.batch_size):
-        pairs = zip(args, in_dims, strict=True)
-        one = [a if dim is None else a.select(dim, k) for a, dim in pairs]
-        results.append(function.call(*one))
-    if isinstance(results[0], Tensor):
-        return torch.stack(results)
-    return tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+        return one_by_one(_FlowConvBackward, info, in_dims, args)

@@ -8,7 +8,14 @@ from torch import Tensor
 
 from trajgru_ext.ops._arguments import check_number, check_sizes, check_tensors
 from trajgru_ext.ops._corners import Corners
-from trajgru_ext.ops._function import Function, fold, push_forward, unfold
+from trajgru_ext.ops._function import (
+    Function,
+    fill_empty,
+    fold,
+    push_forward,
+    unfold,
+    wanted_only,
+)
 from trajgru_ext.ops._layout import empty_image
 from trajgru_ext.ops._registry import fake, operator
 
@@ -156,7 +163,7 @@ class _FlowWarpBackward(Function):
             grad: Tensor, flow: Tensor, input: Tensor | None = None
         ) -> tuple[Tensor, ...]:
             both = Corners(grad, flow, ctx.flow_scale).pull_back(grad, input)
-            return tuple(both[k] for k in range(2) if ctx.wanted[k])
+            return wanted_only(both, ctx.wanted)
 
         return first_derivative
 
@@ -165,8 +172,8 @@ class _FlowWarpBackward(Function):
         grad, input, flow = ctx.saved_tensors
         primals = (grad, flow) if input is None else (grad, flow, input)
         _, pull_back = torch.func.vjp(_FlowWarpBackward._formula(ctx), *primals)
-        wanted = tuple(cotangents[k] for k in range(2) if ctx.wanted[k])
-        grad_grad, flow_grad, input_grad = (*pull_back(wanted), None)[:3]
+        seeds = wanted_only(cotangents, ctx.wanted)
+        grad_grad, flow_grad, input_grad = (*pull_back(seeds), None)[:3]
         return grad_grad, input_grad, flow_grad, None, None, None
 
     @staticmethod
@@ -175,8 +182,8 @@ class _FlowWarpBackward(Function):
         primals, along = (grad, flow), (tangents[0], tangents[2])
         if input is not None:
             primals, along = (*primals, input), (*along, tangents[1])
-        each = iter(push_forward(_FlowWarpBackward._formula(ctx), primals, along))
-        return tuple(next(each) if want else grad.new_empty(0) for want in ctx.wanted)
+        found = push_forward(_FlowWarpBackward._formula(ctx), primals, along)
+        return fill_empty(found, ctx.wanted, grad)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:

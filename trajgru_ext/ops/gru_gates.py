@@ -7,7 +7,7 @@ from torch import Tensor
 
 from trajgru_ext.ops import _gates
 from trajgru_ext.ops._arguments import check_number, check_tensors
-from trajgru_ext.ops._function import Function
+from trajgru_ext.ops._function import Function, fill_empty, wanted_only, wanted_or_none
 from trajgru_ext.ops._registry import fake, operator
 
 
@@ -87,6 +87,7 @@ def _fake_gru_gates(
     keep: bool,
     zoneout_mask: Tensor | None,
 ) -> Tensor:
+    _gates.check_operands("gru_gates", x_gates, h_gates, "h", h, 3)
     gates = h_gates if x_gates is None else x_gates
     return _gates.empty_like_gates(gates, h, 1, h.dtype)
 
@@ -172,7 +173,7 @@ class _GruGates(Function):
         wanted = ctx.needs_input_grad[:3]
         saved = ctx.saved_tensors
         found = _GruGatesBackward.call(grad, *saved, *ctx.options, *wanted)
-        return *_gates.chosen(found, wanted), None, None, None, None, None
+        return *wanted_or_none(found, wanted), None, None, None, None, None
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> Tensor:
@@ -214,29 +215,18 @@ class _GruGatesBackward(Function):
 
     # No kernel is worth it for the second derivative.
     @staticmethod
-    def _formula(ctx: Any, mask: Tensor | None) -> _gates.Formula:
-        formula = gru_formula(mask, *ctx.options)
-
-        def first_derivative(grad: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-            found = _gates.pull_back(formula, tensors, (grad,))
-            return tuple(g for g, w in zip(found, ctx.wanted, strict=True) if w)
-
-        return first_derivative
-
-    @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, mask = ctx.saved_tensors
-        pairs = zip(cotangents, ctx.wanted, strict=True)
-        seeds = [cotangent for cotangent, want in pairs if want]
-        formula = _GruGatesBackward._formula(ctx, mask)
-        return *_gates.pull_back(formula, tensors, seeds), *[None] * 8
+        gradient = _gates.gradient_of(gru_formula(mask, *ctx.options), ctx.wanted)
+        seeds = wanted_only(cotangents, ctx.wanted)
+        return *_gates.pull_back(gradient, tensors, seeds), *[None] * 8
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
         *tensors, mask = ctx.saved_tensors
-        formula = _GruGatesBackward._formula(ctx, mask)
-        found = _gates.tangents_of(formula, tensors, tangents[:4])
-        return _gates.fill_empty(found, ctx.wanted, tensors[0])
+        gradient = _gates.gradient_of(gru_formula(mask, *ctx.options), ctx.wanted)
+        found = _gates.tangents_of(gradient, tensors, tangents[:4])
+        return fill_empty(found, ctx.wanted, tensors[0])
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:

@@ -5,8 +5,13 @@ from typing import Any
 from torch import Tensor
 
 from trajgru_ext.ops import _gates
-from trajgru_ext.ops._arguments import check_number, check_tensors
-from trajgru_ext.ops._function import Function
+from trajgru_ext.ops._arguments import (
+    check_number,
+    check_same_dtype,
+    check_sizes,
+    check_tensors,
+)
+from trajgru_ext.ops._function import Function, fill_empty, wanted_only, wanted_or_none
 from trajgru_ext.ops._registry import fake, operator
 
 
@@ -72,6 +77,15 @@ def _fake_gru_output(
     keep: bool,
     zoneout_mask: Tensor | None,
 ) -> Tensor:
+    op = "gru_output"
+    check_sizes(op, "h", h, [-1] * 4, h)
+    check_sizes(op, "u", u, [-1] * u.dim(), h)
+    if u.shape != h.shape:
+        raise ValueError(
+            f"{op}: u must have the sizes of h, {list(h.shape)}, got {list(u.shape)}"
+        )
+    check_same_dtype(op, "u", u, h, "h")
+    _gates.check_gate_tensor(op, "candidate", candidate, "h", h, 1)
     return _gates.empty_like_gates(candidate, h, 1, h.dtype)
 
 
@@ -136,7 +150,7 @@ class _GruOutput(Function):
         wanted = ctx.needs_input_grad[:3]
         saved = ctx.saved_tensors
         found = _GruOutputBackward.call(grad, *saved, *ctx.options, *wanted)
-        return *_gates.chosen(found, wanted), None, None, None, None
+        return *wanted_or_none(found, wanted), None, None, None, None
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> Tensor:
@@ -177,29 +191,18 @@ class _GruOutputBackward(Function):
 
     # No kernel is worth it for the second derivative.
     @staticmethod
-    def _formula(ctx: Any, mask: Tensor | None) -> _gates.Formula:
-        formula = _formula(mask, *ctx.options)
-
-        def first_derivative(grad: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-            found = _gates.pull_back(formula, tensors, (grad,))
-            return tuple(g for g, w in zip(found, ctx.wanted, strict=True) if w)
-
-        return first_derivative
-
-    @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, mask = ctx.saved_tensors
-        pairs = zip(cotangents, ctx.wanted, strict=True)
-        seeds = [cotangent for cotangent, want in pairs if want]
-        formula = _GruOutputBackward._formula(ctx, mask)
-        return *_gates.pull_back(formula, tensors, seeds), *[None] * 7
+        gradient = _gates.gradient_of(_formula(mask, *ctx.options), ctx.wanted)
+        seeds = wanted_only(cotangents, ctx.wanted)
+        return *_gates.pull_back(gradient, tensors, seeds), *[None] * 7
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
         *tensors, mask = ctx.saved_tensors
-        formula = _GruOutputBackward._formula(ctx, mask)
-        found = _gates.tangents_of(formula, tensors, tangents[:4])
-        return _gates.fill_empty(found, ctx.wanted, tensors[0])
+        gradient = _gates.gradient_of(_formula(mask, *ctx.options), ctx.wanted)
+        found = _gates.tangents_of(gradient, tensors, tangents[:4])
+        return fill_empty(found, ctx.wanted, tensors[0])
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from trajgru_ext.ops import _gates
 from trajgru_ext.ops._arguments import check_tensors
-from trajgru_ext.ops._function import Function
+from trajgru_ext.ops._function import Function, fill_empty, wanted_only, wanted_or_none
 from trajgru_ext.ops._registry import fake, operator
 
 
@@ -55,6 +55,7 @@ def gru_reset(
 def _fake_gru_reset(
     x_gates: Tensor | None, h_gates: Tensor | None, h: Tensor, slots: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
+    _gates.check_operands("gru_reset", x_gates, h_gates, "h", h, 2)
     gates = h_gates if x_gates is None else x_gates
     return (
         _gates.empty_like_gates(gates, h, 1, h.dtype),
@@ -124,7 +125,7 @@ class _GruReset(Function):
         )
         # The two parts of a sum have the same gradient.
         each = [None if t is None else gates_grad.to(t.dtype) for t in saved[:2]]
-        return *_gates.chosen((*each, h_grad), needs[:3]), None
+        return *wanted_or_none((*each, h_grad), needs[:3]), None
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
@@ -174,15 +175,13 @@ class _GruResetBackward(Function):
             seeds = (u_grad, reset_grad)
             gates, h_grad = _gates.pull_back(formula, (both, h), seeds)
             gates = gates.to(_gates.gates_dtype(x_gates, h_gates))
-            pairs = zip((gates, h_grad), ctx.wanted, strict=True)
-            return tuple(one for one, want in pairs if want)
+            return wanted_only((gates, h_grad), ctx.wanted)
 
         return first_derivative
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        pairs = zip(cotangents, ctx.wanted, strict=True)
-        seeds = [cotangent for cotangent, want in pairs if want]
+        seeds = wanted_only(cotangents, ctx.wanted)
         formula = _GruResetBackward._formula(ctx)
         return *_gates.pull_back(formula, ctx.saved_tensors, seeds), *[None] * 3
 
@@ -190,7 +189,7 @@ class _GruResetBackward(Function):
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
         formula, tensors = _GruResetBackward._formula(ctx), ctx.saved_tensors
         found = _gates.tangents_of(formula, tensors, tangents[:5])
-        return _gates.fill_empty(found, ctx.wanted, tensors[4])
+        return fill_empty(found, ctx.wanted, tensors[4])
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:

@@ -6,8 +6,14 @@ from typing import Any
 from torch import Tensor
 
 from trajgru_ext.ops import _gates
-from trajgru_ext.ops._arguments import check_number, check_tensors
-from trajgru_ext.ops._function import Function
+from trajgru_ext.ops._arguments import check_number, check_sizes, check_tensors
+from trajgru_ext.ops._function import (
+    Function,
+    fill_empty,
+    one_by_one,
+    wanted_only,
+    wanted_or_none,
+)
 from trajgru_ext.ops._registry import fake, operator
 
 _PEEPHOLES = 3
@@ -81,6 +87,17 @@ def lstm_gates(
     return _LstmGates.call(x_gates, h_gates, c, *weights, slots, float(forget_bias))
 
 
+def _check_peephole(weight: Tensor, first: Tensor, c: Tensor) -> None:
+    sizes = [1, *c.shape[1:]]
+    per_channel = [1, c.shape[1], 1, 1]
+    check_sizes("lstm_gates", "peephole", weight, [-1] * weight.dim(), c)
+    if list(weight.shape) not in (sizes, per_channel) or weight.shape != first.shape:
+        raise ValueError(
+            f"lstm_gates: peephole must be three of [1, F, H, W] = {sizes} or three of "
+            f"[1, F, 1, 1], got {list(weight.shape)}"
+        )
+
+
 @fake("lstm_gates")
 def _fake_lstm_gates(
     x_gates: Tensor | None,
@@ -92,6 +109,10 @@ def _fake_lstm_gates(
     slots: Sequence[int],
     forget_bias: float,
 ) -> tuple[Tensor, Tensor]:
+    _gates.check_operands("lstm_gates", x_gates, h_gates, "c", c, 4)
+    for weight in (w_ci, w_cf, w_co):
+        if weight is not None:
+            _check_peephole(weight, w_ci, c)
     gates = h_gates if x_gates is None else x_gates
     return (
         _gates.empty_like_gates(gates, c, 1, c.dtype),
@@ -194,7 +215,7 @@ class _LstmGates(Function):
         )
         # The two parts of a sum have the same gradient.
         each = [None if t is None else gates_grad.to(t.dtype) for t in saved[:2]]
-        return *_gates.chosen((*each, *others), needs[:6]), None, None
+        return *wanted_or_none((*each, *others), needs[:6]), None, None
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
@@ -209,7 +230,7 @@ class _LstmGates(Function):
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
         if in_dims[3:6] == (None,) * _PEEPHOLES:
             return _gates.in_one_batch(_LstmGates, info, in_dims, args, folded=3)
-        return _gates.one_by_one(_LstmGates, info, in_dims, args)
+        return one_by_one(_LstmGates, info, in_dims, args)
 
 
 class _LstmGatesBackward(Function):
@@ -255,15 +276,13 @@ class _LstmGatesBackward(Function):
             tensors, seeds = (both, c, *weights), (h_grad, c_grad)
             gates, *others = _gates.pull_back(formula, tensors, seeds)
             gates = gates.to(_gates.gates_dtype(x_gates, h_gates))
-            pairs = zip((gates, *others), ctx.wanted, strict=True)
-            return tuple(one for one, want in pairs if want)
+            return wanted_only((gates, *others), ctx.wanted)
 
         return first_derivative
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        pairs = zip(cotangents, ctx.wanted, strict=True)
-        seeds = [cotangent for cotangent, want in pairs if want]
+        seeds = wanted_only(cotangents, ctx.wanted)
         formula = _LstmGatesBackward._formula(ctx)
         return *_gates.pull_back(formula, ctx.saved_tensors, seeds), *[None] * 5
 
@@ -271,7 +290,7 @@ class _LstmGatesBackward(Function):
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
         formula, tensors = _LstmGatesBackward._formula(ctx), ctx.saved_tensors
         found = _gates.tangents_of(formula, tensors, tangents[:8])
-        return _gates.fill_empty(found, ctx.wanted, tensors[4])
+        return fill_empty(found, ctx.wanted, tensors[4])
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
@@ -280,4 +299,4 @@ class _LstmGatesBackward(Function):
             return _gates.in_one_batch(
                 _LstmGatesBackward, info, in_dims, args, folded=5
             )
-        return _gates.one_by_one(_LstmGatesBackward, info, in_dims, args)
+        return one_by_one(_LstmGatesBackward, info, in_dims, args)

@@ -8,29 +8,21 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from trajgru_ext.ops import _gates
-from trajgru_ext.ops._arguments import (
-    autocast,
-    check_number,
-    check_same_dtype,
-    check_sizes,
-    check_tensors,
+from trajgru_ext.ops._arguments import autocast, check_number, check_tensors
+from trajgru_ext.ops._function import (
+    Function,
+    fill_empty,
+    one_by_one,
+    wanted_only,
+    wanted_or_none,
 )
-from trajgru_ext.ops._function import Function
-from trajgru_ext.ops._layout import empty_image, memory_format
-from trajgru_ext.ops._registry import fake, operator
-from trajgru_ext.ops.flow_conv import _one_by_one, mix, warps
+from trajgru_ext.ops._registry import operator
+from trajgru_ext.ops._traj_gru_fakes import RECOMPUTE
+from trajgru_ext.ops.flow_conv import mix, warps
 from trajgru_ext.ops.gru_gates import gru_formula
-
-# How much the forward pass leaves for the backward pass, by what that computes again.
-# As csrc/traj_gru.h numbers it.
-RECOMPUTE = ("flows", "gates", "none")
 
 # A pixel's content goes where its flow points.
 FLOW_SCALE = -1.0
-
-# The parameters as the operator numbers them.
-LAYERS = ("i2h", "i2f", "h2f", "flows", "ret")
-NAMES = [f"{layer}_{kind}" for layer in LAYERS for kind in ("weight", "bias")]
 
 Conv = tuple[Tensor, Tensor | None]
 
@@ -113,6 +105,10 @@ def traj_gru(
         parameters[8] = parameters[8].flatten(1)
     _gates.check_choice(op, "activation", activation, _gates.ACTIVATIONS)
     check_number(op, "negative_slope", negative_slope)
+    if not negative_slope >= 0:
+        raise ValueError(
+            f"{op}: negative_slope must not be below 0, got {negative_slope}"
+        )
     _gates.check_choice(op, "recompute", recompute, RECOMPUTE)
     steps = _steps(inputs, steps)
     if inputs is None:
@@ -174,7 +170,7 @@ def _mask(
         return mask  # which the operator finds missing
     features = weight.shape[0] // 3
     wanted = (steps, sized.shape[-4], features, *sized.shape[-2:])
-    return _gates.mask_of_sizes("traj_gru", mask, wanted)
+    return _gates.mask_of_sizes("traj_gru", mask, wanted, sized)
 
 
 def _kept(tensors: Sequence[Tensor | None], recompute: str, return_flows: bool) -> int:
@@ -185,139 +181,6 @@ def _kept(tensors: Sequence[Tensor | None], recompute: str, return_flows: bool) 
     )
     kept = RECOMPUTE.index(recompute) if differentiated or transformed else 0
     return max(kept, int(return_flows))
-
-
-def _format(sequence: Tensor | None, h: Tensor | None) -> torch.memory_format:
-    if sequence is None:
-        return memory_format(h)
-    if sequence.shape[0] == 0:
-        return torch.contiguous_format
-    return memory_format(sequence.select(0, 0))
-
-
-def _empty_sequence(
-    steps: int, image: Sequence[int], like: Tensor, layout: torch.memory_format
-) -> Tensor:
-    batch, *sizes = image
-    options = {"dtype": like.dtype, "device": like.device, "memory_format": layout}
-    return torch.empty((steps * batch, *sizes), **options).unflatten(0, (steps, batch))
-
-
-@fake("traj_gru")
-def _fake_traj_gru(
-    inputs: Tensor | None,
-    h: Tensor | None,
-    parameters: list[Tensor | None],
-    steps: int,
-    activation: int,
-    negative_slope: float,
-    zoneout_mask: Tensor | None,
-    kept: int,
-) -> tuple[Tensor, ...]:
-    _check_sizes(inputs, h, parameters, steps)
-    batch, _, height, width = (h if inputs is None else inputs).shape[-4:]
-    like, last = parameters[8], torch.channels_last
-    wide = like.new_empty(0, dtype=torch.promote_types(like.dtype, torch.float32))
-    hidden, coordinates = parameters[4].shape[0], parameters[6].shape[0]
-    gates = like.shape[0]
-
-    def images(
-        channels: int, like: Tensor = like, layout: torch.memory_format = last
-    ) -> Tensor:
-        return _empty_sequence(steps, (batch, channels, height, width), like, layout)
-
-    none = [like.new_empty(0) for _ in range(4)]
-    outputs = images(gates // 3, layout=_format(inputs, h))
-    if kept == RECOMPUTE.index("flows"):
-        return outputs, *none
-    if kept == RECOMPUTE.index("gates"):
-        return outputs, images(coordinates, wide), images(hidden), *none[:2]
-    left = images(coordinates, wide), images(hidden), images(gates), images(gates // 3)
-    return outputs, *left
-
-
-@fake("traj_gru_backward")
-def _fake_traj_gru_backward(
-    grad: Tensor,
-    flows_grad: Tensor | None,
-    inputs: Tensor | None,
-    h: Tensor | None,
-    parameters: list[Tensor | None],
-    activation: int,
-    negative_slope: float,
-    zoneout_mask: Tensor | None,
-    outputs: Tensor,
-    flows: Tensor,
-    hidden: Tensor,
-    gates: Tensor,
-    candidates: Tensor,
-    kept: int,
-    wanted: list[bool],
-) -> list[Tensor]:
-    none = parameters[8].new_empty
-    first = [none(0), none(0)]
-    if wanted[0] and inputs is not None:
-        steps, *image = inputs.shape
-        first[0] = _empty_sequence(steps, image, inputs, _format(inputs, None))
-    if wanted[1]:
-        first[1] = empty_image(h)
-    pairs = zip(parameters, wanted[2:], strict=True)
-    return first + [
-        t.new_empty(t.shape) if t is not None and want else none(0) for t, want in pairs
-    ]
-
-
-def _check_sizes(
-    inputs: Tensor | None,
-    h: Tensor | None,
-    parameters: Sequence[Tensor | None],
-    steps: int,
-) -> None:
-    """Check as csrc/traj_gru.cpp does, where that does not run."""
-    op = "traj_gru"
-    sized = h if inputs is None else inputs
-    if sized is None:
-        raise ValueError(f"{op}: inputs or h must be given, got None for both")
-    h2f, flows, ret = parameters[4], parameters[6], parameters[8]
-    if steps < 0:
-        raise ValueError(f"{op}: steps must not be below 0, got {steps}")
-    check_sizes(op, "ret_weight", ret, [-1, -1], sized)
-    features = ret.shape[0] // 3
-    links = ret.shape[1] // features if features else 0
-    if features == 0 or ret.shape != (3 * features, links * features):
-        sizes = list(ret.shape)
-        raise ValueError(f"{op}: ret_weight must be [3F, L * F], F > 0, got {sizes}")
-    check_sizes(op, "h2f_weight", h2f, [-1, features, -1, -1], sized)
-    hidden = h2f.shape[0]
-    check_sizes(op, "flows_weight", flows, [2 * links, hidden, -1, -1], sized)
-    wanted = {4: hidden, 6: 2 * links, 8: 3 * features}
-    if inputs is not None:
-        check_sizes(op, "inputs", inputs, [steps, -1, -1, -1, -1], sized)
-        channels = inputs.shape[2]
-        for k, outputs in ((0, 3 * features), (2, hidden)):
-            if parameters[k] is None:
-                raise ValueError(f"{op}: {NAMES[k]} must be given with inputs")
-            sizes = [outputs, channels, -1, -1]
-            check_sizes(op, NAMES[k], parameters[k], sizes, sized)
-            wanted[k] = outputs
-        if channels == 0:
-            sizes = list(inputs.shape)
-            raise ValueError(f"{op}: inputs must be [T, B, C, H, W], C > 0, got {sizes}")
-    if h is not None:
-        batch, _, height, width = sized.shape[-4:]
-        check_sizes(op, "h", h, [batch, features, height, width], sized)
-    for k, outputs in wanted.items():
-        if parameters[k + 1] is not None:
-            check_sizes(op, NAMES[k + 1], parameters[k + 1], [outputs], sized)
-        kernel = parameters[k].shape[2:]
-        if any(size % 2 == 0 for size in kernel):
-            raise ValueError(
-                f"{op}: {NAMES[k]} must have an odd kernel, "
-                f"got {list(parameters[k].shape)}"
-            )
-    for name, tensor in zip(("inputs", "h", *NAMES), (inputs, h, *parameters)):
-        if tensor is not None:
-            check_same_dtype(op, name, tensor, ret)
 
 
 def _formula(
@@ -407,11 +270,11 @@ class _TrajGru(Function):
         *tensors, outputs, flows, hidden, gates, candidates = ctx.saved_tensors
         if grad is None:
             grad = torch.zeros_like(outputs)
-        left = (outputs, flows, hidden, _may_overwrite(gates), candidates)
+        left = (outputs, flows, hidden, gates, candidates)
         found = _TrajGruBackward.call(
-            grad, flows_grad, *tensors, *left, *ctx.options, list(wanted)
+            grad, flows_grad, *tensors, *left, *ctx.options, _last_time(), list(wanted)
         )
-        to_inputs, to_h, *others = _gates.chosen(found, wanted)
+        to_inputs, to_h, *others = wanted_or_none(found, wanted)
         return to_inputs, to_h, None, *others, None, None, None, None
 
     @staticmethod
@@ -425,15 +288,14 @@ class _TrajGru(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
-        return _one_by_one(_TrajGru, info, in_dims, args), (0,) * 5
+        return one_by_one(_TrajGru, info, in_dims, args)
 
 
-def _may_overwrite(gates: Tensor) -> Tensor:
-    """The gates, or a copy where another backward pass may want them."""
+def _last_time() -> bool:
+    """Whether no other backward pass may want what is saved for this one."""
     if torch.compiler.is_compiling():
-        return gates.clone()
-    keep_graph = torch._C._autograd._get_current_graph_task_keep_graph()
-    return gates.clone() if keep_graph else gates
+        return False
+    return not torch._C._autograd._get_current_graph_task_keep_graph()
 
 
 class _TrajGruBackward(Function):
@@ -463,6 +325,7 @@ class _TrajGruBackward(Function):
         activation: int,
         negative_slope: float,
         kept: int,
+        overwrite: bool,
         wanted: list[bool],
     ) -> tuple[Tensor, ...]:
         parameters = [
@@ -471,46 +334,44 @@ class _TrajGruBackward(Function):
         ]
         tensors = (grad, flows_grad, inputs, h, parameters)
         left = (outputs, flows, hidden, gates, candidates)
-        backward = operator("traj_gru_backward")
+        backward = operator("traj_gru_backward_" if overwrite else "traj_gru_backward")
         options = (activation, negative_slope, mask)
-        return tuple(backward(*tensors, *options, *left, kept, wanted))
+        return backward(*tensors, *options, *left, kept, wanted)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.options, ctx.wanted = inputs[20:23], inputs[24]
+        ctx.options, ctx.wanted = inputs[20:23], inputs[25]
         ctx.save_for_backward(*inputs[:15])
         ctx.save_for_forward(*inputs[:15])
 
-    # No kernel is worth it for the second derivative.
+    # No kernel is worth it for the second derivative. The mask has none.
     @staticmethod
-    def _formula(ctx: Any) -> _gates.Formula:
+    def _formula(ctx: Any) -> tuple[_gates.Formula, tuple[Tensor | None, ...]]:
+        grad, flows_grad, inputs, h, mask, *parameters = ctx.saved_tensors
+        sequence = _formula(mask, *ctx.options)
+
         def first_derivative(
             grad: Tensor, flows_grad: Tensor | None, *tensors: Tensor | None
         ) -> tuple[Tensor, ...]:
-            inputs, h, mask, *parameters = tensors
-            formula = _formula(mask, *ctx.options)
-            given = (inputs, h, *parameters)
-            found = _gates.pull_back(formula, given, (grad, flows_grad))
-            return tuple(g for g, w in zip(found, ctx.wanted, strict=True) if w)
+            found = _gates.pull_back(sequence, tensors, (grad, flows_grad))
+            return wanted_only(found, ctx.wanted)
 
-        return first_derivative
+        return first_derivative, (grad, flows_grad, inputs, h, *parameters)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        pairs = zip(cotangents, ctx.wanted, strict=True)
-        seeds = [cotangent for cotangent, want in pairs if want]
-        (*tensors,) = ctx.saved_tensors
-        formula = _TrajGruBackward._formula(ctx)
-        return *_gates.pull_back(formula, tensors, seeds), *[None] * 10
+        formula, tensors = _TrajGruBackward._formula(ctx)
+        seeds = wanted_only(cotangents, ctx.wanted)
+        found = _gates.pull_back(formula, tensors, seeds)
+        return *found[:4], None, *found[4:], *[None] * 11
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        formula, tensors = _TrajGruBackward._formula(ctx), ctx.saved_tensors
-        found = _gates.tangents_of(formula, tensors, tangents[:15])
-        return _gates.fill_empty(found, ctx.wanted, tensors[0])
+        formula, tensors = _TrajGruBackward._formula(ctx)
+        along = (*tangents[:4], *tangents[5:15])
+        found = _gates.tangents_of(formula, tensors, along)
+        return fill_empty(found, ctx.wanted, tensors[0])
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
-        count = len(args[-1])
-        in_dims = (*in_dims[:-1], None)
-        return _one_by_one(_TrajGruBackward, info, in_dims, args), (0,) * count
+        return one_by_one(_TrajGruBackward, info, in_dims, args)

@@ -62,13 +62,13 @@ inline Floats exponential(const Floats& x) {
   return at::vec::fmadd(scale, rest, scale);
 }
 
-// tanh(|x|) = -e / (2 + e) with e = exp(-2|x|) - 1, of full accuracy around 0 too.
+// tanh(|x|) = |e| / (2 + e) with e = exp(-2|x|) - 1, of full accuracy around 0 too.
 inline Floats hyperbolic_tangent(const Floats& x) {
   const Floats sign = x & Floats(-0.0f);
   const Floats twice = at::vec::clamp_min(x.abs() * Floats(-2.0f), Floats(-87.0f));
   const auto [scale, rest] = powers(twice);
   const Floats e = at::vec::fmadd(scale, rest, scale - Floats(1.0f));
-  return (e.neg() / (e + Floats(2.0f))) | sign;
+  return (e.abs() / (e + Floats(2.0f))) | sign;
 }
 
 #endif

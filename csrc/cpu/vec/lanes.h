@@ -3,7 +3,6 @@
 // A pack of numbers with the operators of one, and the loop over rows of them. See
 // flow_warp.cpp for what files of this folder may use.
 
-#include <ATen/OpMathType.h>
 #include <ATen/cpu/vec/functional.h>
 #include <ATen/cpu/vec/vec.h>
 
@@ -12,8 +11,8 @@
 #include <tuple>
 #include <type_traits>
 
+#include "cpu/gates.h"
 #include "cpu/vec/exponential.h"
-#include "math/gate_rows.h"
 
 namespace trajgru_ext {
 namespace CPU_CAPABILITY {
@@ -107,7 +106,7 @@ struct Lanes {
 // kWhole: a whole pack of them.
 template <typename D, bool kWhole>
 struct PlaceInRow {
-  using T = at::opmath_type<typename D::state_t>;
+  using T = typename D::math_t;
   static constexpr bool kNarrow =
       sizeof(typename D::gate_t) < 4 || sizeof(typename D::state_t) < 4;
   using Value = Lanes<T, kNarrow ? 2 : 1>;
@@ -115,26 +114,24 @@ struct PlaceInRow {
   int64_t outer, inner, index, count;
 
   template <typename data_t>
-  Value load(const GateView<data_t, int64_t>& view, int number) const {
+  Value load(const GateView<data_t>& view, int number) const {
     const auto* data = view.at(outer, inner, number, index);
     return kWhole ? Value::load(data) : Value::load(data, count);
   }
 
   template <typename data_t>
-  void store(const GateView<data_t, int64_t>& view, int number,
-             const Value& value) const {
+  void store(const GateView<data_t>& view, int number, const Value& value) const {
     data_t* data = view.at(outer, inner, number, index);
     kWhole ? value.store(data) : value.store(data, count);
   }
 
   template <typename data_t>
-  Value sum(const GateView<data_t, int64_t>& a, const GateView<data_t, int64_t>& b,
-            int number) const {
+  Value sum(const GateView<data_t>& a, const GateView<data_t>& b, int number) const {
     if (!a.present()) return load(b, number);
     return b.present() ? load(a, number) + load(b, number) : load(a, number);
   }
 
-  Value kept(const GateView<const bool, int64_t>& mask, const Value& old,
+  Value kept(const GateView<const bool>& mask, const Value& old,
              const Value& fresh) const {
     if (!mask.present()) return fresh;
     T keeps[Value::kSize] = {};
@@ -144,13 +141,12 @@ struct PlaceInRow {
     return where_positive(Value::load(keeps), old, fresh);
   }
 
-  Value weight(const GateView<const T, int64_t>& view, bool per_row) const {
+  Value weight(const GateView<const T>& view, bool per_row) const {
     return per_row ? Value(*view.at(0, inner, 0, 0)) : load(view, 0);
   }
 
   // Rows come with the samples in order.
-  void accumulate(const GateView<T, int64_t>& sums, int number,
-                  const Value& value) const {
+  void accumulate(const GateView<T>& sums, int number, const Value& value) const {
     store(sums, number, outer == 0 ? value : load(sums, number) + value);
   }
 };
@@ -168,10 +164,11 @@ template <typename Place, typename Args>
   at.index = place.index;
 }
 
-// Args: of one of the operators; begin, end: rows.
-template <typename D, typename Args>
+// begin, end: rows.
+template <typename Args>
 void update_rows(const Args& args, int64_t begin, int64_t end) {
-  const auto& rows = args.rows;
+  using D = typename Args::Dtypes;
+  const GateRows& rows = args.rows;
   for (int64_t number = begin; number < end; ++number) {
     PlaceInRow<D, true> at{number % rows.outer, number / rows.outer, 0, 0};
     const int64_t length = at.inner + 1 == rows.inner ? rows.last : rows.length;
@@ -184,5 +181,12 @@ void update_rows(const Args& args, int64_t begin, int64_t end) {
 }
 
 }  // namespace
+
+template <typename Args>
+const GateKernels<Args>& gate_kernels() {
+  static constexpr GateKernels<Args> kernels = {update_rows<Args>};
+  return kernels;
+}
+
 }  // namespace CPU_CAPABILITY
 }  // namespace trajgru_ext

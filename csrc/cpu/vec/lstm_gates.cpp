@@ -1,18 +1,12 @@
 // See flow_warp.cpp for what files of this folder may use.
 
-#include "cpu/gates.h"
 #include "cpu/vec/lanes.h"
 
 namespace trajgru_ext {
 namespace CPU_CAPABILITY {
 
-template <typename D>
-const LstmGatesKernels<D>& lstm_gates_kernels() {
-  static constexpr LstmGatesKernels<D> kernels = {update_rows<D>, update_rows<D>};
-  return kernels;
-}
-
-TRAJGRU_INSTANTIATE_GATE_KERNELS(LstmGatesKernels, lstm_gates_kernels)
+TRAJGRU_INSTANTIATE_GATE_KERNELS(LstmGatesForward)
+TRAJGRU_INSTANTIATE_GATE_KERNELS(LstmGatesBackward)
 
 }  // namespace CPU_CAPABILITY
 }  // namespace trajgru_ext

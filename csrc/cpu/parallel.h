@@ -1,10 +1,9 @@
 #pragma once
 
-// Work in pieces whose results do not depend on how many threads there are.
-
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <cstdint>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -28,11 +27,11 @@ class OneThread {
 #endif
 };
 
-// Runs f(begin, end) over items that call a matrix product or a convolution each, by
-// one thread each. With a second, empty item at::parallel_for always opens a parallel
-// region where it can, so that this does not depend on the count of items.
+// Runs f(begin, end) over items that call torch's own operators each, by one thread
+// each. With a second, empty item at::parallel_for always opens a parallel region where
+// it can, so that this does not depend on the count of items.
 template <typename F>
-void for_products(int64_t items, const F& f) {
+void for_items(int64_t items, const F& f) {
   at::parallel_for(0, std::max<int64_t>(items, 2), 1, [&](int64_t begin, int64_t end) {
     const PlainDispatch plain;
     [[maybe_unused]] const OneThread alone;

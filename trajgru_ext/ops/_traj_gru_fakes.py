@@ -1,0 +1,167 @@
+"""The fake kernels of traj_gru: its sizes, dtypes, strides and errors."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from trajgru_ext.ops._arguments import check_same_dtype, check_sizes
+from trajgru_ext.ops._layout import empty_image, memory_format
+from trajgru_ext.ops._registry import fake
+
+OP = "traj_gru"
+
+# How much the forward pass leaves for the backward pass, by what that computes again.
+# As csrc/traj_gru.h numbers it.
+RECOMPUTE = ("flows", "gates", "none")
+
+# The parameters as the operator numbers them.
+LAYERS = ("i2h", "i2f", "h2f", "flows", "ret")
+NAMES = [f"{layer}_{kind}" for layer in LAYERS for kind in ("weight", "bias")]
+
+
+def _format(sequence: Tensor | None, h: Tensor | None) -> torch.memory_format:
+    if sequence is None:
+        return memory_format(h)
+    if sequence.shape[0] == 0:
+        return torch.contiguous_format
+    return memory_format(sequence.select(0, 0))
+
+
+def _empty_sequence(
+    steps: int, image: Sequence[int], like: Tensor, layout: torch.memory_format
+) -> Tensor:
+    batch, *sizes = image
+    options = {"dtype": like.dtype, "device": like.device, "memory_format": layout}
+    return torch.empty((steps * batch, *sizes), **options).unflatten(0, (steps, batch))
+
+
+@fake("traj_gru")
+def _fake_traj_gru(
+    inputs: Tensor | None,
+    h: Tensor | None,
+    parameters: list[Tensor | None],
+    steps: int,
+    activation: int,
+    negative_slope: float,
+    zoneout_mask: Tensor | None,
+    kept: int,
+) -> tuple[Tensor, ...]:
+    _check_sizes(inputs, h, parameters, steps)
+    batch, _, height, width = (h if inputs is None else inputs).shape[-4:]
+    like, last = parameters[8], torch.channels_last
+    wide = like.new_empty(0, dtype=torch.promote_types(like.dtype, torch.float32))
+    hidden, coordinates = parameters[4].shape[0], parameters[6].shape[0]
+    gates = like.shape[0]
+
+    def images(
+        channels: int, like: Tensor = like, layout: torch.memory_format = last
+    ) -> Tensor:
+        return _empty_sequence(steps, (batch, channels, height, width), like, layout)
+
+    none = [like.new_empty(0) for _ in range(4)]
+    outputs = images(gates // 3, layout=_format(inputs, h))
+    if kept == RECOMPUTE.index("flows"):
+        return outputs, *none
+    if kept == RECOMPUTE.index("gates"):
+        return outputs, images(coordinates, wide), images(hidden), *none[:2]
+    left = images(coordinates, wide), images(hidden), images(gates), images(gates // 3)
+    return outputs, *left
+
+
+@fake("traj_gru_backward_")
+@fake("traj_gru_backward")
+def _fake_traj_gru_backward(
+    grad: Tensor,
+    flows_grad: Tensor | None,
+    inputs: Tensor | None,
+    h: Tensor | None,
+    parameters: list[Tensor | None],
+    activation: int,
+    negative_slope: float,
+    zoneout_mask: Tensor | None,
+    outputs: Tensor,
+    flows: Tensor,
+    hidden: Tensor,
+    gates: Tensor,
+    candidates: Tensor,
+    kept: int,
+    wanted: list[bool],
+) -> tuple[Tensor, ...]:
+    none = parameters[8].new_empty
+    first = [none(0), none(0)]
+    if wanted[0] and inputs is not None:
+        steps, *image = inputs.shape
+        first[0] = _empty_sequence(steps, image, inputs, _format(inputs, None))
+    if wanted[1]:
+        first[1] = empty_image(h)
+    pairs = zip(parameters, wanted[2:], strict=True)
+    others = [
+        t.new_empty(t.shape) if t is not None and want else none(0) for t, want in pairs
+    ]
+    return *first, *others
+
+
+def _check_sizes(
+    inputs: Tensor | None,
+    h: Tensor | None,
+    parameters: Sequence[Tensor | None],
+    steps: int,
+) -> None:
+    """Check as csrc/traj_gru.cpp does, where that does not run."""
+    sized = h if inputs is None else inputs
+    if sized is None:
+        raise ValueError(f"{OP}: inputs or h must be given, got None for both")
+    if steps < 0:
+        raise ValueError(f"{OP}: steps must not be below 0, got {steps}")
+    missing = [parameters[k] is None for k in (4, 6, 8)]
+    if any(missing):
+        raise ValueError(
+            f"{OP}: the weights of h2f, flows and ret must be given, got None"
+        )
+    ret = parameters[8]
+    check_sizes(OP, "ret_weight", ret, [-1, -1], sized)
+    features = ret.shape[0] // 3
+    links = ret.shape[1] // features if features else 0
+    if features == 0 or ret.shape != (3 * features, links * features):
+        sizes = list(ret.shape)
+        raise ValueError(f"{OP}: ret_weight must be [3F, L * F], F > 0, got {sizes}")
+    hidden = _check_conv(parameters, 4, (-1, features), sized)
+    _check_conv(parameters, 6, (2 * links, hidden), sized)
+    if parameters[9] is not None:
+        check_sizes(OP, "ret_bias", parameters[9], [3 * features], sized)
+    if inputs is not None:
+        check_sizes(OP, "inputs", inputs, [steps, -1, -1, -1, -1], sized)
+        channels = inputs.shape[2]
+        if parameters[0] is None or parameters[2] is None:
+            raise ValueError(
+                f"{OP}: the weights of i2h and i2f must be given with inputs"
+            )
+        if channels == 0:
+            sizes = list(inputs.shape)
+            raise ValueError(
+                f"{OP}: inputs must be [T, B, C, H, W], C > 0, got {sizes}"
+            )
+        _check_conv(parameters, 0, (3 * features, channels), sized)
+        _check_conv(parameters, 2, (hidden, channels), sized)
+    if h is not None:
+        batch, _, height, width = sized.shape[-4:]
+        check_sizes(OP, "h", h, [batch, features, height, width], sized)
+    names, tensors = ("inputs", "h", *NAMES), (inputs, h, *parameters)
+    for name, tensor in zip(names, tensors, strict=True):
+        if tensor is not None:
+            check_same_dtype(OP, name, tensor, ret)
+
+
+def _check_conv(
+    parameters: Sequence[Tensor | None], k: int, sizes: tuple[int, int], beside: Tensor
+) -> int:
+    """Check the convolution of parameters k and k + 1; how many outputs it has."""
+    weight, bias = parameters[k : k + 2]
+    check_sizes(OP, NAMES[k], weight, [*sizes, -1, -1], beside)
+    if any(size % 2 == 0 for size in weight.shape[2:]):
+        sizes = list(weight.shape)
+        raise ValueError(f"{OP}: {NAMES[k]} must have an odd kernel, got {sizes}")
+    if bias is not None:
+        check_sizes(OP, NAMES[k + 1], bias, [weight.shape[0]], beside)
+    return weight.shape[0]
