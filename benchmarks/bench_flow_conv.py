@@ -18,6 +18,7 @@ import os
 import torch
 from bench_flow_warp import pixel_grid, sample, smooth_flow, wrap
 from measure import Side, arguments, machine, medians, print_table, write
+from sgemm import share_of_sgemm, single_threaded_sgemm
 from torch import Tensor
 from torch.nn.functional import conv2d
 
@@ -26,6 +27,7 @@ from trajgru_ext import flow_conv
 # batch, channels, height and width, links
 SIZES = [(3, 64, 96, 13), (3, 192, 32, 13), (3, 192, 16, 9)]
 SCALE = -1.0
+SGEMM = "sgemm, one thread"
 
 
 def ours(input: Tensor, flows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -111,28 +113,16 @@ def bench(size: tuple[int, int, int, int], last: bool, rounds: int) -> list[dict
         forward[name], training[name] = infer, train
 
     flops = 2 * batch * side * side * links * channels * outputs
-    square = torch.randn(1024, 1024)
-    product = torch.empty_like(square)
-
-    def sgemm() -> Tensor:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            return torch.mm(square, square, out=product)
-        finally:
-            torch.set_num_threads(threads)
-
     records = []
     for mode, chosen, work in (
         ("forward", forward, flops),
         ("forward+backward", training, 3 * flops),
     ):
-        times = medians({**chosen, "sgemm, one thread": sgemm}, rounds)
-        rate = 2 * 1024**3 / times.pop("sgemm, one thread") * torch.get_num_threads()
-        share = work / times["ours"] / rate
+        times = medians({**chosen, SGEMM: single_threaded_sgemm()}, rounds)
+        share = share_of_sgemm(times.pop(SGEMM), work, times["ours"])
         layout_name = "channels last" if last else "contiguous"
         print_table(f"{size} {layout_name}, {mode}", times, "ours")
-        print(f"  ours at {share:.0%} of sgemm's {rate / 1e6:.0f} GFLOP/s")
+        print(f"  ours at {share:.0%} of sgemm")
         record = {"size": size, "format": layout_name, "mode": mode}
         record |= {"milliseconds": times, "share_of_sgemm": share}
         ratios = {name: ms / times["ours"] for name, ms in times.items()}

@@ -15,9 +15,10 @@ from trajgru_ext.info import collect
 Side = Callable[[], object]
 
 
-def arguments(doc: str | None, name: str) -> argparse.Namespace:
-    """Parse the options that every benchmark has."""
-    parser = argparse.ArgumentParser(description=doc)
+def add_arguments(
+    parser: argparse.ArgumentParser, name: str
+) -> argparse.ArgumentParser:
+    """Add the options that every benchmark has."""
     parser.add_argument("--rounds", type=int, default=15, help="rounds of every side")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
@@ -26,7 +27,12 @@ def arguments(doc: str | None, name: str) -> argparse.Namespace:
         default=Path(__file__).parent / "results" / f"{name}.json",
         help="where the figures are written",
     )
-    options = parser.parse_args()
+    return parser
+
+
+def arguments(doc: str | None, name: str) -> argparse.Namespace:
+    """Parse them, and set the threads."""
+    options = add_arguments(argparse.ArgumentParser(description=doc), name).parse_args()
     torch.set_num_threads(options.threads)
     return options
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from trajgru_ext.ops import traj_gru
+from trajgru_ext.ops._gates import ACTIVATIONS, check_choice
+from trajgru_ext.ops._traj_gru_fakes import RECOMPUTE
 
 
 class _TrajGRU(nn.Module):
@@ -29,20 +31,26 @@ class _TrajGRU(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        sizes = {
-            "hidden_channels": hidden_channels,
-            "links": links,
-            "flow_channels": flow_channels,
-        }
-        _check_positive(type(self).__name__, input_channels=input_channels + 1, **sizes)
+        kind = type(self).__name__
+        if input_channels < 0:
+            raise ValueError(
+                f"{kind}: input_channels must not be below 0, got {input_channels}"
+            )
+        sizes = {"hidden_channels": hidden_channels, "links": links}
+        for name, size in {**sizes, "flow_channels": flow_channels}.items():
+            if size < 1:
+                raise ValueError(f"{kind}: {name} must be positive, got {size}")
         kernels = {"kernel_size": kernel_size, "flow_kernel_size": flow_kernel_size}
         for name, size in kernels.items():
             if size < 1 or size % 2 == 0:
-                kind = type(self).__name__
                 raise ValueError(f"{kind}: {name} must be odd, got {size}")
         if not 0 <= zoneout <= 1:
-            kind = type(self).__name__
             raise ValueError(f"{kind}: zoneout must lie in [0, 1], got {zoneout}")
+        check_choice(kind, "activation", activation, ACTIVATIONS)
+        if not negative_slope >= 0:
+            raise ValueError(
+                f"{kind}: negative_slope must not be below 0, got {negative_slope}"
+            )
         self.input_channels = input_channels
         self.hidden_channels = hidden_channels
         self.links = links
@@ -114,12 +122,6 @@ class _TrajGRU(nn.Module):
         return mask.bernoulli_(self.zoneout)
 
 
-def _check_positive(kind: str, **sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{kind}: {name} must be positive, got {size}")
-
-
 def _parameters(conv: nn.Conv2d) -> tuple[Tensor, Tensor | None]:
     return conv.weight, conv.bias
 
@@ -166,6 +168,7 @@ class TrajGRU(_TrajGRU):
         **options: Any,
     ) -> None:
         super().__init__(input_channels, hidden_channels, links, **options)
+        check_choice(type(self).__name__, "recompute", recompute, RECOMPUTE)
         self.batch_first = batch_first
         self.recompute = recompute
 
