@@ -81,8 +81,9 @@ TrajGru::TrajGru(const char* op, const OptionalTensor& sequence,
   const Tensor& like = ret.weight;
   check_tensor(op, "ret_weight", like, like.device());
   const bool matrix = like.dim() == 2 && like.size(0) > 0 && like.size(0) % 3 == 0;
-  TORCH_CHECK_VALUE(matrix && like.size(1) % (like.size(0) / 3) == 0, op,
-                    ": ret_weight must be [3F, L * F], F > 0, got ", like.sizes());
+  TORCH_CHECK_VALUE(
+      matrix && like.size(1) > 0 && like.size(1) % (like.size(0) / 3) == 0, op,
+      ": ret_weight must be [3F, L * F], F and L > 0, got ", like.sizes());
   features = like.size(0) / 3;
   const int64_t links = like.size(1) / features;
   check_conv(op, "h2f", h2f, -1, features, like);
@@ -211,6 +212,8 @@ Results traj_gru(const OptionalTensor& inputs, const OptionalTensor& h,
                  int64_t activation, double negative_slope, const OptionalTensor& mask,
                  int64_t kept) {
   const PlainDispatch plain;
+  TORCH_CHECK_VALUE(kept >= 0 && kept <= 2, "traj_gru: kept must be 0, 1 or 2, got ",
+                    kept);
   const TrajGru net("traj_gru", inputs, h, parameters, steps, activation,
                     negative_slope, mask);
   const bool keep_flows = kept >= static_cast<int64_t>(Kept::flows);

@@ -130,10 +130,15 @@ def unfused(input, flows, weight, bias, scale=1.0):
 
 @pytest.mark.kernels
 @LAYOUTS
-def test_several_tiles_blocks_and_chunks(backend, layout):
+@pytest.mark.parametrize(
+    ("size", "links", "outputs"),
+    [((2, 70, 13, 17), 3, 33), ((1, 64, 33, 35), 4, 1030)],
+    ids=["many tiles", "many weights"],
+)
+def test_several_tiles_blocks_and_chunks(backend, size, links, outputs, layout):
     """Sizes that are no multiple of any tile, in float64 to 1e-10."""
     arguments = sample_inputs(
-        backend.device, torch.float64, (2, 70, 13, 17), 3, 33, layout
+        backend.device, torch.float64, size, links, outputs, layout
     )
     got = derivatives(flow_conv, *arguments, scale=-1.0)
     wanted = derivatives(unfused, *arguments, scale=-1.0)

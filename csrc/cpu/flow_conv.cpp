@@ -25,6 +25,19 @@ using at::Tensor;
 // for the buffer of warped values to stay near the core.
 constexpr int64_t kRows = 128;
 
+// More where the weights, which every product reads, outweigh that buffer, and there
+// are pixels enough for all threads.
+constexpr int64_t kManyRows = 512, kManyWeights = 1 << 18;
+
+int64_t rows_together(const Tensor& weight, int64_t pixels) {
+  const bool many = weight.numel() >= kManyWeights && pixels >= 2 * kManyRows;
+  return many ? kManyRows : kRows;
+}
+
+// Pixels of the products of the backward pass, which sum over them: each reads and
+// writes the whole gradient to the weights.
+constexpr int64_t kBackRows = 256;
+
 // Channels of the input that a thread owns in the backward pass: whole cache lines,
 // and wide products of links x channels columns; fewer where there is little to share.
 constexpr int64_t kOwnedChannels = 32, kFewOwnedChannels = 16, kLittleToShare = 8;
@@ -51,7 +64,7 @@ Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
   const Tensor offset =
       bias.has_value() ? bias->to(sums) : at::zeros({weight.size(0)}, kernel.options());
   const int64_t pixels = input.size(2) * input.size(3);
-  const int64_t tiles = divide_up(pixels, kRows);
+  const int64_t most = rows_together(kernel, pixels), tiles = divide_up(pixels, most);
   const bool planes = output.is_contiguous();
   const bool narrow = output.scalar_type() != sums;
   // [B, O, pixels] whatever the format, so that a tile is a matrix in place.
@@ -65,12 +78,12 @@ Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
         const auto args =
             flow_conv_args<scalar_t>(input, coordinates, flow_scale, storage);
         for_items(input.size(0) * tiles, [&](int64_t begin, int64_t end) {
-          const Tensor buffer = at::empty({kRows, kernel.size(1)}, kernel.options());
+          const Tensor buffer = at::empty({most, kernel.size(1)}, kernel.options());
           const Tensor result =
-              narrow ? at::empty({kRows, kernel.size(0)}, kernel.options()) : Tensor();
+              narrow ? at::empty({most, kernel.size(0)}, kernel.options()) : Tensor();
           for (int64_t item = begin; item < end; ++item) {
-            const int64_t sample = item / tiles, first = item % tiles * kRows;
-            const int64_t rows = std::min(kRows, pixels - first);
+            const int64_t sample = item / tiles, first = item % tiles * most;
+            const int64_t rows = std::min(most, pixels - first);
             flow_conv_kernels<scalar_t>(args.size.channels)
                 .gather(args, {sample, first, first + rows, 0, args.size.channels},
                         buffer.mutable_data_ptr<coord_t>());
@@ -107,7 +120,7 @@ void backward_share(const FlowConv<scalar_t>& args, const Share& share,
   const bool to_input = input_grad.defined(), to_flows = share.flows_grad.defined();
   Tensor weight_grad = share.weight_grad;
   const Tensor warped =
-      at::empty({kRows, args.links * share.channels}, share.weight.options());
+      at::empty({kBackRows, args.links * share.channels}, share.weight.options());
   FlowView<coord_t> flows_grad{};
   if (to_flows) flows_grad = flow_view<coord_t>(share.flows_grad);
   for (int64_t sample = share.first_sample; sample < share.last_sample; ++sample) {
@@ -116,8 +129,8 @@ void backward_share(const FlowConv<scalar_t>& args, const Share& share,
       sums = input_grad.select(0, sample).narrow(1, share.channel, share.channels);
       sums.zero_();
     }
-    for (int64_t first = 0; first < pixels; first += kRows) {
-      const int64_t rows = std::min(kRows, pixels - first);
+    for (int64_t first = 0; first < pixels; first += kBackRows) {
+      const int64_t rows = std::min(kBackRows, pixels - first);
       const Block block{sample, first, first + rows, share.channel, share.channels};
       const Tensor tile_grad = grad.select(0, sample).narrow(0, first, rows);
       Tensor tile = warped.narrow(0, 0, rows);

@@ -123,9 +123,11 @@ def _check_sizes(
     check_sizes(OP, "ret_weight", ret, [-1, -1], sized)
     features = ret.shape[0] // 3
     links = ret.shape[1] // features if features else 0
-    if features == 0 or ret.shape != (3 * features, links * features):
+    if features * links == 0 or ret.shape != (3 * features, links * features):
         sizes = list(ret.shape)
-        raise ValueError(f"{OP}: ret_weight must be [3F, L * F], F > 0, got {sizes}")
+        raise ValueError(
+            f"{OP}: ret_weight must be [3F, L * F], F and L > 0, got {sizes}"
+        )
     hidden = _check_conv(parameters, 4, (-1, features), sized)
     _check_conv(parameters, 6, (2 * links, hidden), sized)
     if parameters[9] is not None:
