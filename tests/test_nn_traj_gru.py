@@ -98,8 +98,12 @@ def test_without_inputs():
     assert all(parameter.grad is not None for parameter in layer.parameters())
     with pytest.raises(ValueError, match="TrajGRU: inputs must be None for input_ch"):
         layer(sequence(4, 2, 2, 4, 5))
-    with pytest.raises(ValueError, match="traj_gru: steps must be given without"):
-        layer(h=last)
+    for zoneout in (0.0, 0.5):
+        layer.zoneout = zoneout
+        with pytest.raises(ValueError, match="traj_gru: steps must be given without"):
+            layer(h=last)
+        with pytest.raises(ValueError, match="traj_gru: h must"):
+            layer(h=last[0], steps=3)
 
 
 def test_any_size():

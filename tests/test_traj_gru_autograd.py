@@ -222,6 +222,8 @@ ZEROS = torch.zeros
         ({"recompute": 1}, ValueError, "recompute must be one of.*got 1"),
         ({"negative_slope": -1}, ValueError, "negative_slope must not be below 0"),
         ({"h": ZEROS(2, 4, 4, 5)}, ValueError, r"h must be \[2, 3, 4, 5\].*\[2, 4"),
+        ({"h": ZEROS(3, 4, 5)}, ValueError, "h must .*got"),
+        ({"h": ZEROS(3, 4), "inputs": None, "steps": 2}, ValueError, "h must .*got"),
         ({"h": ZEROS(2, 3, 4, 5).int()}, TypeError, "h must be float32.*got"),
         ({"h": ZEROS(2, 3, 4, 5).half()}, TypeError, "h must have the dtype of"),
         ({"inputs": ZEROS(3, 2, 4, 5)}, ValueError, "inputs must .*got"),

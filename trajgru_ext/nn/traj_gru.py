@@ -113,9 +113,11 @@ class _TrajGRU(nn.Module):
     def _zoneout_mask(
         self, inputs: Tensor | None, h: Tensor | None, steps: int | None
     ) -> Tensor | None:
-        if not self.training or self.zoneout == 0 or (inputs is None and h is None):
-            return None
         like = h if inputs is None else inputs
+        if not self.training or self.zoneout == 0:
+            return None
+        if like is None or like.dim() < 4 or (inputs is None and steps is None):
+            return None  # the operator finds what is missing
         steps = steps if inputs is None else inputs.shape[0]
         sizes = (steps, like.shape[-4], self.hidden_channels, *like.shape[-2:])
         mask = torch.empty(sizes, dtype=torch.bool, device=like.device)

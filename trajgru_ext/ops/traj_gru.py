@@ -166,8 +166,8 @@ def _mask(
         return None
     check_tensors("traj_gru", zoneout_mask=mask)
     sized = h if inputs is None else inputs
-    if sized is None or weight is None:
-        return mask  # which the operator finds missing
+    if sized is None or weight is None or sized.dim() < 4:
+        return mask  # the operator finds what is missing
     features = weight.shape[0] // 3
     wanted = (steps, sized.shape[-4], features, *sized.shape[-2:])
     return _gates.mask_of_sizes("traj_gru", mask, wanted, sized)
