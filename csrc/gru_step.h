@@ -48,7 +48,7 @@ struct GruSteps {
     const auto update = gru_update(activation, negative_slope, keep);
     const typename Device::Guard guard(h.device());
     const PlainDispatch plain;
-    const GateLayout layout(h_gates, h, Device::kRowLength);
+    const GateLayout layout(gates, h, Device::kRowLength);
     const at::ScalarType dtype = h.scalar_type();
     const Tensor read = layout.fit(h_gates, dtype), state = layout.fit(h, dtype);
     const Tensor kept = layout.fit(mask, at::kBool);

@@ -106,7 +106,8 @@ TrajGru::TrajGru(const char* op, const OptionalTensor& sequence,
     inputs = channels_last(sequence->flatten(0, 1));
     if (steps > 0) format = memory_format(sequence->select(0, 0));
   }
-  if (state.has_value()) check_beside(op, "h", *state, {-1, features, -1, -1}, like);
+  if (!sequence.has_value())
+    check_beside(op, "h", *state, {-1, features, -1, -1}, like);
   const Tensor& sized = sequence.has_value() ? *sequence : *state;
   batch = sized.size(-4);
   height = sized.size(-2);

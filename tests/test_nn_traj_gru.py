@@ -106,10 +106,30 @@ def test_without_inputs():
             layer(h=last[0], steps=3)
 
 
-def test_any_size():
-    layer = sample_layer()
-    for size in ((1, 1), (1, 7), (6, 3)):
-        assert layer(sequence(2, 1, 2, *size))[0].shape == (2, 1, 3, *size)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 1), (6, 3)], ids=str)
+@pytest.mark.parametrize(
+    "channels", [(1, 1, 1, 1), (2, 1, 3, 1), (1, 2, 1, 2)], ids=str
+)
+def test_any_size(backend, channels, size, layout):
+    """With one of anything too: inputs, features, layer before the flows, links."""
+    inputs, features, hidden, links = channels
+    options = {"flow_channels": hidden, "zero_flows": False, "dtype": torch.float64}
+    torch.manual_seed(0)
+    layer = TrajGRU(inputs, features, links, **options)
+    frames = sequence(6, inputs, *size).contiguous(memory_format=layout)
+    frames = frames.unflatten(0, (3, 2))
+    pairs = [(conv.weight, conv.bias) for conv in (getattr(layer, n) for n in LAYERS)]
+    wanted = reference.traj_gru(frames, None, *pairs)[0]
+    wanted_grads = torch.autograd.grad(wanted.square().sum(), layer.parameters())
+    layer, frames = layer.to(backend.device), frames.to(backend.device)
+    for recompute in ("none", "flows"):
+        layer.recompute = recompute
+        got = layer(frames)[0]
+        grads = torch.autograd.grad(got.square().sum(), layer.parameters())
+        torch.testing.assert_close(got.cpu(), wanted)
+        for one, other in zip(grads, wanted_grads, strict=True):
+            torch.testing.assert_close(one.cpu(), other)
 
 
 def test_zoneout_keeps_elements_while_training():

@@ -147,7 +147,8 @@ def _check_sizes(
         _check_conv(parameters, 0, (3 * features, channels), sized)
         _check_conv(parameters, 2, (hidden, channels), sized)
     if h is not None:
-        check_sizes(OP, "h", h, [-1, features, -1, -1], sized)
+        if inputs is None:
+            check_sizes(OP, "h", h, [-1, features, -1, -1], sized)
         batch, _, height, width = sized.shape[-4:]
         check_sizes(OP, "h", h, [batch, features, height, width], sized)
     names, tensors = ("inputs", "h", *NAMES), (inputs, h, *parameters)
