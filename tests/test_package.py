@@ -73,7 +73,9 @@ def test_every_schema_has_a_fake_kernel_and_a_reference():
         if schema.name.startswith("trajgru_ext::")
     }
     assert names == set(_registry._fakes)
-    forward = {name for name in names if not name.endswith("_backward")}
+    forward = {name for name in names if not name.rstrip("_").endswith("_backward")}
+    # What the sequences alone call, on their own buffers.
+    forward.remove("gru_step")
     assert forward == set(trajgru_ext.__all__)
     for name in forward:
         assert callable(getattr(reference, name))

@@ -102,6 +102,12 @@ def _fake_traj_gru_backward(
     return *first, *others
 
 
+@fake("gru_step_backward")
+@fake("gru_step")
+def _fake_gru_step(*_: object) -> None:
+    """The steps of a sequence write into buffers, and return nothing."""
+
+
 def _check_sizes(
     inputs: Tensor | None,
     h: Tensor | None,
