@@ -231,7 +231,7 @@ MASK = torch.zeros(2, 3, 4, 5)
         ({"update": "new"}, ValueError, "update must be one of 'keep', 'replace', got"),
         ({"zoneout_mask": 1}, TypeError, "zoneout_mask must be a Tensor, got int"),
         ({"zoneout_mask": MASK[0, 0, 0, :2]}, ValueError, r"must broadcast.*got \[2\]"),
-        ({"zoneout_mask": MASK[None]}, ValueError, "zoneout_mask must broadcast to h"),
+        ({"zoneout_mask": MASK[None]}, ValueError, "zoneout_mask must broadcast to"),
     ],
 )
 def test_argument_errors(backend, change, error, message):
