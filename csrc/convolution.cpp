@@ -30,10 +30,12 @@ std::array<int64_t, 2> same_padding(const Conv& conv) {
 }
 
 // Whether torch's convolution of the image rounds as the number of threads has it: not
-// by oneDNN's, which it calls for all but double precision and the smallest images.
-bool rounds_by_threads(const Tensor& image) {
+// by oneDNN's, which it calls for all but double precision and the smallest images, and
+// for kernels of one pixel where there is more than one thread.
+bool rounds_by_threads(const Tensor& image, const Conv& conv) {
   constexpr int64_t kSmall = 20480;
   if (!image.is_cpu()) return false;
+  if (conv.weight.size(2) * conv.weight.size(3) == 1) return true;
   const bool one_dnn =
       image.scalar_type() == at::kFloat && at::globalContext().userEnabledMkldnn();
   return !one_dnn || (image.size(0) == 1 && image.numel() <= kSmall);
@@ -141,7 +143,7 @@ Tensor channels_last(const Tensor& image) {
 }
 
 Tensor convolve(const Tensor& image, const Conv& conv) {
-  if (rounds_by_threads(image)) {
+  if (rounds_by_threads(image, conv)) {
     return each_image(image, conv.weight.size(0), [&](int64_t n) {
       return convolution(image.narrow(0, n, 1), conv);
     });
@@ -154,7 +156,7 @@ Tensor convolve_backward(const Tensor& grad, const Tensor& image, const Conv& co
     return std::get<0>(
         convolution_backward(of, from, conv, same_padding(conv), {true, false, false}));
   };
-  if (rounds_by_threads(image)) {
+  if (rounds_by_threads(image, conv)) {
     return each_image(image, image.size(1), [&](int64_t n) {
       return to_image(grad.narrow(0, n, 1), image.narrow(0, n, 1));
     });

@@ -1,6 +1,8 @@
 """TrajGRU and TrajGRUCell as modules."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -206,3 +208,30 @@ def test_constructor_errors(options, message):
     arguments = {"input_channels": 2, "hidden_channels": 3, "links": 2, **options}
     with pytest.raises(ValueError, match=f"TrajGRU: {message}"):
         TrajGRU(**arguments)
+
+
+KERNELS_OF_ONE_PIXEL = """
+import sys, torch
+from trajgru_ext.nn import TrajGRU
+
+def run(threads, batch):
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    options = {"kernel_size": 1, "flow_kernel_size": 1, "zero_flows": False}
+    layer = TrajGRU(5, 20, 3, **options)
+    inputs = torch.randn(3, batch, 5, 48, 48, requires_grad=True)
+    outputs, _ = layer(inputs)
+    leaves = [inputs, *layer.parameters()]
+    return outputs, *torch.autograd.grad(outputs.square().sum(), leaves)
+
+for batch in (3, 1):
+    first, *others = [run(threads, batch) for threads in (5, 1, 2, 3)]
+    for other in others:
+        assert all(map(torch.equal, first, other))
+"""
+
+
+def test_kernels_of_one_pixel_do_not_depend_on_the_threads():
+    """Nor wait for ever, where the threads' first work is one of these convolutions."""
+    command = [sys.executable, "-c", KERNELS_OF_ONE_PIXEL]
+    subprocess.run(command, check=True, timeout=300)

@@ -15,11 +15,12 @@ namespace trajgru_ext {
 
 // While it lives, the libraries that this thread calls use no more threads. Being in a
 // parallel region does not suffice: oneDNN plans for as many as it may have, and then
-// waits for those that never come.
+// waits for those that never come. Asking torch for the count comes first, as a thread
+// that torch meets for the first time is given torch's count there, also later.
 class OneThread {
  public:
 #ifdef _OPENMP
-  OneThread() : threads_(omp_get_max_threads()) { omp_set_num_threads(1); }
+  OneThread() : threads_(at::get_num_threads()) { omp_set_num_threads(1); }
   ~OneThread() { omp_set_num_threads(threads_); }
 
  private:
