@@ -26,14 +26,18 @@ constexpr int64_t kPieces = 4;
 constexpr int64_t kPieceRows = 8;
 
 std::array<int64_t, 2> same_padding(const Conv& conv) {
-  return {conv.weight.size(2) / 2, conv.weight.size(3) / 2};
+  return {conv.dilation[0] * (conv.weight.size(2) / 2),
+          conv.dilation[1] * (conv.weight.size(3) / 2)};
 }
 
 // Whether torch's convolution of the image rounds as the number of threads has it: not
-// by oneDNN's, which it calls for all but double precision and the smallest images.
-bool rounds_by_threads(const Tensor& image) {
+// by oneDNN's, which it calls for all but double precision and the smallest images, and
+// for kernels of one pixel where there is more than one thread.
+bool rounds_by_threads(const Tensor& image, const Conv& conv) {
   constexpr int64_t kSmall = 20480;
-  if (!image.is_cpu()) return false;
+  if (!image.is_cpu() || conv.weight.size(2) * conv.weight.size(3) == 1) {
+    return image.is_cpu();
+  }
   const bool one_dnn =
       image.scalar_type() == at::kFloat && at::globalContext().userEnabledMkldnn();
   return !one_dnn || (image.size(0) == 1 && image.numel() <= kSmall);
@@ -53,7 +57,7 @@ Tensor each_image(const Tensor& images, int64_t channels, const F& f) {
 
 Tensor convolution(const Tensor& image, const Conv& conv) {
   return at::convolution(image, conv.weight, conv.bias, {1, 1}, same_padding(conv),
-                         {1, 1}, false, {0, 0}, 1);
+                         conv.dilation, false, {0, 0}, 1);
 }
 
 std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& grad,
@@ -62,7 +66,8 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& grad,
                                                         at::IntArrayRef padding,
                                                         std::array<bool, 3> wanted) {
   return at::convolution_backward(grad, image, conv.weight, {conv.weight.size(0)},
-                                  {1, 1}, padding, {1, 1}, false, {0, 0}, 1, wanted);
+                                  {1, 1}, padding, conv.dilation, false, {0, 0}, 1,
+                                  wanted);
 }
 
 // Some images, or some rows of one.
@@ -125,7 +130,7 @@ void add(Tensor& sum, const Tensor& part) {
 }  // namespace
 
 Conv Conv::to(at::ScalarType dtype) const {
-  Conv cast{weight.to(dtype), bias};
+  Conv cast{weight.to(dtype), bias, dilation};
   if (bias.has_value()) cast.bias = bias->to(dtype);
   return cast;
 }
@@ -140,8 +145,13 @@ Tensor channels_last(const Tensor& image) {
   return image.contiguous(at::MemoryFormat::ChannelsLast);
 }
 
+Tensor conv_of_zero(const Conv& conv) {
+  if (conv.bias.has_value()) return conv.bias->view({1, -1, 1, 1});
+  return at::zeros({1, 1, 1, 1}, conv.weight.options());
+}
+
 Tensor convolve(const Tensor& image, const Conv& conv) {
-  if (rounds_by_threads(image)) {
+  if (rounds_by_threads(image, conv)) {
     return each_image(image, conv.weight.size(0), [&](int64_t n) {
       return convolution(image.narrow(0, n, 1), conv);
     });
@@ -154,7 +164,7 @@ Tensor convolve_backward(const Tensor& grad, const Tensor& image, const Conv& co
     return std::get<0>(
         convolution_backward(of, from, conv, same_padding(conv), {true, false, false}));
   };
-  if (rounds_by_threads(image)) {
+  if (rounds_by_threads(image, conv)) {
     return each_image(image, image.size(1), [&](int64_t n) {
       return to_image(grad.narrow(0, n, 1), image.narrow(0, n, 1));
     });

@@ -72,8 +72,10 @@ def test_every_schema_has_a_fake_kernel_and_a_reference():
         for schema in torch._C._jit_get_all_schemas()
         if schema.name.startswith("trajgru_ext::")
     }
+    # Steps write where the sequences around them tell them, and nobody else runs them.
+    names = {name for name in names if "_step" not in name}
     assert names == set(_registry._fakes)
-    forward = {name for name in names if not name.endswith("_backward")}
+    forward = {name for name in names if not name.rstrip("_").endswith("_backward")}
     assert forward == set(trajgru_ext.__all__)
     for name in forward:
         assert callable(getattr(reference, name))
