@@ -1,14 +1,16 @@
 """The gate updates of ConvLSTM and ConvGRU against PyTorch.
 
 Sides: the fused operator; (a) the published cells' lines in eager PyTorch; (b)
-`torch.compile` of (a); (c) as the floor, copying what the operator must read and write.
+`torch.compile` of (a); OpenVINO and onnxruntime on (a), where installed; (c) as the
+floor, copying what the operator must read and write.
 All in float32 and checked against float64 before they are timed. Gates [4, 256, 64, 64]
 and a state of 64 channels; for the GRU, whose gates are three, [4, 192, 64, 64].
 """
 
 import torch
 from measure import Side, arguments, machine, medians, print_table, write
-from torch import Tensor
+from runtimes import runtime_sides
+from torch import Tensor, nn
 
 from trajgru_ext import gru_gates, lstm_gates
 
@@ -62,6 +64,17 @@ UPDATES = {
 }
 
 
+class Lines(nn.Module):
+    """A function as a module, for export."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return self.function(*tensors)
+
+
 def tuple_of(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
@@ -111,6 +124,10 @@ def bench(update: str, layout: str, rounds: int) -> list[dict]:
         outputs, gradients = train()
         check(name, [*outputs, *gradients], wanted)
         check(name, tuple_of(infer()), wanted[: len(outputs)])
+
+    for name, run in runtime_sides(Lines(eager), tuple(tensors)).items():
+        check(name, run(), wanted[: len(seeds)])
+        forward[name] = run
 
     # A copy reads and writes: half of what is to be moved.
     moved = torch.randn((gates * parts + others) * tensors[-1].numel() // 2)

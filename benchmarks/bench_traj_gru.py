@@ -1,8 +1,8 @@
 """A TrajGRU layer, 8 to 64 channels at 96 x 96, against what a user would run instead.
 
 Batch 3, 13 links, float32 on the CPU. The other sides: (a) the published PyTorch port's
-code path; (b) the same with torchvision's deform_conv2d; (c) OpenVINO and (d)
-onnxruntime on (a), exported, for inference; (e) with --compile, torch.compile of (a),
+code path; (b) the same with torchvision's deform_conv2d; OpenVINO and
+onnxruntime on (a), exported, for inference; (c) with --compile, torch.compile of (a),
 which takes many minutes. Those that are not installed are left out (`pip install
 trajgru_ext[bench]`). Every side's values and gradients are first compared with those of
 float64. Memory is the peak of a training step beyond what there was before it, in a
@@ -13,16 +13,14 @@ three times in training, against one thread's rate times the threads.
 """
 
 import argparse
-import importlib.util
 import os
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from measure import Side, add_arguments, machine, medians, print_table, write
 from peak_memory import peak_mib
 from ported_traj_gru import DeformedTrajGRU, PortedTrajGRU
+from runtimes import installed, runtime_sides
 from sgemm import share_of_sgemm, single_threaded_sgemm
 from torch import Tensor, nn
 
@@ -91,42 +89,6 @@ def check(name: str, got: list[Tensor], wanted: list[Tensor]) -> None:
             raise SystemExit(f"{name} is wrong: relative error {error}")
 
 
-def exported(model: nn.Module, inputs: Tensor, path: Path) -> Path:
-    """The model as ONNX."""
-    file = path / "port.onnx"
-    options = {"opset_version": 20, "dynamo": False, "input_names": ["inputs"]}
-    torch.onnx.export(model.eval(), (inputs.detach(),), file, **options)
-    model.train()
-    return file
-
-
-def openvino_side(file: Path, inputs: Tensor) -> Callable[[], Tensor]:
-    """(c)"""
-    import openvino  # noqa: PLC0415 - optional
-
-    threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    hint = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    model = openvino.Core().compile_model(file, "CPU", threads | hint)
-    array = inputs.detach().contiguous().numpy()
-    return lambda: torch.from_numpy(model([array])[0])
-
-
-def onnxruntime_side(file: Path, inputs: Tensor) -> Callable[[], Tensor]:
-    """(d)"""
-    import onnxruntime  # noqa: PLC0415 - optional
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(file, options)
-    array = inputs.detach().contiguous().numpy()
-    return lambda: torch.from_numpy(session.run(None, {"inputs": array})[0])
-
-
-def installed(*names: str) -> bool:
-    """Whether all of these can be imported."""
-    return all(importlib.util.find_spec(name) for name in names)
-
-
 def bench(layout: str, options: argparse.Namespace) -> list[dict]:
     """Forward, and forward with backward, in one memory format."""
     layer, inputs = layer_and_inputs(layout)
@@ -135,7 +97,7 @@ def bench(layout: str, options: argparse.Namespace) -> list[dict]:
     if installed("torchvision"):
         models["(b) deform_conv2d"] = DeformedTrajGRU(layer)
     if options.compile:
-        models["(e) torch.compile of (a)"] = torch.compile(models["(a) published port"])
+        models["(c) torch.compile of (a)"] = torch.compile(models["(a) published port"])
     seed = torch.randn(STEPS, BATCH, FEATURES, SIZE, SIZE)
     exact = PortedTrajGRU(layer_and_inputs(layout)[0].double())
     doubles = inputs.detach().double().requires_grad_()
@@ -166,17 +128,9 @@ def bench(layout: str, options: argparse.Namespace) -> list[dict]:
         name = f'ours, recompute="{again}"'
         check(name, train_again(), wanted)
         training[name] = train_again
-    with tempfile.TemporaryDirectory() as folder:
-        runtimes = {
-            "(c) OpenVINO": ("openvino", openvino_side),
-            "(d) onnxruntime": ("onnxruntime", onnxruntime_side),
-        }
-        for name, (package, side) in runtimes.items():
-            if installed("onnx", package):
-                port = models["(a) published port"]
-                run = side(exported(port, inputs, Path(folder)), inputs)
-                check(name, [run()], wanted[:1])
-                forward[name] = run
+    for name, run in runtime_sides(models["(a) published port"], (inputs,)).items():
+        check(name, list(run()), wanted[:1])
+        forward[name] = run
 
     records = []
     work = operations(STEPS)
@@ -224,7 +178,7 @@ def bench_memory(layout: str) -> dict:
 def main() -> None:
     """Run both formats."""
     parser = add_arguments(argparse.ArgumentParser(description=__doc__), "traj_gru")
-    parser.add_argument("--compile", action="store_true", help="also (e)")
+    parser.add_argument("--compile", action="store_true", help="also (c)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(machine(), os.environ.get("GLIBC_TUNABLES", ""))

@@ -26,7 +26,8 @@ constexpr int64_t kPieces = 4;
 constexpr int64_t kPieceRows = 8;
 
 std::array<int64_t, 2> same_padding(const Conv& conv) {
-  return {conv.weight.size(2) / 2, conv.weight.size(3) / 2};
+  return {conv.dilation[0] * (conv.weight.size(2) / 2),
+          conv.dilation[1] * (conv.weight.size(3) / 2)};
 }
 
 // Whether torch's convolution of the image rounds as the number of threads has it: not
@@ -55,7 +56,7 @@ Tensor each_image(const Tensor& images, int64_t channels, const F& f) {
 
 Tensor convolution(const Tensor& image, const Conv& conv) {
   return at::convolution(image, conv.weight, conv.bias, {1, 1}, same_padding(conv),
-                         {1, 1}, false, {0, 0}, 1);
+                         conv.dilation, false, {0, 0}, 1);
 }
 
 std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& grad,
@@ -64,7 +65,8 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& grad,
                                                         at::IntArrayRef padding,
                                                         std::array<bool, 3> wanted) {
   return at::convolution_backward(grad, image, conv.weight, {conv.weight.size(0)},
-                                  {1, 1}, padding, {1, 1}, false, {0, 0}, 1, wanted);
+                                  {1, 1}, padding, conv.dilation, false, {0, 0}, 1,
+                                  wanted);
 }
 
 // Some images, or some rows of one.
@@ -127,7 +129,7 @@ void add(Tensor& sum, const Tensor& part) {
 }  // namespace
 
 Conv Conv::to(at::ScalarType dtype) const {
-  Conv cast{weight.to(dtype), bias};
+  Conv cast{weight.to(dtype), bias, dilation};
   if (bias.has_value()) cast.bias = bias->to(dtype);
   return cast;
 }
@@ -140,6 +142,11 @@ ConvGrad::ConvGrad(const Conv& conv, bool weight_wanted, bool bias_wanted) {
 
 Tensor channels_last(const Tensor& image) {
   return image.contiguous(at::MemoryFormat::ChannelsLast);
+}
+
+Tensor conv_of_zero(const Conv& conv) {
+  if (conv.bias.has_value()) return conv.bias->view({1, -1, 1, 1});
+  return at::zeros({1, 1, 1, 1}, conv.weight.options());
 }
 
 Tensor convolve(const Tensor& image, const Conv& conv) {

@@ -1,11 +1,12 @@
 #pragma once
 
-// The convolutions of the sequence operators, on any device: stride 1, any odd kernel,
-// padded to the size of the image, results channels last. On the CPU they are the same
-// bit for bit for any number of threads.
+// The convolutions of the sequence operators, on any device: stride 1, any odd kernel
+// and dilation, padded to the size of the image, results channels last. On the CPU they
+// are the same bit for bit for any number of threads.
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <optional>
 
 namespace trajgru_ext {
@@ -14,6 +15,7 @@ namespace trajgru_ext {
 struct Conv {
   at::Tensor weight;  // [O, C, k, k']
   std::optional<at::Tensor> bias;
+  std::array<int64_t, 2> dilation = {1, 1};
 
   Conv to(at::ScalarType dtype) const;
 };
@@ -31,6 +33,9 @@ at::Tensor channels_last(const at::Tensor& image);
 
 // [B, C, H, W] to [B, O, H, W]
 at::Tensor convolve(const at::Tensor& image, const Conv& conv);
+
+// What a convolution of an image of 0 gives at every pixel: the bias, for broadcasting.
+at::Tensor conv_of_zero(const Conv& conv);
 
 // The gradient to the image from that to the result.
 at::Tensor convolve_backward(const at::Tensor& grad, const at::Tensor& image,

@@ -30,6 +30,16 @@ inline void check_gate_tensor(const char* op, const char* name, const at::Tensor
                    state.scalar_type(), ", or a lower one, got ", gates.scalar_type());
 }
 
+inline void check_slots(const char* op, at::IntArrayRef slots, int64_t count) {
+  std::vector<int64_t> sorted(slots.begin(), slots.end());
+  std::sort(sorted.begin(), sorted.end());
+  for (int64_t k = 0; k < count; ++k) {
+    TORCH_CHECK_VALUE(static_cast<int64_t>(sorted.size()) == count && sorted[k] == k,
+                      op, ": slots must be a permutation of 0 to ", count - 1, ", got ",
+                      slots);
+  }
+}
+
 inline void check_gates(const char* op, const std::optional<at::Tensor>& x_gates,
                         const std::optional<at::Tensor>& h_gates,
                         const char* state_name, const at::Tensor& state,
@@ -43,13 +53,7 @@ inline void check_gates(const char* op, const std::optional<at::Tensor>& x_gates
   if (h_gates.has_value()) {
     check_gate_tensor(op, "h_gates", *h_gates, state_name, state, count);
   }
-  std::vector<int64_t> sorted(slots.begin(), slots.end());
-  std::sort(sorted.begin(), sorted.end());
-  for (int64_t k = 0; k < count; ++k) {
-    TORCH_CHECK_VALUE(static_cast<int64_t>(sorted.size()) == count && sorted[k] == k,
-                      op, ": slots must be a permutation of 0 to ", count - 1, ", got ",
-                      slots);
-  }
+  check_slots(op, slots, count);
 }
 
 // Of the sizes of the state; of any dtype.
@@ -87,17 +91,19 @@ inline void check_gru_output(const char* op, const at::Tensor& u,
   check_gate_tensor(op, "candidate", candidate, "h", h, 1);
 }
 
+// c: the sizes of the cell state.
 inline void check_peephole(const char* op, const std::optional<at::Tensor>& w_ci,
                            const std::optional<at::Tensor>& w_cf,
-                           const std::optional<at::Tensor>& w_co, const at::Tensor& c) {
+                           const std::optional<at::Tensor>& w_co, at::IntArrayRef c,
+                           const at::Device& device) {
   const bool all = w_ci.has_value() && w_cf.has_value() && w_co.has_value();
   const bool any = w_ci.has_value() || w_cf.has_value() || w_co.has_value();
   TORCH_CHECK_VALUE(all == any, op, ": peephole must have all of w_ci, w_cf, w_co");
   if (!all) return;
-  const auto per_element = {int64_t(1), c.size(1), c.size(2), c.size(3)};
-  const auto per_channel = {int64_t(1), c.size(1), int64_t(1), int64_t(1)};
+  const auto per_element = {int64_t(1), c[1], c[2], c[3]};
+  const auto per_channel = {int64_t(1), c[1], int64_t(1), int64_t(1)};
   for (const at::Tensor& w : {*w_ci, *w_cf, *w_co}) {
-    check_tensor(op, "peephole", w, c.device());
+    check_tensor(op, "peephole", w, device);
     TORCH_CHECK_VALUE(
         (w.sizes() == at::IntArrayRef(per_element) ||
          w.sizes() == at::IntArrayRef(per_channel)) &&

@@ -6,6 +6,7 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <optional>
 #include <type_traits>
 
@@ -139,6 +140,17 @@ class GateLayout {
   bool by_sample_;
   GateRows rows_;
 };
+
+// Buffers that are written must be dense, as all others here are.
+inline void check_buffers(const char* op, const GateLayout& layout,
+                          at::ScalarType dtype,
+                          std::initializer_list<at::Tensor> buffers) {
+  for (const at::Tensor& buffer : buffers) {
+    TORCH_CHECK_VALUE(buffer.scalar_type() == dtype && layout.holds(buffer), op,
+                      ": all tensors must be dense in one memory format and dtype, ",
+                      "got strides ", buffer.strides(), " for ", buffer.sizes());
+  }
+}
 
 // The common dtype of the gates that are given.
 inline at::ScalarType gates_dtype(const std::optional<at::Tensor>& x_gates,

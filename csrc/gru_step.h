@@ -6,7 +6,6 @@
 
 #include <ATen/Dispatch.h>
 
-#include <initializer_list>
 #include <optional>
 
 #include "gate_checks.h"
@@ -15,17 +14,6 @@
 #include "math/gru_step.h"
 
 namespace trajgru_ext {
-
-// Buffers that are written must be dense, as all others here are.
-inline void check_buffers(const char* op, const GateLayout& layout,
-                          at::ScalarType dtype,
-                          std::initializer_list<at::Tensor> buffers) {
-  for (const at::Tensor& buffer : buffers) {
-    TORCH_CHECK_VALUE(buffer.scalar_type() == dtype && layout.holds(buffer), op,
-                      ": all tensors must be dense in one memory format and dtype, ",
-                      "got strides ", buffer.strides(), " for ", buffer.sizes());
-  }
-}
 
 template <typename Device>
 struct GruSteps {

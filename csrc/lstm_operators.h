@@ -13,6 +13,18 @@
 
 namespace trajgru_ext {
 
+// Whether the weights are one a channel, where there is more than one pixel.
+inline bool one_weight_a_channel(const std::optional<at::Tensor>& weight,
+                                 const at::Tensor& state) {
+  return weight.has_value() && weight->size(2) * weight->size(3) == 1 &&
+         state.size(2) * state.size(3) != 1;
+}
+
+inline LstmSlots lstm_slots(at::IntArrayRef slots) {
+  return {static_cast<int>(slots[0]), static_cast<int>(slots[1]),
+          static_cast<int>(slots[2]), static_cast<int>(slots[3])};
+}
+
 // The operands in rows.
 struct LstmOperands {
   using OptionalTensor = std::optional<at::Tensor>;
@@ -25,8 +37,7 @@ struct LstmOperands {
   LstmOperands(const OptionalTensor& x, const OptionalTensor& hg,
                const at::Tensor& state, const OptionalTensor& ci,
                const OptionalTensor& cf, const OptionalTensor& co, int64_t row_length)
-      : per_channel(ci.has_value() && ci->size(2) * ci->size(3) == 1 &&
-                    state.size(2) * state.size(3) != 1),
+      : per_channel(one_weight_a_channel(ci, state)),
         layout(x.has_value() ? *x : *hg, state, row_length, ci.has_value(),
                per_channel),
         dtype(read_dtype(gates_dtype(x, hg), state)),
@@ -55,8 +66,7 @@ struct LstmOperators {
     layout.show_weights(args.w_cf, in.w_cf, in.per_channel);
     layout.show_weights(args.w_co, in.w_co, in.per_channel);
     args.weight_per_row = in.per_channel && layout.planes();
-    args.slots = {static_cast<int>(slots[0]), static_cast<int>(slots[1]),
-                  static_cast<int>(slots[2]), static_cast<int>(slots[3])};
+    args.slots = lstm_slots(slots);
     args.forget_bias = static_cast<typename D::math_t>(forget_bias);
   }
 
@@ -68,7 +78,7 @@ struct LstmOperators {
                                           at::IntArrayRef slots, double forget_bias) {
     const char* op = "lstm_gates";
     check_gates(op, x_gates, h_gates, "c", c, slots, 4);
-    check_peephole(op, w_ci, w_cf, w_co, c);
+    check_peephole(op, w_ci, w_cf, w_co, c.sizes(), c.device());
     const typename Device::Guard guard(c.device());
     const PlainDispatch plain;
     const LstmOperands in(x_gates, h_gates, c, w_ci, w_cf, w_co, Device::kRowLength);
@@ -93,7 +103,7 @@ struct LstmOperators {
       bool gates_wanted, bool c_wanted, bool peephole_wanted) {
     const char* op = "lstm_gates_backward";
     check_gates(op, x_gates, h_gates, "c", c, slots, 4);
-    check_peephole(op, w_ci, w_cf, w_co, c);
+    check_peephole(op, w_ci, w_cf, w_co, c.sizes(), c.device());
     if (h_grad.has_value()) check_like_state(op, "h_grad", *h_grad, "c", c);
     if (c_grad.has_value()) check_like_state(op, "c_grad", *c_grad, "c", c);
     const typename Device::Guard guard(c.device());

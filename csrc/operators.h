@@ -6,6 +6,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 
 #include <string>
+#include <vector>
 
 #include "library.h"
 
@@ -73,6 +74,87 @@ inline void gru_step_backward(const at::Tensor& gates, const at::Tensor& candida
   const auto op = find_operator<Signature>("gru_step_backward");
   op.call(gates, candidate, h, grad, choices.slots, choices.activation,
           choices.negative_slope, choices.keep, mask, h_gates_grad, h_grad);
+}
+
+// u and what the reset gate lets through, from the sums of the gates.
+inline std::tuple<at::Tensor, at::Tensor> gru_reset(const at::Tensor& gates,
+                                                    const at::Tensor& h,
+                                                    at::IntArrayRef slots) {
+  using Signature = std::tuple<at::Tensor, at::Tensor>(
+      const OptionalTensor&, const OptionalTensor&, const at::Tensor&, at::IntArrayRef);
+  const auto op = find_operator<Signature>("gru_reset");
+  return op.call(gates, std::nullopt, h, slots);
+}
+
+// The gradients to the gates and, where wanted, to h.
+inline std::tuple<at::Tensor, at::Tensor> gru_reset_backward(
+    const at::Tensor& u_grad, const OptionalTensor& reset_grad, const at::Tensor& gates,
+    const at::Tensor& h, at::IntArrayRef slots, bool h_wanted) {
+  using Signature = std::tuple<at::Tensor, at::Tensor>(
+      const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
+      const OptionalTensor&, const at::Tensor&, at::IntArrayRef, bool, bool);
+  const auto op = find_operator<Signature>("gru_reset_backward");
+  return op.call(u_grad, reset_grad, gates, std::nullopt, h, slots, true, h_wanted);
+}
+
+inline at::Tensor gru_output(const at::Tensor& u, const at::Tensor& candidate,
+                             const at::Tensor& h, const GruChoices& choices,
+                             const OptionalTensor& mask) {
+  using Signature = at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                               int64_t, double, bool, const OptionalTensor&);
+  const auto op = find_operator<Signature>("gru_output");
+  return op.call(u, candidate, h, choices.activation, choices.negative_slope,
+                 choices.keep, mask);
+}
+
+// The gradients to u, the candidate and h.
+inline std::tuple<at::Tensor, at::Tensor, at::Tensor> gru_output_backward(
+    const at::Tensor& grad, const at::Tensor& u, const at::Tensor& candidate,
+    const at::Tensor& h, const GruChoices& choices, const OptionalTensor& mask) {
+  using Signature = std::tuple<at::Tensor, at::Tensor, at::Tensor>(
+      const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
+      int64_t, double, bool, const OptionalTensor&, bool, bool, bool);
+  const auto op = find_operator<Signature>("gru_output_backward");
+  return op.call(grad, u, candidate, h, choices.activation, choices.negative_slope,
+                 choices.keep, mask, true, true, true);
+}
+
+// The choices of an LSTM's update; see lstm_gates.
+struct LstmChoices {
+  std::vector<int64_t> slots;
+  double forget_bias = 0;
+  OptionalTensor w_ci, w_cf, w_co;  // all or none
+};
+
+inline void lstm_step(const at::Tensor& gates, const at::Tensor& h_gates,
+                      const OptionalTensor& h, const at::Tensor& c, bool has_inputs,
+                      const LstmChoices& choices, const OptionalTensor& mask,
+                      bool leaves, const at::Tensor& h_output,
+                      const at::Tensor& c_output) {
+  using Signature =
+      void(const at::Tensor&, const at::Tensor&, const OptionalTensor&,
+           const at::Tensor&, bool, const OptionalTensor&, const OptionalTensor&,
+           const OptionalTensor&, at::IntArrayRef, double, const OptionalTensor&, bool,
+           const at::Tensor&, const at::Tensor&);
+  const auto op = find_operator<Signature>("lstm_step");
+  op.call(gates, h_gates, h, c, has_inputs, choices.w_ci, choices.w_cf, choices.w_co,
+          choices.slots, choices.forget_bias, mask, leaves, h_output, c_output);
+}
+
+inline void lstm_step_backward(const at::Tensor& gates, const at::Tensor& c,
+                               const at::Tensor& c_output, const at::Tensor& h_grad,
+                               const LstmChoices& choices, const OptionalTensor& mask,
+                               const at::Tensor& c_grad,
+                               const OptionalTensor& h_kept_grad,
+                               const OptionalTensor& weight_grads) {
+  using Signature =
+      void(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
+           const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
+           at::IntArrayRef, const OptionalTensor&, const at::Tensor&,
+           const OptionalTensor&, const OptionalTensor&);
+  const auto op = find_operator<Signature>("lstm_step_backward");
+  op.call(gates, c, c_output, h_grad, choices.w_ci, choices.w_cf, choices.w_co,
+          choices.slots, mask, c_grad, h_kept_grad, weight_grads);
 }
 
 }  // namespace trajgru_ext

@@ -1,11 +1,8 @@
 #include "traj_gru.h"
 
-#include <ATen/ops/cat.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/leaky_relu.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/tanh.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <tuple>
@@ -22,10 +19,6 @@ namespace {
 
 using at::Tensor;
 
-// Steps whose convolutions of the inputs are computed together where not all of their
-// results are kept.
-constexpr int64_t kStepsTogether = 4;
-
 void activate_(Tensor& values, const GruChoices& choices) {
   switch (static_cast<Activation>(choices.activation)) {
     case Activation::tanh:
@@ -39,22 +32,12 @@ void activate_(Tensor& values, const GruChoices& choices) {
   }
 }
 
-// What a convolution of an image of 0 adds to it: the bias, for broadcasting.
-Tensor conv_of_zero(const Conv& conv) {
-  if (conv.bias.has_value()) return conv.bias->view({1, -1, 1, 1});
-  return at::zeros({1, 1, 1, 1}, conv.weight.options());
-}
-
 // Parameter k of those that come in pairs of a weight and perhaps a bias.
 std::optional<Conv> conv_parameters(const c10::List<OptionalTensor>& parameters,
                                     int64_t k) {
   const OptionalTensor weight = parameters.get(2 * k);
   if (!weight.has_value()) return std::nullopt;
   return Conv{*weight, parameters.get(2 * k + 1)};
-}
-
-Tensor join(const std::vector<Tensor>& parts) {
-  return parts.size() == 1 ? parts[0] : at::cat(parts);
 }
 
 }  // namespace
@@ -64,8 +47,7 @@ TrajGru::TrajGru(const char* op, const OptionalTensor& sequence,
                  const c10::List<OptionalTensor>& parameters, int64_t count,
                  int64_t activation, double negative_slope,
                  const OptionalTensor& zoneout_mask)
-    : choices{{0, 1, 2}, activation, negative_slope, true}, steps(count) {
-  TORCH_CHECK_VALUE(steps >= 0, op, ": steps must not be below 0, got ", steps);
+    : Sequence(op, count), choices{{0, 1, 2}, activation, negative_slope, true} {
   TORCH_CHECK_VALUE(parameters.size() == 10, op, ": parameters must be 10, got ",
                     parameters.size());
   i2h = conv_parameters(parameters, 0);
@@ -84,79 +66,23 @@ TrajGru::TrajGru(const char* op, const OptionalTensor& sequence,
   TORCH_CHECK_VALUE(
       matrix && like.size(1) > 0 && like.size(1) % (like.size(0) / 3) == 0, op,
       ": ret_weight must be [3F, L * F], F and L > 0, got ", like.sizes());
-  features = like.size(0) / 3;
-  const int64_t links = like.size(1) / features;
-  check_conv(op, "h2f", h2f, -1, features, like);
+  const int64_t outputs = like.size(0) / 3, links = like.size(1) / outputs;
+  check_conv(op, "h2f", h2f, -1, outputs, like);
   const int64_t hidden = h2f.weight.size(0);
   check_conv(op, "flows", flows, 2 * links, hidden, like);
   if (ret.bias.has_value()) {
-    check_beside(op, "ret_bias", *ret.bias, {3 * features}, like);
+    check_beside(op, "ret_bias", *ret.bias, {3 * outputs}, like);
   }
-  TORCH_CHECK_VALUE(sequence.has_value() || state.has_value(), op,
-                    ": inputs or h must be given, got None for both");
-  if (sequence.has_value()) {
-    check_beside(op, "inputs", *sequence, {steps, -1, -1, -1, -1}, like);
+  take_images(op, sequence, state, zoneout_mask, outputs, like);
+  if (inputs.defined()) {
     TORCH_CHECK_VALUE(i2h && i2f, op,
                       ": the weights of i2h and i2f must be given with inputs");
-    TORCH_CHECK_VALUE(sequence->size(2) > 0, op,
-                      ": inputs must be [T, B, C, H, W], C > 0, got ",
-                      sequence->sizes());
-    check_conv(op, "i2h", *i2h, 3 * features, sequence->size(2), like);
-    check_conv(op, "i2f", *i2f, hidden, sequence->size(2), like);
-    inputs = channels_last(sequence->flatten(0, 1));
-    if (steps > 0) format = memory_format(sequence->select(0, 0));
-  }
-  if (!sequence.has_value())
-    check_beside(op, "h", *state, {-1, features, -1, -1}, like);
-  const Tensor& sized = sequence.has_value() ? *sequence : *state;
-  batch = sized.size(-4);
-  height = sized.size(-2);
-  width = sized.size(-1);
-  if (state.has_value()) {
-    check_beside(op, "h", *state, {batch, features, height, width}, like);
-    h = channels_last(*state);
-    h_format = memory_format(*state);
-    if (!sequence.has_value()) format = h_format;
+    check_conv(op, "i2h", *i2h, 3 * features, inputs.size(1), like);
+    check_conv(op, "i2f", *i2f, hidden, inputs.size(1), like);
   }
   check_gru_update(op, activation, std::nullopt, like);
   TORCH_CHECK_VALUE(negative_slope >= 0, op,
                     ": negative_slope must not be below 0, got ", negative_slope);
-  if (zoneout_mask.has_value()) {
-    const auto wanted = {steps, batch, features, height, width};
-    TORCH_CHECK_TYPE(zoneout_mask->scalar_type() == at::kBool, op,
-                     ": zoneout_mask must be bool, got ", zoneout_mask->scalar_type());
-    TORCH_CHECK_VALUE(zoneout_mask->sizes() == at::IntArrayRef(wanted) &&
-                          zoneout_mask->device() == like.device(),
-                      op, ": zoneout_mask must be ", at::IntArrayRef(wanted), " on ",
-                      like.device(), ", got ", zoneout_mask->sizes(), " on ",
-                      zoneout_mask->device());
-    mask = *zoneout_mask;
-  }
-}
-
-Tensor TrajGru::images(int64_t count, int64_t channels) const {
-  return images(count, channels, ret.weight.scalar_type());
-}
-
-Tensor TrajGru::images(int64_t count, int64_t channels, at::ScalarType dtype) const {
-  return at::empty(
-      {count * batch, channels, height, width},
-      ret.weight.options().dtype(dtype).memory_format(at::MemoryFormat::ChannelsLast));
-}
-
-Tensor TrajGru::result(const Tensor& images, at::MemoryFormat layout) const {
-  const auto options = images.options().memory_format(layout);
-  const Tensor formed = in_form_of(at::empty(images.sizes(), options), images);
-  return as_sequence(formed);
-}
-
-OptionalTensor TrajGru::mask_of(int64_t t) const {
-  if (!mask.defined()) return std::nullopt;
-  return mask.select(0, t);
-}
-
-Tensor TrajGru::or_zero(const Tensor& state) const {
-  return state.defined() ? state : images(1, features).zero_();
 }
 
 TrajGruSteps TrajGru::prepare(int64_t first, int64_t last, bool keep_gates,
@@ -220,7 +146,7 @@ Results traj_gru(const OptionalTensor& inputs, const OptionalTensor& h,
                     negative_slope, mask);
   const bool keep_flows = kept >= static_cast<int64_t>(Kept::flows);
   const bool keep_gates = kept >= static_cast<int64_t>(Kept::gates);
-  const auto none = [&] { return at::empty({0}, net.ret.weight.options()); };
+  const auto none = [&] { return nothing(net.options); };
   Tensor outputs = net.images(steps, net.features);
   if (net.empty()) {
     const auto left = [&](bool keep, int64_t channels, at::ScalarType dtype) {

@@ -1,8 +1,6 @@
 // The gradient of traj_gru: back in time, the gradients to parameters for some steps
 // together.
 
-#include <ATen/ops/cat.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/leaky_relu_backward.h>
 #include <ATen/ops/tanh_backward.h>
 #include <ATen/ops/threshold_backward.h>
@@ -25,10 +23,6 @@ namespace {
 
 using at::Tensor;
 
-// Steps whose gradients to parameters are computed together, where the gates are kept
-// and where they are computed again.
-constexpr int64_t kStepsBack = 4, kStepsAgain = 1;
-
 // From the gradient to the activation's value to that to its argument; a value has the
 // sign of its argument.
 Tensor activation_backward(const Tensor& grad, const Tensor& values,
@@ -44,15 +38,7 @@ Tensor activation_backward(const Tensor& grad, const Tensor& values,
 }
 
 // The gradients to inputs, h and the ten parameters.
-constexpr size_t kGradients = 12;
-using Gradients = std::array<Tensor, kGradients>;
-
-// As an operator returns them.
-template <size_t... kth>
-auto as_tuple(const Gradients& found, std::index_sequence<kth...>) {
-  return std::make_tuple(found[kth]...);
-}
-using GradientsTuple = decltype(as_tuple({}, std::make_index_sequence<kGradients>()));
+using TrajGruGradients = TensorTuple<12>;
 
 class Backward {
  public:
@@ -61,11 +47,12 @@ class Backward {
            const std::vector<bool>& wanted);
 
   void run();
-  Gradients results() const;
+  TrajGruGradients results() const;
 
  private:
-  Tensor state_before(int64_t t) const;
-  Tensor states_before(int64_t first, int64_t last) const;
+  Tensor state_before(int64_t t) const {
+    return net_.state_before(outputs_, net_.h, t);
+  }
   TrajGruSteps steps(int64_t first, int64_t last) const;
   void step_back(const TrajGruSteps& some, int64_t k);
   void add_parameter_grads(const TrajGruSteps& some);
@@ -108,19 +95,6 @@ Backward::Backward(const TrajGru& net, const Tensor& grad,
   ret_ = ConvGrad(net.ret, wanted[10], wanted[11]);
   h_grad_ = net.images(1, net.features).zero_();
   h_gates_grad_ = net.images(1, 3 * net.features);
-}
-
-Tensor Backward::state_before(int64_t t) const {
-  return t == 0 ? net_.h : channels_last(outputs_.select(0, t - 1));
-}
-
-Tensor Backward::states_before(int64_t first, int64_t last) const {
-  if (first > 0) {
-    return channels_last(outputs_.slice(0, first - 1, last - 1).flatten(0, 1));
-  }
-  const Tensor h = net_.or_zero(net_.h);
-  if (last == 1) return h;
-  return at::cat({h, channels_last(outputs_.slice(0, 0, last - 1).flatten(0, 1))});
 }
 
 // Some steps as the forward pass left them, or again.
@@ -202,8 +176,9 @@ void Backward::add_parameter_grads(const TrajGruSteps& some) {
   const at::ScalarType coordinates = flows_grads.scalar_type();
   add_conv_grad(flows_grads, part(some.hidden).to(coordinates),
                 net_.flows.to(coordinates), flows_);
-  add_conv_grad(hidden_grads, states_before(some.first + idle, some.last), net_.h2f,
-                h2f_);
+  add_conv_grad(hidden_grads,
+                net_.states_before(outputs_, net_.h, some.first + idle, some.last),
+                net_.h2f, h2f_);
   if (net_.inputs.defined()) {
     const Tensor from = net_.of_step(net_.inputs, some.first + idle, busy);
     add_conv_grad(hidden_grads, from, *net_.i2f, i2f_);
@@ -231,48 +206,36 @@ void Backward::run() {
 }
 
 // In the order of `wanted`; what is not wanted is empty.
-Gradients Backward::results() const {
-  const auto options = net_.ret.weight.options();
-  const at::ScalarType dtype = net_.ret.weight.scalar_type();
-  Gradients found;
+TrajGruGradients Backward::results() const {
+  std::array<Tensor, 12> found;
   if (inputs_grad_.defined()) found[0] = net_.result(inputs_grad_, net_.format);
-  if (wanted_[1]) {
-    const auto h_options = options.memory_format(net_.h_format);
-    found[1] = in_form_of(at::empty(h_grad_.sizes(), h_options), h_grad_);
-  }
+  if (wanted_[1]) found[1] = in_format(h_grad_, net_.h_format);
   size_t next = 2;
   for (const ConvGrad* grad : {&i2h_, &i2f_, &h2f_, &flows_, &ret_}) {
     found[next++] = grad->weight;
     found[next++] = grad->bias;
   }
-  for (Tensor& one : found) {
-    one = one.defined() ? one.to(dtype) : at::empty({0}, options);
-  }
-  return found;
+  return gradients(found, net_.options);
 }
 
 // The gates, where kept, serve their gradients.
-GradientsTuple traj_gru_backward_(const Tensor& grad, const OptionalTensor& flows_grad,
-                                  const OptionalTensor& inputs, const OptionalTensor& h,
-                                  const c10::List<OptionalTensor>& parameters,
-                                  int64_t activation, double negative_slope,
-                                  const OptionalTensor& mask, const Tensor& outputs,
-                                  const Tensor& flows, const Tensor& hidden,
-                                  const Tensor& gates, const Tensor& candidates,
-                                  int64_t kept, const c10::List<bool>& wanted) {
+TrajGruGradients traj_gru_backward_(
+    const Tensor& grad, const OptionalTensor& flows_grad, const OptionalTensor& inputs,
+    const OptionalTensor& h, const c10::List<OptionalTensor>& parameters,
+    int64_t activation, double negative_slope, const OptionalTensor& mask,
+    const Tensor& outputs, const Tensor& flows, const Tensor& hidden,
+    const Tensor& gates, const Tensor& candidates, int64_t kept,
+    const c10::List<bool>& wanted) {
   const char* op = "traj_gru_backward";
   const PlainDispatch plain;
   TORCH_CHECK_VALUE(grad.dim() == 5, op, ": grad must be [T, B, F, H, W], got ",
                     grad.sizes());
   const TrajGru net(op, inputs, h, parameters, grad.size(0), activation, negative_slope,
                     mask);
-  const auto sizes = [&](int64_t channels) {
-    return std::vector<int64_t>{net.steps, net.batch, channels, net.height, net.width};
-  };
   const Tensor& like = net.ret.weight;
-  check_beside(op, "grad", grad, sizes(net.features), like);
-  check_beside(op, "outputs", outputs, sizes(net.features), like);
-  TORCH_CHECK_VALUE(kept >= 0 && kept <= 2 && wanted.size() == kGradients, op,
+  check_beside(op, "grad", grad, net.sizes(net.features), like);
+  check_beside(op, "outputs", outputs, net.sizes(net.features), like);
+  TORCH_CHECK_VALUE(kept >= 0 && kept <= 2 && wanted.size() == 12, op,
                     ": kept must be 0, 1 or 2 and wanted 12 flags, got ", kept, " and ",
                     wanted.size());
   const Kept level = static_cast<Kept>(kept);
@@ -280,33 +243,34 @@ GradientsTuple traj_gru_backward_(const Tensor& grad, const OptionalTensor& flow
   left.last = net.steps;
   const int64_t coordinates = net.flows.weight.size(0);
   if (flows_grad.has_value()) {
-    check_like_sizes(op, "flows_grad", *flows_grad, sizes(coordinates), like);
+    check_like_sizes(op, "flows_grad", *flows_grad, net.sizes(coordinates), like);
   }
   if (!net.empty() && level != Kept::nothing) {
-    check_like_sizes(op, "flows", flows, sizes(coordinates), like);
-    check_beside(op, "hidden", hidden, sizes(net.h2f.weight.size(0)), like);
+    check_like_sizes(op, "flows", flows, net.sizes(coordinates), like);
+    check_beside(op, "hidden", hidden, net.sizes(net.h2f.weight.size(0)), like);
     left.flows = channels_last(flows.flatten(0, 1));
     left.hidden = channels_last(hidden.flatten(0, 1));
   }
   if (!net.empty() && level == Kept::gates) {
-    check_beside(op, "gates", gates, sizes(3 * net.features), like);
-    check_beside(op, "candidates", candidates, sizes(net.features), like);
+    check_beside(op, "gates", gates, net.sizes(3 * net.features), like);
+    check_beside(op, "candidates", candidates, net.sizes(net.features), like);
     left.gates = gates.flatten(0, 1);
     left.candidates = channels_last(candidates.flatten(0, 1));
   }
   Backward backward(net, grad, flows_grad, outputs, left, level, wanted.vec());
   if (!net.empty()) backward.run();
-  return as_tuple(backward.results(), std::make_index_sequence<kGradients>());
+  return backward.results();
 }
 
-GradientsTuple traj_gru_backward(const Tensor& grad, const OptionalTensor& flows_grad,
-                                 const OptionalTensor& inputs, const OptionalTensor& h,
-                                 const c10::List<OptionalTensor>& parameters,
-                                 int64_t activation, double negative_slope,
-                                 const OptionalTensor& mask, const Tensor& outputs,
-                                 const Tensor& flows, const Tensor& hidden,
-                                 const Tensor& gates, const Tensor& candidates,
-                                 int64_t kept, const c10::List<bool>& wanted) {
+TrajGruGradients traj_gru_backward(const Tensor& grad, const OptionalTensor& flows_grad,
+                                   const OptionalTensor& inputs,
+                                   const OptionalTensor& h,
+                                   const c10::List<OptionalTensor>& parameters,
+                                   int64_t activation, double negative_slope,
+                                   const OptionalTensor& mask, const Tensor& outputs,
+                                   const Tensor& flows, const Tensor& hidden,
+                                   const Tensor& gates, const Tensor& candidates,
+                                   int64_t kept, const c10::List<bool>& wanted) {
   const Tensor copy = [&] {
     const PlainDispatch plain;
     return gates.clone();

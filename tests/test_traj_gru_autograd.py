@@ -85,6 +85,16 @@ def test_backward_twice(backend, recompute):
         torch.testing.assert_close(one, other)
 
 
+def test_double_backward_of_no_steps(backend):
+    tensors = leaves(backend, sizes=(0, 1, 1, 2, 2, 3))
+    outputs = on_tensors()(*tensors)
+    seeds = [torch.ones_like(one).requires_grad_() for one in outputs]
+    found = torch.autograd.grad(outputs, tensors, seeds, create_graph=True)
+    total = sum(one.square().sum() for one in found)
+    for one in torch.autograd.grad(total, tensors, allow_unused=True):
+        assert one is None or not one.any()
+
+
 def test_a_parameter_that_inputs_depend_on(backend):
     """Its gradient by this way is not counted again in double backward."""
     tensors = [t.detach() for t in leaves(backend)]

@@ -9,6 +9,8 @@ _extension.load()
 
 from trajgru_ext.ops import (  # noqa: E402 - loaded first
     _registry,
+    conv_gru,
+    conv_lstm,
     flow_conv,
     flow_warp,
     gru_gates,
@@ -22,6 +24,8 @@ _registry.register_fakes("trajgru_ext")
 
 __version__ = "0.1.0"
 __all__ = [
+    "conv_gru",
+    "conv_lstm",
     "flow_conv",
     "flow_warp",
     "gru_gates",

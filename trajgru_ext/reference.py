@@ -144,11 +144,13 @@ def lstm_gates(
 Conv = tuple[Tensor, Tensor | None]
 
 
-def convolve(image: Tensor, conv: Conv) -> Tensor:
+def convolve(image: Tensor, conv: Conv, dilation: int | tuple[int, int] = 1) -> Tensor:
     """Convolve, keeping the size, with a weight and a bias or None."""
     weight, bias = (None if part is None else part.double() for part in conv)
-    padding = [size // 2 for size in weight.shape[2:]]
-    return conv2d(image.double(), weight, bias, padding=padding)
+    both = (dilation, dilation) if isinstance(dilation, int) else dilation
+    sizes = zip(both, weight.shape[2:], strict=True)
+    padding = [one * (size // 2) for one, size in sizes]
+    return conv2d(image.double(), weight, bias, padding=padding, dilation=both)
 
 
 def traj_gru(
@@ -183,3 +185,92 @@ def traj_gru(
         outputs.append(h)
         all_flows.append(flows)
     return torch.stack(outputs), torch.stack(all_flows)
+
+
+def _old_states(
+    zoneout_mask: Tensor | None, lengths: Tensor | None, state: Tensor, t: int
+) -> Tensor:
+    """Where a state of step t stays as it is."""
+    old = torch.zeros_like(state, dtype=torch.bool)
+    if zoneout_mask is not None:
+        old = old | (zoneout_mask[t] != 0)
+    if lengths is not None:
+        old = old | (t >= lengths)[:, None, None, None]
+    return old
+
+
+def conv_gru(
+    inputs: Tensor | None,
+    h: Tensor | None,
+    x_weight: Tensor | None,
+    h_weight: Tensor,
+    x_bias: Tensor | None = None,
+    h_bias: Tensor | None = None,
+    order: str = "run",
+    reset: str = "after",
+    activation: str = "tanh",
+    negative_slope: float = 0.2,
+    update: str = "keep",
+    x_dilation: int | tuple[int, int] = 1,
+    h_dilation: int | tuple[int, int] = 1,
+    zoneout_mask: Tensor | None = None,
+    lengths: Tensor | None = None,
+    steps: int | None = None,
+) -> Tensor:
+    """Run a ConvGRU step by step, and return its states."""
+    if h is None:
+        _, batch, _, *size = inputs.shape
+        h = inputs.new_zeros(batch, h_weight.shape[1], *size)
+    h = h.double()
+    outputs = []
+    for t in range(steps if inputs is None else len(inputs)):
+        x_gates = None
+        if inputs is not None:
+            x_gates = convolve(inputs[t], (x_weight, x_bias), x_dilation)
+        h_gates = convolve(h, (h_weight, h_bias), h_dilation)
+        mask = _old_states(zoneout_mask, lengths, h, t)
+        if reset == "after":
+            choices = (order, activation, negative_slope, update, mask)
+            h = gru_gates(x_gates, h_gates, h, *choices)
+        else:
+            x, s = _gates(x_gates, h_gates, order)
+            r, u = (x["r"] + s["r"]).sigmoid(), (x["u"] + s["u"]).sigmoid()
+            after = convolve(r * h, (h_weight, h_bias), h_dilation)
+            candidate = x["n"] + after.chunk(3, 1)[order.index("n")]
+            choices = (activation, negative_slope, update, mask)
+            h = gru_output(u, candidate, h, *choices)
+        outputs.append(h)
+    return torch.stack(outputs)
+
+
+def conv_lstm(
+    inputs: Tensor | None,
+    h: Tensor | None,
+    c: Tensor | None,
+    x_weight: Tensor | None,
+    h_weight: Tensor,
+    x_bias: Tensor | None = None,
+    h_bias: Tensor | None = None,
+    peephole: tuple[Tensor, Tensor, Tensor] | None = None,
+    order: str = "ifog",
+    forget_bias: float = 0.0,
+    x_dilation: int | tuple[int, int] = 1,
+    h_dilation: int | tuple[int, int] = 1,
+    lengths: Tensor | None = None,
+    steps: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run a ConvLSTM step by step, and return its states and the last cell state."""
+    sized = h if inputs is None else inputs
+    zero = sized.new_zeros(sized.shape[-4], h_weight.shape[1], *sized.shape[-2:])
+    h, c = (zero.double() if state is None else state.double() for state in (h, c))
+    outputs = []
+    for t in range(steps if inputs is None else len(inputs)):
+        x_gates = None
+        if inputs is not None:
+            x_gates = convolve(inputs[t], (x_weight, x_bias), x_dilation)
+        h_gates = convolve(h, (h_weight, h_bias), h_dilation)
+        fresh = lstm_gates(x_gates, h_gates, c, peephole, order, forget_bias)
+        old = _old_states(None, lengths, h, t)
+        h, c = torch.where(old, h, fresh[0]), torch.where(old, c, fresh[1])
+        outputs.append(h)
+    return torch.stack(outputs), c

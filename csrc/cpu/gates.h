@@ -10,6 +10,7 @@
 #include "math/gru_gates.h"
 #include "math/gru_step.h"
 #include "math/lstm_gates.h"
+#include "math/lstm_step.h"
 
 namespace trajgru_ext {
 

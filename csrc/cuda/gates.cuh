@@ -7,6 +7,7 @@
 #include "math/gate_rows.h"
 #include "math/gru_gates.h"
 #include "math/lstm_gates.h"
+#include "math/lstm_step.h"
 
 namespace trajgru_ext::cuda {
 
@@ -47,6 +48,11 @@ struct PlaceOfThread {
   TRAJGRU_HOST_DEVICE void accumulate(const GateView<T>& sums, int number,
                                       T value) const {
     store(sums, number, outer == 0 ? value : load(sums, number) + value);
+  }
+
+  // The same to what is there.
+  TRAJGRU_HOST_DEVICE void add(const GateView<T>& sums, int number, T value) const {
+    store(sums, number, load(sums, number) + value);
   }
 };
 

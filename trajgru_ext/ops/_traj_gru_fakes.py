@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trajgru_ext.ops import _sequences
 from trajgru_ext.ops._arguments import check_same_dtype, check_sizes
-from trajgru_ext.ops._layout import empty_image, memory_format
+from trajgru_ext.ops._layout import empty_image
 from trajgru_ext.ops._registry import fake
 
 OP = "traj_gru"
@@ -18,22 +19,6 @@ RECOMPUTE = ("flows", "gates", "none")
 # The parameters as the operator numbers them.
 LAYERS = ("i2h", "i2f", "h2f", "flows", "ret")
 NAMES = [f"{layer}_{kind}" for layer in LAYERS for kind in ("weight", "bias")]
-
-
-def _format(sequence: Tensor | None, h: Tensor | None) -> torch.memory_format:
-    if sequence is None:
-        return memory_format(h)
-    if sequence.shape[0] == 0:
-        return torch.contiguous_format
-    return memory_format(sequence.select(0, 0))
-
-
-def _empty_sequence(
-    steps: int, image: Sequence[int], like: Tensor, layout: torch.memory_format
-) -> Tensor:
-    batch, *sizes = image
-    options = {"dtype": like.dtype, "device": like.device, "memory_format": layout}
-    return torch.empty((steps * batch, *sizes), **options).unflatten(0, (steps, batch))
 
 
 @fake("traj_gru")
@@ -57,10 +42,11 @@ def _fake_traj_gru(
     def images(
         channels: int, like: Tensor = like, layout: torch.memory_format = last
     ) -> Tensor:
-        return _empty_sequence(steps, (batch, channels, height, width), like, layout)
+        image = (batch, channels, height, width)
+        return _sequences.empty_sequence(steps, image, like, layout)
 
     none = [like.new_empty(0) for _ in range(4)]
-    outputs = images(gates // 3, layout=_format(inputs, h))
+    outputs = images(gates // 3, layout=_sequences.outputs_format(inputs, h))
     if kept == RECOMPUTE.index("flows"):
         return outputs, *none
     if kept == RECOMPUTE.index("gates"):
@@ -92,20 +78,12 @@ def _fake_traj_gru_backward(
     first = [none(0), none(0)]
     if wanted[0] and inputs is not None:
         steps, *image = inputs.shape
-        first[0] = _empty_sequence(steps, image, inputs, _format(inputs, None))
+        layout = _sequences.outputs_format(inputs, None)
+        first[0] = _sequences.empty_sequence(steps, image, inputs, layout)
     if wanted[1]:
         first[1] = empty_image(h)
-    pairs = zip(parameters, wanted[2:], strict=True)
-    others = [
-        t.new_empty(t.shape) if t is not None and want else none(0) for t, want in pairs
-    ]
+    others = _sequences.empty_like_wanted(wanted[2:], parameters, parameters[8])
     return *first, *others
-
-
-@fake("gru_step_backward")
-@fake("gru_step")
-def _fake_gru_step(*_: object) -> None:
-    """The steps of a sequence write into buffers, and return nothing."""
 
 
 def _check_sizes(
@@ -115,11 +93,7 @@ def _check_sizes(
     steps: int,
 ) -> None:
     """Check as csrc/traj_gru.cpp does, where that does not run."""
-    sized = h if inputs is None else inputs
-    if sized is None:
-        raise ValueError(f"{OP}: inputs or h must be given, got None for both")
-    if steps < 0:
-        raise ValueError(f"{OP}: steps must not be below 0, got {steps}")
+    sized = _sequences.check_given(OP, inputs, h, steps)
     missing = [parameters[k] is None for k in (4, 6, 8)]
     if any(missing):
         raise ValueError(
@@ -138,25 +112,15 @@ def _check_sizes(
     _check_conv(parameters, 6, (2 * links, hidden), sized)
     if parameters[9] is not None:
         check_sizes(OP, "ret_bias", parameters[9], [3 * features], sized)
+    _sequences.check_images(OP, inputs, h, steps, features)
     if inputs is not None:
-        check_sizes(OP, "inputs", inputs, [steps, -1, -1, -1, -1], sized)
-        channels = inputs.shape[2]
         if parameters[0] is None or parameters[2] is None:
             raise ValueError(
                 f"{OP}: the weights of i2h and i2f must be given with inputs"
             )
-        if channels == 0:
-            sizes = list(inputs.shape)
-            raise ValueError(
-                f"{OP}: inputs must be [T, B, C, H, W], C > 0, got {sizes}"
-            )
+        channels = inputs.shape[2]
         _check_conv(parameters, 0, (3 * features, channels), sized)
         _check_conv(parameters, 2, (hidden, channels), sized)
-    if h is not None:
-        if inputs is None:
-            check_sizes(OP, "h", h, [-1, features, -1, -1], sized)
-        batch, _, height, width = sized.shape[-4:]
-        check_sizes(OP, "h", h, [batch, features, height, width], sized)
     names, tensors = ("inputs", "h", *NAMES), (inputs, h, *parameters)
     for name, tensor in zip(names, tensors, strict=True):
         if tensor is not None:
@@ -167,11 +131,5 @@ def _check_conv(
     parameters: Sequence[Tensor | None], k: int, sizes: tuple[int, int], beside: Tensor
 ) -> int:
     """Check the convolution of parameters k and k + 1; how many outputs it has."""
-    weight, bias = parameters[k : k + 2]
-    check_sizes(OP, NAMES[k], weight, [*sizes, -1, -1], beside)
-    if any(size % 2 == 0 for size in weight.shape[2:]):
-        sizes = list(weight.shape)
-        raise ValueError(f"{OP}: {NAMES[k]} must have an odd kernel, got {sizes}")
-    if bias is not None:
-        check_sizes(OP, NAMES[k + 1], bias, [weight.shape[0]], beside)
-    return weight.shape[0]
+    name = LAYERS[k // 2]
+    return _sequences.check_conv(OP, name, parameters[k : k + 2], sizes, beside)

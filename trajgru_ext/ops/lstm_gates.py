@@ -71,29 +71,36 @@ def lstm_gates(
     op = "lstm_gates"
     _gates.check_gates(op, x_gates, h_gates)
     check_tensors(op, c=c)
-    weights: tuple[Tensor | None, ...] = (None,) * _PEEPHOLES
-    if peephole is not None:
-        if not isinstance(peephole, (tuple, list)) or len(peephole) != _PEEPHOLES:
-            kind = type(peephole).__name__
-            raise ValueError(
-                f"{op}: peephole must be three tensors (w_ci, w_cf, w_co), got {kind}"
-                + (f" of {len(peephole)}" if hasattr(peephole, "__len__") else "")
-            )
-        names = ("w_ci", "w_cf", "w_co")
-        check_tensors(op, **dict(zip(names, peephole, strict=True)))
-        weights = tuple(peephole)
+    weights = peephole_weights(op, peephole)
     slots = _gates.gate_slots(op, order, "ifog", "ifgo")
     check_number(op, "forget_bias", forget_bias)
     return _LstmGates.call(x_gates, h_gates, c, *weights, slots, float(forget_bias))
 
 
-def _check_peephole(weight: Tensor, first: Tensor, c: Tensor) -> None:
-    sizes = [1, *c.shape[1:]]
-    per_channel = [1, c.shape[1], 1, 1]
-    check_sizes("lstm_gates", "peephole", weight, [-1] * weight.dim(), c)
+def peephole_weights(op: str, peephole: Any) -> tuple[Tensor | None, ...]:
+    """The three weights, or three times None."""
+    if peephole is None:
+        return (None,) * _PEEPHOLES
+    if not isinstance(peephole, (tuple, list)) or len(peephole) != _PEEPHOLES:
+        kind = type(peephole).__name__
+        raise ValueError(
+            f"{op}: peephole must be three tensors (w_ci, w_cf, w_co), got {kind}"
+            + (f" of {len(peephole)}" if hasattr(peephole, "__len__") else "")
+        )
+    names = ("w_ci", "w_cf", "w_co")
+    check_tensors(op, **dict(zip(names, peephole, strict=True)))
+    return tuple(peephole)
+
+
+def check_peephole(
+    op: str, weight: Tensor, first: Tensor, sizes: list[int], beside: Tensor
+) -> None:
+    """Check one of three weights against the first and the sizes [1, F, H, W]."""
+    per_channel = [1, sizes[1], 1, 1]
+    check_sizes(op, "peephole", weight, [-1] * weight.dim(), beside)
     if list(weight.shape) not in (sizes, per_channel) or weight.shape != first.shape:
         raise ValueError(
-            f"lstm_gates: peephole must be three of [1, F, H, W] = {sizes} or three of "
+            f"{op}: peephole must be three of [1, F, H, W] = {sizes} or three of "
             f"[1, F, 1, 1], got {list(weight.shape)}"
         )
 
@@ -112,7 +119,7 @@ def _fake_lstm_gates(
     _gates.check_operands("lstm_gates", x_gates, h_gates, "c", c, 4)
     for weight in (w_ci, w_cf, w_co):
         if weight is not None:
-            _check_peephole(weight, w_ci, c)
+            check_peephole("lstm_gates", weight, w_ci, [1, *c.shape[1:]], c)
     gates = h_gates if x_gates is None else x_gates
     return (
         _gates.empty_like_gates(gates, c, 1, c.dtype),
@@ -157,7 +164,7 @@ def _fake_lstm_gates_backward(
     )
 
 
-def _formula(slots: Sequence[int], forget_bias: float) -> _gates.Formula:
+def lstm_formula(slots: Sequence[int], forget_bias: float) -> _gates.Formula:
     """The update as a function of the gates' sum and the rest, in torch operators."""
 
     def new_states(
@@ -219,7 +226,7 @@ class _LstmGates(Function):
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        formula = _formula(*ctx.options)
+        formula = lstm_formula(*ctx.options)
 
         def of_both(x_gates: Any, h_gates: Any, c: Tensor, *weights: Any) -> Any:
             return formula(_gates.add_gates(x_gates, h_gates, c), c, *weights)
@@ -267,7 +274,7 @@ class _LstmGatesBackward(Function):
     # No kernel is worth it for the second derivative.
     @staticmethod
     def _formula(ctx: Any) -> _gates.Formula:
-        formula = _formula(*ctx.options)
+        formula = lstm_formula(*ctx.options)
 
         def first_derivative(
             h_grad: Any, c_grad: Any, x_gates: Any, h_gates: Any, c: Any, *weights: Any

@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d
 
-from trajgru_ext.ops import _gates
-from trajgru_ext.ops._arguments import autocast, check_number, check_tensors
+from trajgru_ext.ops import _gates, _sequences
+from trajgru_ext.ops._arguments import check_number, check_tensors
 from trajgru_ext.ops._function import (
     Function,
     fill_empty,
@@ -110,11 +109,15 @@ def traj_gru(
             f"{op}: negative_slope must not be below 0, got {negative_slope}"
         )
     _gates.check_choice(op, "recompute", recompute, RECOMPUTE)
-    steps = _steps(inputs, steps)
+    steps = _sequences.number_of_steps(op, inputs, steps)
     if inputs is None:
         parameters[:4] = [None] * 4
-    inputs, h, *parameters = _autocast(inputs, h, *parameters)
-    mask = _mask(zoneout_mask, inputs, h, parameters[8], steps)
+    inputs, h, *parameters = _sequences.autocast_present(inputs, h, *parameters)
+    ret_weight = parameters[8]
+    sized = ret_weight is not None and ret_weight.dim() > 0
+    features = ret_weight.shape[0] // 3 if sized else 0
+    sizes = _sequences.state_sizes(inputs, h, features, steps)
+    mask = _sequences.old_states_mask(op, zoneout_mask, None, sizes, ret_weight)
     kept = _kept((inputs, h, *parameters), recompute, return_flows)
     number = _gates.ACTIVATIONS.index(activation)
     options = (steps, number, float(negative_slope), kept)
@@ -137,49 +140,9 @@ def _conv(name: str, pair: Any) -> tuple[Tensor | None, Tensor | None]:
     return weight, bias
 
 
-def _steps(inputs: Tensor | None, steps: int | None) -> int:
-    if inputs is None:
-        if steps is None:
-            raise ValueError("traj_gru: steps must be given without inputs, got None")
-        return steps
-    if steps is not None and inputs.dim() > 0 and steps != inputs.shape[0]:
-        raise ValueError(
-            f"traj_gru: steps must be the number of inputs, {inputs.shape[0]}, or be "
-            f"left out, got {steps}"
-        )
-    return inputs.shape[0] if inputs.dim() > 0 else 0
-
-
-def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
-    present = autocast(*(t for t in tensors if t is not None))
-    return _gates.spread(present, tensors)
-
-
-def _mask(
-    mask: Any,
-    inputs: Tensor | None,
-    h: Tensor | None,
-    weight: Tensor | None,
-    steps: int,
-) -> Tensor | None:
-    if mask is None:
-        return None
-    check_tensors("traj_gru", zoneout_mask=mask)
-    sized = h if inputs is None else inputs
-    if sized is None or weight is None or sized.dim() < 4:
-        return mask  # the operator finds what is missing
-    features = weight.shape[0] // 3
-    wanted = (steps, sized.shape[-4], features, *sized.shape[-2:])
-    return _gates.mask_of_sizes("traj_gru", mask, wanted, sized)
-
-
 def _kept(tensors: Sequence[Tensor | None], recompute: str, return_flows: bool) -> int:
     """How much the forward pass leaves, by number."""
-    transformed = torch._C._are_functorch_transforms_active()
-    differentiated = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in tensors
-    )
-    kept = RECOMPUTE.index(recompute) if differentiated or transformed else 0
+    kept = RECOMPUTE.index(recompute) if _sequences.differentiated(tensors) else 0
     return max(kept, int(return_flows))
 
 
@@ -187,9 +150,7 @@ def _formula(
     mask: Tensor | None, steps: int, activation: int, negative_slope: float
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     """The sequence and its flows, in torch operators that can be differentiated on."""
-
-    def convolve(image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return conv2d(image, weight, bias, padding=[k // 2 for k in weight.shape[2:]])
+    convolve = _sequences.convolve
 
     def act(values: Tensor) -> Tensor:
         return _gates.activate(values, activation, negative_slope)
@@ -203,13 +164,13 @@ def _formula(
             _, batch, _, *size = inputs.shape
             h = inputs.new_zeros(batch, weight.shape[0] // 3, *size)
         outputs, all_flows = [], []
+        wide = torch.promote_types(h.dtype, torch.float32)
+        to_flows = [None if p is None else p.to(wide) for p in flows_conv]
         for t in range(steps):
             hidden, x_gates = convolve(h, *h2f), None
             if inputs is not None:
                 hidden = hidden + convolve(inputs[t], *i2f)
                 x_gates = convolve(inputs[t], *i2h)
-            wide = torch.promote_types(h.dtype, torch.float32)
-            to_flows = [None if p is None else p.to(wide) for p in flows_conv]
             flows = convolve(act(hidden).to(wide), *to_flows)
             hh = mix(weight, warps(h, flows, FLOW_SCALE))
             if bias is not None:
@@ -219,7 +180,8 @@ def _formula(
             (h,) = gru_formula(*options)(x_gates, hh, h)
             outputs.append(h)
             all_flows.append(flows)
-        return torch.stack(outputs), torch.stack(all_flows)
+        no_flows = h.new_empty((len(h), len(to_flows[0]), *h.shape[2:]), dtype=wide)
+        return _sequences.stack(outputs, h), _sequences.stack(all_flows, no_flows)
 
     return sequence
 
@@ -271,9 +233,8 @@ class _TrajGru(Function):
         if grad is None:
             grad = torch.zeros_like(outputs)
         left = (outputs, flows, hidden, gates, candidates)
-        found = _TrajGruBackward.call(
-            grad, flows_grad, *tensors, *left, *ctx.options, _last_time(), list(wanted)
-        )
+        options = (*ctx.options, _sequences.last_time(), list(wanted))
+        found = _TrajGruBackward.call(grad, flows_grad, *tensors, *left, *options)
         to_inputs, to_h, *others = wanted_or_none(found, wanted)
         return to_inputs, to_h, None, *others, None, None, None, None
 
@@ -289,13 +250,6 @@ class _TrajGru(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
         return one_by_one(_TrajGru, info, in_dims, args)
-
-
-def _last_time() -> bool:
-    """Whether no other backward pass may want what is saved for this one."""
-    if torch.compiler.is_compiling():
-        return False
-    return not torch._C._autograd._get_current_graph_task_keep_graph()
 
 
 class _TrajGruBackward(Function):

@@ -149,6 +149,11 @@ struct PlaceInRow {
   void accumulate(const GateView<T>& sums, int number, const Value& value) const {
     store(sums, number, outer == 0 ? value : load(sums, number) + value);
   }
+
+  // The same to what is there.
+  void add(const GateView<T>& sums, int number, const Value& value) const {
+    store(sums, number, load(sums, number) + value);
+  }
 };
 
 // All whole packs of a row; the place comes back at what is left. Flattened, since a

@@ -1,0 +1,60 @@
+#include "conv_rnn.h"
+
+#include <ATen/ops/zeros_like.h>
+
+#include "sequence_checks.h"
+
+namespace trajgru_ext {
+
+using at::Tensor;
+
+ConvRnn::ConvRnn(const char* op, const ConvRnnTensors& given, int64_t count,
+                 int64_t gates, at::IntArrayRef dilation, const OptionalTensor& masked)
+    : Sequence(op, count) {
+  const Tensor& like = given.h_weight;
+  check_like_sizes(op, "h_weight", like, {-1, -1, -1, -1}, like);
+  TORCH_CHECK_VALUE(like.size(1) > 0 && like.size(0) == gates * like.size(1), op,
+                    ": h_weight must be [", gates, "F, F, k, k], F > 0, got ",
+                    like.sizes());
+  bool fits = dilation.size() == 4;
+  for (const int64_t one : dilation) fits = fits && one > 0;
+  TORCH_CHECK_VALUE(fits, op, ": dilation must be 4 positive numbers, got ", dilation);
+  h_conv = {like, given.h_bias, {dilation[2], dilation[3]}};
+  check_conv(op, "h", h_conv, -1, -1, like);
+  // As the convolutions would have it at every step.
+  h_conv.weight = channels_last(like);
+  take_images(op, given.inputs, given.h, masked, like.size(1), like);
+  if (!inputs.defined()) return;
+  TORCH_CHECK_VALUE(given.x_weight.has_value(), op,
+                    ": x_weight must be given with inputs, got None");
+  x_conv = {*given.x_weight, given.x_bias, {dilation[0], dilation[1]}};
+  check_conv(op, "x", x_conv, like.size(0), inputs.size(1), like);
+}
+
+Tensor ConvRnn::x_gates(int64_t first, int64_t count) const {
+  if (!inputs.defined()) return images(count, h_conv.weight.size(0));
+  return convolve(of_step(inputs, first, count), x_conv);
+}
+
+Tensor ConvRnn::h_gates(const Tensor& state, const Conv& conv) const {
+  if (state.defined()) return convolve(state, conv);
+  return images(1, conv.weight.size(0)).copy_(conv_of_zero(conv));
+}
+
+InputsGrad::InputsGrad(const ConvRnn& net, const std::vector<bool>& wanted) {
+  if (!net.inputs.defined()) return;
+  if (wanted[kToInputs]) inputs = at::zeros_like(net.inputs);
+  conv = ConvGrad(net.x_conv, wanted[kToXWeight], wanted[kToXBias]);
+}
+
+void InputsGrad::add(const ConvRnn& net, int64_t first, int64_t count,
+                     const Tensor& gates_grad) {
+  if (!net.inputs.defined()) return;
+  const Tensor from = net.of_step(net.inputs, first, count);
+  add_conv_grad(gates_grad, from, net.x_conv, conv);
+  if (!inputs.defined()) return;
+  net.of_step(inputs, first, count)
+      .copy_(convolve_backward(gates_grad, from, net.x_conv));
+}
+
+}  // namespace trajgru_ext

@@ -1,0 +1,12 @@
+#include "lstm_step.h"
+
+#include "cpu/gate_device.h"
+#include "library.h"
+
+namespace trajgru_ext {
+
+TRAJGRU_LIBRARY_IMPL(CPU, m) {
+  LstmSteps<CpuGateDevice>::implement(m);
+}
+
+}  // namespace trajgru_ext

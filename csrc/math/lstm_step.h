@@ -1,0 +1,106 @@
+#pragma once
+
+// One step of an LSTM sequence: the update of lstm_gates.h, which leaves in place of
+// the gates what its gradient is computed from, and then in place of that the gradient.
+
+#include "math/gate_rows.h"
+#include "math/gates.h"
+#include "math/lstm_gates.h"
+
+namespace trajgru_ext {
+
+template <typename D>
+struct LstmStep {
+  using Dtypes = D;
+  using scalar_t = typename D::state_t;
+
+  GateRows rows;
+  GateView<scalar_t> gates;  // the inputs' part; then i, f, g and o
+  bool has_inputs;           // else the inputs' part is 0, and is not read
+  bool leaves;               // else nothing is left for the gradient
+  GateView<const scalar_t> h_gates, c;
+  GateView<const scalar_t> h;                           // null without a mask
+  GateView<const bool> mask;                            // true: the old states stay
+  GateView<const typename D::math_t> w_ci, w_cf, w_co;  // all or none
+  bool weight_per_row;                                  // one weight for all of a row
+  LstmSlots slots;
+  typename D::math_t forget_bias;
+  GateView<scalar_t> h_output, c_output;
+};
+
+template <typename D>
+struct LstmStepBackward {
+  using Dtypes = D;
+  using scalar_t = typename D::state_t;
+
+  GateRows rows;
+  GateView<scalar_t> gates;  // i, f, g and o; then the gradient to the gates
+  GateView<const scalar_t> c, c_output, h_grad;
+  GateView<scalar_t> c_grad;       // to the new cell state; then to the old
+  GateView<scalar_t> h_kept_grad;  // to h where it stayed; null without a mask
+  GateView<const bool> mask;
+  GateView<const typename D::math_t> w_ci, w_cf, w_co;
+  bool weight_per_row;
+  LstmSlots slots;
+  // Three numbers: the gradients to w_ci, w_cf, w_co are added.
+  GateView<typename D::math_t> weight_grads;
+};
+
+template <typename D, typename At>
+TRAJGRU_HOST_DEVICE void update(const LstmStep<D>& args, const At& at) {
+  using V = typename At::Value;
+  const LstmSlots& slots = args.slots;
+  const auto sum = [&](int slot) {
+    const V part = at.load(args.h_gates, slot);
+    return args.has_inputs ? at.load(args.gates, slot) + part : part;
+  };
+  const LstmGates<V> sums = {sum(slots.i), sum(slots.f) + V(args.forget_bias),
+                             sum(slots.g), sum(slots.o)};
+  const V c = at.load(args.c, 0);
+  const auto parts = lstm_parts(sums, lstm_peephole<V>(args, at), c);
+  const V fresh = parts.gate.o * parts.t;
+  if (args.mask.present()) {
+    const V h = at.load(args.h, 0);
+    at.store(args.h_output, 0, at.kept(args.mask, h, fresh));
+  } else {
+    at.store(args.h_output, 0, fresh);
+  }
+  at.store(args.c_output, 0, at.kept(args.mask, c, parts.c));
+  if (args.leaves) {
+    at.store(args.gates, slots.i, parts.gate.i);
+    at.store(args.gates, slots.f, parts.gate.f);
+    at.store(args.gates, slots.g, parts.gate.g);
+    at.store(args.gates, slots.o, parts.gate.o);
+  }
+}
+
+template <typename D, typename At>
+TRAJGRU_HOST_DEVICE void update(const LstmStepBackward<D>& args, const At& at) {
+  using V = typename At::Value;
+  const LstmSlots& slots = args.slots;
+  LstmParts<V> parts;
+  parts.gate = {at.load(args.gates, slots.i), at.load(args.gates, slots.f),
+                at.load(args.gates, slots.g), at.load(args.gates, slots.o)};
+  parts.c = at.load(args.c_output, 0);
+  parts.t = hyperbolic_tangent(parts.c);
+  const V c = at.load(args.c, 0);
+  const V to_h = at.load(args.h_grad, 0), to_c = at.load(args.c_grad, 0);
+  const auto grad =
+      lstm_grad(parts, lstm_peephole<V>(args, at), c, V(at.kept(args.mask, V(0), to_h)),
+                V(at.kept(args.mask, V(0), to_c)));
+  at.store(args.gates, slots.i, grad.a.i);
+  at.store(args.gates, slots.f, grad.a.f);
+  at.store(args.gates, slots.g, grad.a.g);
+  at.store(args.gates, slots.o, grad.a.o);
+  at.store(args.c_grad, 0, at.kept(args.mask, to_c, grad.c));
+  if (args.mask.present()) {
+    at.store(args.h_kept_grad, 0, at.kept(args.mask, to_h, V(0)));
+  }
+  if (args.weight_grads.present()) {
+    at.add(args.weight_grads, 0, grad.a.i * c);
+    at.add(args.weight_grads, 1, grad.a.f * c);
+    at.add(args.weight_grads, 2, grad.a.o * parts.c);
+  }
+}
+
+}  // namespace trajgru_ext

@@ -1,0 +1,108 @@
+#include "sequence.h"
+
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+
+#include "sequence_checks.h"
+#include "tensors.h"
+
+namespace trajgru_ext {
+
+using at::Tensor;
+
+Sequence::Sequence(const char* op, int64_t count) : steps(count) {
+  TORCH_CHECK_VALUE(steps >= 0, op, ": steps must not be below 0, got ", steps);
+}
+
+void Sequence::take_images(const char* op, const OptionalTensor& sequence,
+                           const OptionalTensor& state,
+                           const OptionalTensor& old_state_mask, int64_t count,
+                           const Tensor& like) {
+  features = count;
+  options = at::TensorOptions().dtype(like.scalar_type()).device(like.device());
+  TORCH_CHECK_VALUE(sequence.has_value() || state.has_value(), op,
+                    ": inputs or h must be given, got None for both");
+  if (sequence.has_value()) {
+    check_beside(op, "inputs", *sequence, {steps, -1, -1, -1, -1}, like);
+    TORCH_CHECK_VALUE(sequence->size(2) > 0, op,
+                      ": inputs must be [T, B, C, H, W], C > 0, got ",
+                      sequence->sizes());
+    inputs = channels_last(sequence->flatten(0, 1));
+    if (steps > 0) format = memory_format(sequence->select(0, 0));
+  } else {
+    check_beside(op, "h", *state, {-1, features, -1, -1}, like);
+  }
+  const Tensor& sized = sequence.has_value() ? *sequence : *state;
+  batch = sized.size(-4);
+  height = sized.size(-2);
+  width = sized.size(-1);
+  if (state.has_value()) {
+    check_beside(op, "h", *state, {batch, features, height, width}, like);
+    h = channels_last(*state);
+    h_format = memory_format(*state);
+    if (!sequence.has_value()) format = h_format;
+  }
+  if (old_state_mask.has_value()) {
+    const auto wanted = sizes(features);
+    TORCH_CHECK_TYPE(old_state_mask->scalar_type() == at::kBool, op,
+                     ": the mask must be bool, got ", old_state_mask->scalar_type());
+    TORCH_CHECK_VALUE(old_state_mask->sizes() == at::IntArrayRef(wanted) &&
+                          old_state_mask->device() == like.device(),
+                      op, ": the mask must be ", at::IntArrayRef(wanted), " on ",
+                      like.device(), ", got ", old_state_mask->sizes(), " on ",
+                      old_state_mask->device());
+    mask = *old_state_mask;
+  }
+}
+
+Tensor Sequence::images(int64_t count, int64_t channels) const {
+  return images(count, channels, options.dtype().toScalarType());
+}
+
+Tensor Sequence::images(int64_t count, int64_t channels, at::ScalarType dtype) const {
+  return at::empty({count * batch, channels, height, width},
+                   options.dtype(dtype).memory_format(at::MemoryFormat::ChannelsLast));
+}
+
+Tensor Sequence::result(const Tensor& images, at::MemoryFormat layout) const {
+  return as_sequence(in_format(images, layout));
+}
+
+Tensor Sequence::or_zero(const Tensor& state) const {
+  return state.defined() ? state : images(1, features).zero_();
+}
+
+OptionalTensor Sequence::mask_of(int64_t t) const {
+  if (!mask.defined()) return std::nullopt;
+  return mask.select(0, t);
+}
+
+Tensor Sequence::state_before(const Tensor& states, const Tensor& initial,
+                              int64_t t) const {
+  return t == 0 ? initial : channels_last(states.select(0, t - 1));
+}
+
+Tensor Sequence::states_before(const Tensor& states, const Tensor& initial,
+                               int64_t first, int64_t last) const {
+  if (first > 0) {
+    return channels_last(states.slice(0, first - 1, last - 1).flatten(0, 1));
+  }
+  const Tensor start = or_zero(initial);
+  if (last == 1) return start;
+  return at::cat({start, channels_last(states.slice(0, 0, last - 1).flatten(0, 1))});
+}
+
+Tensor in_format(const Tensor& image, at::MemoryFormat layout) {
+  const Tensor target = at::empty(image.sizes(), image.options().memory_format(layout));
+  return in_form_of(target, image);
+}
+
+Tensor nothing(const at::TensorOptions& options) {
+  return at::empty({0}, options);
+}
+
+Tensor join(const std::vector<Tensor>& parts) {
+  return parts.size() == 1 ? parts[0] : at::cat(parts);
+}
+
+}  // namespace trajgru_ext

@@ -1,0 +1,225 @@
+"""ConvLSTM and ConvGRU as modules: layers, states, layouts, published parameters."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import conv2d
+
+from trajgru_ext import reference
+from trajgru_ext.nn import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell
+
+KINDS = pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (ConvLSTM, {}),
+        (ConvLSTM, {"peephole": "channel", "forget_bias": 1.0}),
+        (ConvLSTM, {"peephole": "element", "image_size": (4, 5)}),
+        (ConvGRU, {}),
+        (ConvGRU, {"reset": "before", "update": "replace", "bias": False}),
+    ],
+    ids=["lstm", "lstm_channel", "lstm_element", "gru", "gru_before"],
+)
+
+
+def make(kind, **options):
+    torch.manual_seed(0)
+    module = kind(2, [3, 4], [3, 5], 2, dtype=torch.float64, **options)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return module
+
+
+def sample_inputs(steps=3):
+    generator = torch.Generator().manual_seed(1)
+    shape = (steps, 2, 2, 4, 5)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def assert_close(got, wanted):
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-10)
+
+
+@KINDS
+def test_steps_of_the_cells(kind, options):
+    """Layer over layer, step over step."""
+    module, inputs = make(kind, **options), sample_inputs()
+    outputs, states = module(inputs)
+    last = [None, None]
+    for t in range(3):
+        image = inputs[t]
+        for k, cell in enumerate(module.cell_list):
+            last[k] = cell(image, last[k])
+            image = last[k][0] if kind is ConvLSTM else last[k]
+        assert_close(outputs[t], image)
+    assert_close(states, last)
+
+
+@KINDS
+def test_states_carry_on(kind, options):
+    module, inputs = make(kind, **options), sample_inputs(5)
+    outputs, states = module(inputs)
+    first, between = module(inputs[:2])
+    second, last = module(inputs[2:], between)
+    assert_close(torch.cat([first, second]), outputs)
+    assert_close(last, states)
+    # Without inputs, from states alone.
+    alone, _ = module(None, states, steps=2)
+    assert alone.shape == (2, 2, 4, 4, 5)
+
+
+@KINDS
+def test_no_steps(kind, options):
+    module, inputs = make(kind, **options), sample_inputs()
+    _, states = module(inputs)
+    outputs, after = module(inputs[:0], states)
+    assert outputs.shape == (0, 2, 4, 4, 5)
+    assert_close(after, states)
+    _, zeros = module(inputs[:0])
+    assert torch.stack([*zeros[0]]).eq(0).all()
+
+
+@KINDS
+def test_batch_first_and_all_layers(kind, options):
+    inputs = sample_inputs()
+    outputs, states = make(kind, **options)(inputs)
+    module = make(kind, batch_first=True, return_all_layers=True, **options)
+    layers, last = module(inputs.transpose(0, 1))
+    assert [tuple(one.shape) for one in layers] == [(2, 3, 3, 4, 5), (2, 3, 4, 4, 5)]
+    assert_close(layers[1].transpose(0, 1), outputs)
+    assert_close(last, states)
+
+
+@KINDS
+def test_lengths(kind, options):
+    module, inputs = make(kind, **options), sample_inputs()
+    outputs, states = module(inputs, lengths=[1, 3])
+    short, early = module(inputs[:1, :1])
+    assert_close(outputs[:1, :1], short)
+    assert_close(outputs[2, :1], short[0])
+    for got, wanted in zip(states, early, strict=True):
+        pairs = [(got, wanted)] if kind is ConvGRU else zip(got, wanted, strict=True)
+        for one, other in pairs:
+            assert_close(one[:1], other)
+
+
+@KINDS
+def test_both_directions(kind, options):
+    """As documented: reversed time in, reversed time out."""
+    module, inputs = make(kind, **options), sample_inputs()
+    backwards = module(inputs.flip(0))[0].flip(0)
+    assert_close(backwards[2], module(inputs[2:])[0][0])
+
+
+@KINDS
+def test_recompute_and_training(kind, options):
+    gradients = []
+    for recompute in ("none", "gates"):
+        module = make(kind, recompute=recompute, **options)
+        outputs, _ = module(sample_inputs())
+        outputs.square().sum().backward()
+        gradients.append([p.grad for p in module.parameters()])
+        assert all(grad is not None for grad in gradients[-1])
+    assert_close(*gradients)
+
+
+@KINDS
+def test_any_size_and_compile(kind, options):
+    if "image_size" in options:
+        return
+    torch.compiler.reset()
+    module = make(kind, **options).float()
+    inputs = sample_inputs().float()
+    compiled = torch.compile(module, fullgraph=True)
+    torch.testing.assert_close(compiled(inputs)[0], module(inputs)[0])
+    assert module(torch.randn(2, 1, 2, 7, 3))[0].shape == (2, 1, 4, 7, 3)
+
+
+def test_published_conv_lstm():
+    """One convolution of [x, h], its slices i, f, o, g; `cell_list.0.conv`."""
+    module = ConvLSTM(2, 3, batch_first=True).double()
+    shapes = {k: tuple(v.shape) for k, v in module.state_dict().items()}
+    assert shapes == {
+        "cell_list.0.conv.weight": (12, 5, 3, 3),
+        "cell_list.0.conv.bias": (12,),
+    }
+    conv, inputs = module.cell_list[0].conv, sample_inputs()
+    h = c = torch.zeros(2, 3, 4, 5, dtype=torch.float64)
+    for image in inputs:
+        i, f, o, g = conv(torch.cat([image, h], 1)).chunk(4, 1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+    outputs, [(last_h, last_c)] = module(inputs.transpose(0, 1))
+    assert_close(outputs[:, -1], h)
+    assert_close((last_h, last_c), (h, c))
+    # None is zero.
+    without = module(None, [(h, c)], steps=1)[0]
+    zero = torch.zeros(2, 1, 2, 4, 5, dtype=torch.float64)
+    assert_close(without, module(zero, [(h, c)])[0])
+
+
+def test_peepholes_of_a_cell():
+    cell = ConvLSTMCell(2, 3, peephole="element", image_size=(4, 5), order="ifgo")
+    assert {"Wci", "Wcf", "Wco"} <= set(cell.state_dict())
+    assert cell.Wci.shape == (1, 3, 4, 5)
+    cell = ConvLSTMCell(2, 3, peephole="channel", order="ifgo").double()
+    for weight in (cell.Wci, cell.Wcf, cell.Wco):
+        assert not weight.any()
+        nn.init.normal_(weight)
+    image = sample_inputs()[0]
+    h = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    c = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    gates = cell.conv(torch.cat([image, h], 1))
+    peephole = (cell.Wci, cell.Wcf, cell.Wco)
+    wanted = reference.lstm_gates(gates, None, c, peephole, "ifgo")
+    assert_close(cell(image, (h, c)), wanted)
+
+
+def test_published_conv_gru():
+    """Reset before the convolution: `conv_gates` of reset and update, `conv_can`."""
+    module = ConvGRU(2, 3, reset="before", update="replace").double()
+    assert set(module.state_dict()) == {
+        f"cell_list.0.{name}.{kind}"
+        for name in ("conv_gates", "conv_can")
+        for kind in ("weight", "bias")
+    }
+    cell, h = module.cell_list[0], torch.zeros(2, 3, 4, 5, dtype=torch.float64)
+    inputs = sample_inputs()
+    for image in inputs:
+        gates = cell.conv_gates(torch.cat([image, h], 1)).sigmoid()
+        r, u = gates.chunk(2, 1)
+        n = cell.conv_can(torch.cat([image, r * h], 1)).tanh()
+        h = (1 - u) * h + u * n
+    assert_close(module(inputs)[1][0], h)
+
+
+def test_reset_after_of_a_cell():
+    """Each convolution with its bias, that of the state inside the reset."""
+    options = {"activation": "leaky_relu", "order": "run", "dilation": 2}
+    cell = ConvGRUCell(2, 3, **options).double()
+    image = sample_inputs()[0]
+    h = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    spread = {"padding": 2, "dilation": 2}
+    s = conv2d(h, cell.h2h.weight, cell.h2h.bias, **spread)
+    wanted = reference.gru_gates(cell.i2h(image), s, h, "run", "leaky_relu")
+    assert_close(cell(image, h), wanted)
+    assert_close(cell(None, h), reference.gru_gates(None, s, h, "run", "leaky_relu"))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ConvLSTM(0, 3), "ConvLSTMCell: input_channels must be positive"),
+        (lambda: ConvLSTM(2, 3, 4), "ConvLSTMCell: kernel_size must be odd, got 4"),
+        (lambda: ConvLSTM(2, 3, num_layers=0), "num_layers must be positive, got 0"),
+        (lambda: ConvLSTM(2, [3], 3, 2), r"hidden_channels must be one or a list"),
+        (lambda: ConvLSTMCell(2, 3, peephole=True), "peephole must be None.*True"),
+        (lambda: ConvLSTMCell(2, 3, peephole="element"), "image_size must be given"),
+        (lambda: ConvLSTMCell(2, 3, (3, 3, 3)), "kernel_size must be one number or"),
+        (lambda: ConvGRUCell(2, 3, reset="no"), "ConvGRUCell: reset must be one of"),
+        (lambda: ConvGRUCell(2, 3, order="ru"), "order must be a permutation of 'run'"),
+        (lambda: ConvGRU(2, 3)(sample_inputs(), [None] * 2), "states must be one a"),
+    ],
+)
+def test_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

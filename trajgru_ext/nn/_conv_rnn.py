@@ -1,0 +1,115 @@
+"""What the ConvLSTM and ConvGRU modules share: layers above each other."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+Pair = int | tuple[int, int]
+
+
+class Setting(NamedTuple):
+    """What the cells of all kinds are made with, beside their sizes."""
+
+    kernel_size: Pair
+    dilation: Pair
+    bias: bool
+    device: Any
+    dtype: Any
+
+
+def check_positive(kind: str, **sizes: Any) -> None:
+    """Raise a ValueError for a size that is not a positive integer."""
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{kind}: {name} must be positive, got {size!r}")
+
+
+def both(kind: str, name: str, value: Any) -> tuple[int, int]:
+    """A number along height and width, from one or two."""
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2:
+        raise ValueError(f"{kind}: {name} must be one number or two, got {value!r}")
+    check_positive(kind, **{f"{name}[{k}]": pair[k] for k in (0, 1)})
+    return pair
+
+
+def convolution(
+    kind: str, setting: Setting, inputs: int, outputs: int, *, bias: bool | None = None
+) -> nn.Conv2d:
+    """A convolution that keeps the size: the operators read its parameters."""
+    kernel = both(kind, "kernel_size", setting.kernel_size)
+    dilation = both(kind, "dilation", setting.dilation)
+    if any(size % 2 == 0 for size in kernel):
+        raise ValueError(f"{kind}: kernel_size must be odd, got {setting.kernel_size}")
+    return nn.Conv2d(
+        inputs,
+        outputs,
+        kernel,
+        padding=tuple(d * (k // 2) for d, k in zip(dilation, kernel, strict=True)),
+        dilation=dilation,
+        bias=setting.bias if bias is None else bias,
+        device=setting.device,
+        dtype=setting.dtype,
+    )
+
+
+def per_layer(kind: str, name: str, value: Any, layers: int) -> list[Any]:
+    """One value a layer, from a list of them or one for all."""
+    if not isinstance(value, list):
+        return [value] * layers
+    if len(value) != layers:
+        raise ValueError(
+            f"{kind}: {name} must be one or a list of num_layers={layers}, got {value}"
+        )
+    return value
+
+
+class Layers(nn.Module):
+    """Layers above each other, each a cell that can run a whole sequence.
+
+    `cell_list` holds them; a subclass makes them.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[nn.Module],
+        batch_first: bool,
+        return_all_layers: bool,
+        recompute: str,
+    ) -> None:
+        super().__init__()
+        self.cell_list = nn.ModuleList(cells)
+        self.batch_first = batch_first
+        self.return_all_layers = return_all_layers
+        self.recompute = recompute
+
+    def extra_repr(self) -> str:
+        return f"batch_first={self.batch_first}, recompute={self.recompute!r}"
+
+    def _layers(
+        self,
+        inputs: Tensor | None,
+        states: Sequence[Any] | None,
+        lengths: Tensor | Sequence[int] | None,
+        steps: int | None,
+    ) -> tuple[Tensor | list[Tensor], list[Any]]:
+        kind = type(self).__name__
+        if states is None:
+            states = [None] * len(self.cell_list)
+        if len(states) != len(self.cell_list):
+            raise ValueError(
+                f"{kind}: states must be one a layer, {len(self.cell_list)}, got "
+                f"{len(states)}"
+            )
+        if self.batch_first and inputs is not None:
+            inputs = inputs.transpose(0, 1)
+        options = {"lengths": lengths, "recompute": self.recompute}
+        outputs, last = [], []
+        for cell, state in zip(self.cell_list, states, strict=True):
+            inputs, after = cell.sequence(inputs, state, steps=steps, **options)
+            outputs.append(inputs)
+            last.append(after)
+        if self.batch_first:
+            outputs = [one.transpose(0, 1) for one in outputs]
+        return outputs if self.return_all_layers else outputs[-1], last

@@ -1,0 +1,244 @@
+"""ConvGRU as modules: one step, and whole sequences in several layers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trajgru_ext.nn._conv_rnn import (
+    Layers,
+    Pair,
+    Setting,
+    check_positive,
+    convolution,
+    per_layer,
+)
+from trajgru_ext.ops import conv_gru
+from trajgru_ext.ops.conv_gru import RESETS
+
+
+class ConvGRUCell(nn.Module):
+    """One step of a ConvGRU, for streams; see `conv_gru` for the formula.
+
+    The parameters are, each with `.weight` and `.bias`: for reset="after" `i2h`
+    `[3F, C, k, k]` and `h2h` `[3F, F, k, k]`; for reset="before" `conv_gates`
+    `[2F, C + F, k, k]` of reset and update gate and `conv_can` `[F, C + F, k, k]` of
+    the candidate, over the input and then the state.
+
+    Args:
+        input_channels: C of the inputs.
+        hidden_channels: F of the state.
+        kernel_size: odd, one number or (height, width).
+        dilation: of the convolutions, likewise.
+        bias: whether the convolutions have biases.
+        reset: whether the reset gate comes "after" or "before" the convolution of the
+            state.
+        order: the slices' order in the weights, a permutation of "run", or for
+            reset="before" of "ru", the order in `conv_gates`.
+        activation: "tanh", "relu" or "leaky_relu", of the candidate.
+        negative_slope: of "leaky_relu".
+        update: what the update gate multiplies: "keep" the old state, "replace" the
+            candidate.
+        device, dtype: of the parameters.
+
+    Source: reset after the convolution: HKO-7 (Shi et al. 2017, arXiv 1706.03458);
+    before: Ballas et al. 2015 (arXiv 1511.06432).
+
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        hidden_channels: int,
+        kernel_size: Pair = 3,
+        *,
+        dilation: Pair = 1,
+        bias: bool = True,
+        reset: str = "after",
+        order: str | None = None,
+        activation: str = "tanh",
+        negative_slope: float = 0.2,
+        update: str = "keep",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        kind = type(self).__name__
+        sizes = {"input_channels": input_channels, "hidden_channels": hidden_channels}
+        check_positive(kind, **sizes)
+        if reset not in RESETS:
+            raise ValueError(f"{kind}: reset must be one of {RESETS}, got {reset!r}")
+        usual = "run" if reset == "after" else "ru"
+        order = usual if order is None else order
+        if not isinstance(order, str) or sorted(order) != sorted(usual):
+            raise ValueError(
+                f"{kind}: order must be a permutation of {usual!r} for reset="
+                f"{reset!r}, got {order!r}"
+            )
+        self.input_channels = input_channels
+        self.hidden_channels = hidden_channels
+        self.reset = reset
+        self.order = order
+        self.activation = activation
+        self.negative_slope = negative_slope
+        self.update = update
+        self.dilation = dilation
+        setting = Setting(kernel_size, dilation, bias, device, dtype)
+        features, channels = hidden_channels, input_channels + hidden_channels
+        if reset == "after":
+            self.i2h = convolution(kind, setting, input_channels, 3 * features)
+            self.h2h = convolution(kind, setting, features, 3 * features)
+        else:
+            self.conv_gates = convolution(kind, setting, channels, 2 * features)
+            self.conv_can = convolution(kind, setting, channels, features)
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return (
+            f"{self.input_channels}, {self.hidden_channels}, reset={self.reset!r}, "
+            f"order={self.order!r}, activation={self.activation!r}, "
+            f"update={self.update!r}"
+        )
+
+    def forward(self, input: Tensor | None = None, h: Tensor | None = None) -> Tensor:
+        """Take one step.
+
+        Args:
+            input: `[B, C, H, W]`; or None, and its terms vanish.
+            h: the state `[B, F, H, W]`; None is 0. One of the two must be given.
+
+        Returns:
+            The new state.
+
+        Raises:
+            TypeError, ValueError: as `conv_gru`.
+
+        """
+        inputs = None if input is None else input[None]
+        return self.sequence(inputs, h, steps=1)[1]
+
+    def sequence(
+        self,
+        inputs: Tensor | None,
+        h: Tensor | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        steps: int | None = None,
+        recompute: str = "none",
+    ) -> tuple[Tensor, Tensor]:
+        """Run over `[T, B, C, H, W]`: the states after every step, and the last.
+
+        The other arguments are those of `conv_gru`.
+        """
+        outputs = conv_gru(
+            inputs,
+            h,
+            **self._weights(),
+            reset=self.reset,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
+            update=self.update,
+            x_dilation=self.dilation,
+            h_dilation=self.dilation,
+            lengths=lengths,
+            steps=steps,
+            recompute=recompute,
+        )
+        if outputs.shape[0] > 0:
+            h = outputs[-1]
+        elif h is None:
+            h = outputs.new_zeros(outputs.shape[1:])
+        return outputs, h
+
+    def _weights(self) -> dict[str, Any]:
+        if self.reset == "after":
+            return {
+                "x_weight": self.i2h.weight,
+                "x_bias": self.i2h.bias,
+                "h_weight": self.h2h.weight,
+                "h_bias": self.h2h.bias,
+                "order": self.order,
+            }
+        # Two convolutions of everything that is read before the reset become one.
+        parts = self.conv_gates, self.conv_can
+        weight = torch.cat([conv.weight for conv in parts])
+        bias = None
+        if self.conv_gates.bias is not None:
+            bias = torch.cat([conv.bias for conv in parts])
+        return {
+            "x_weight": weight[:, : self.input_channels],
+            "h_weight": weight[:, self.input_channels :],
+            "h_bias": bias,
+            "order": self.order + "n",
+        }
+
+
+class ConvGRU(Layers):
+    """Layers of a ConvGRU over whole sequences, one call of `conv_gru` each.
+
+    The parameters are those of `ConvGRUCell`, in `cell_list.0`, `cell_list.1` and so
+    on. For both directions of time, run a second module on `inputs.flip(0)` and
+    concatenate its `outputs.flip(0)`; with `lengths`, reverse each sample within its
+    own length instead, so that what is padded stays at the end.
+
+    Args:
+        input_channels: C of the inputs.
+        hidden_channels: F of the state, for all layers or a list.
+        kernel_size: odd, one number or (height, width), for all layers or a list.
+        num_layers: how many there are, each reading the states of the one below.
+        batch_first: whether sequences are `[B, T, ...]` instead of `[T, B, ...]`.
+        return_all_layers: whether the outputs of all layers are returned, in a list.
+        recompute: what the backward pass computes again to save memory: "none" or
+            "gates"; see `conv_gru`.
+        options: those of `ConvGRUCell`.
+
+    Source: as of `ConvGRUCell`.
+
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        hidden_channels: int | list[int],
+        kernel_size: Pair | list[Pair] = 3,
+        num_layers: int = 1,
+        *,
+        batch_first: bool = False,
+        return_all_layers: bool = False,
+        recompute: str = "none",
+        **options: Any,
+    ) -> None:
+        kind = type(self).__name__
+        check_positive(kind, num_layers=num_layers)
+        hidden = per_layer(kind, "hidden_channels", hidden_channels, num_layers)
+        kernels = per_layer(kind, "kernel_size", kernel_size, num_layers)
+        sizes = zip([input_channels, *hidden], hidden, kernels, strict=False)
+        cells = [ConvGRUCell(*size, **options) for size in sizes]
+        super().__init__(cells, batch_first, return_all_layers, recompute)
+
+    def forward(
+        self,
+        inputs: Tensor | None = None,
+        states: Sequence[Tensor | None] | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+        steps: int | None = None,
+    ) -> tuple[Tensor | list[Tensor], list[Tensor]]:
+        """Run the layers.
+
+        Args:
+            inputs: `[T, B, C, H, W]`, of any size; or None.
+            states: `[B, F, H, W]` for every layer, or None for 0.
+            lengths: how many steps each sample has, `[B]`; past them its states stay as
+                they are.
+            steps: T, needed without inputs.
+
+        Returns:
+            The last layer's states after every step, `[T, B, F, H, W]`, or a list of
+            them for all layers, and the last state of every layer, to go on from.
+
+        Raises:
+            TypeError, ValueError: as `conv_gru`.
+
+        """
+        return self._layers(inputs, states, lengths, steps)

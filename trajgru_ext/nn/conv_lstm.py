@@ -1,0 +1,223 @@
+"""ConvLSTM as modules: one step, and whole sequences in several layers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trajgru_ext.nn._conv_rnn import (
+    Layers,
+    Pair,
+    Setting,
+    both,
+    check_positive,
+    convolution,
+    per_layer,
+)
+from trajgru_ext.ops import conv_lstm
+
+State = tuple[Tensor, Tensor]
+PEEPHOLES = (None, "channel", "element")
+
+
+class ConvLSTMCell(nn.Module):
+    """One step of a ConvLSTM, for streams; see `conv_lstm` for the formula.
+
+    The parameters are `conv.weight` `[4F, C + F, k, k]`, over the input and then the
+    state, `conv.bias`, and for peepholes `Wci`, `Wcf`, `Wco`.
+
+    Args:
+        input_channels: C of the inputs.
+        hidden_channels: F of the states.
+        kernel_size: odd, one number or (height, width).
+        dilation: of the convolution, likewise.
+        bias: whether the convolution has a bias.
+        peephole: None, "channel" for weights `[1, F, 1, 1]` or "element" for
+            `[1, F, H, W]`; they begin at zero.
+        image_size: (H, W), for peepholes per element.
+        order: the slices' order in the weight, a permutation of "ifog".
+        forget_bias: added in the forget gate.
+        device, dtype: of the parameters.
+
+    Source: Shi et al. 2015 (arXiv 1506.04214).
+
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        hidden_channels: int,
+        kernel_size: Pair = 3,
+        *,
+        dilation: Pair = 1,
+        bias: bool = True,
+        peephole: str | None = None,
+        image_size: tuple[int, int] | None = None,
+        order: str = "ifog",
+        forget_bias: float = 0.0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        kind = type(self).__name__
+        sizes = {"input_channels": input_channels, "hidden_channels": hidden_channels}
+        check_positive(kind, **sizes)
+        if peephole not in PEEPHOLES:
+            raise ValueError(
+                f"{kind}: peephole must be None, 'channel' or 'element', got "
+                f"{peephole!r}"
+            )
+        if (peephole == "element") != (image_size is not None):
+            raise ValueError(
+                f"{kind}: image_size must be given for peephole='element' alone, got "
+                f"{image_size} for {peephole!r}"
+            )
+        self.input_channels = input_channels
+        self.hidden_channels = hidden_channels
+        self.peephole = peephole
+        self.order = order
+        self.forget_bias = forget_bias
+        setting = Setting(kernel_size, dilation, bias, device, dtype)
+        channels = input_channels + hidden_channels
+        self.conv = convolution(kind, setting, channels, 4 * hidden_channels)
+        size = (1, 1) if image_size is None else both(kind, "image_size", image_size)
+        for name in ("Wci", "Wcf", "Wco"):
+            weight = None
+            if peephole is not None:
+                zeros = torch.zeros(
+                    (1, hidden_channels, *size), device=device, dtype=dtype
+                )
+                weight = nn.Parameter(zeros)
+            self.register_parameter(name, weight)
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return (
+            f"{self.input_channels}, {self.hidden_channels}, "
+            f"peephole={self.peephole!r}, order={self.order!r}"
+        )
+
+    def forward(self, input: Tensor | None = None, state: State | None = None) -> State:
+        """Take one step.
+
+        Args:
+            input: `[B, C, H, W]`; None is 0.
+            state: (h, c), both `[B, F, H, W]`; None is 0. One of the two must be given.
+
+        Returns:
+            The new (h, c).
+
+        Raises:
+            TypeError, ValueError: as `conv_lstm`.
+
+        """
+        inputs = None if input is None else input[None]
+        return self.sequence(inputs, state, steps=1)[1]
+
+    def sequence(
+        self,
+        inputs: Tensor | None,
+        state: State | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        steps: int | None = None,
+        recompute: str = "none",
+    ) -> tuple[Tensor, State]:
+        """Run over `[T, B, C, H, W]`: the states h after every step, the last (h, c).
+
+        The other arguments are those of `conv_lstm`.
+        """
+        h, c = (None, None) if state is None else state
+        weight, bias = self.conv.weight, self.conv.bias
+        outputs, last = conv_lstm(
+            inputs,
+            h,
+            c,
+            weight[:, : self.input_channels],
+            weight[:, self.input_channels :],
+            h_bias=bias,
+            peephole=None if self.Wci is None else (self.Wci, self.Wcf, self.Wco),
+            order=self.order,
+            forget_bias=self.forget_bias,
+            x_dilation=self.conv.dilation,
+            h_dilation=self.conv.dilation,
+            lengths=lengths,
+            steps=steps,
+            recompute=recompute,
+        )
+        if outputs.shape[0] > 0:
+            h = outputs[-1]
+        elif h is None:
+            h = torch.zeros_like(last)
+        return outputs, (h, last)
+
+
+class ConvLSTM(Layers):
+    """Layers of a ConvLSTM over whole sequences, one call of `conv_lstm` each.
+
+    The parameters are those of `ConvLSTMCell`, in `cell_list.0`, `cell_list.1` and so
+    on. For both directions of time, run a second module on `inputs.flip(0)` and
+    concatenate its `outputs.flip(0)`; with `lengths`, reverse each sample within its
+    own length instead, so that what is padded stays at the end.
+
+    Args:
+        input_channels: C of the inputs.
+        hidden_channels: F of the states, for all layers or a list.
+        kernel_size: odd, one number or (height, width), for all layers or a list.
+        num_layers: how many there are, each reading the states of the one below.
+        batch_first: whether sequences are `[B, T, ...]` instead of `[T, B, ...]`.
+        return_all_layers: whether the outputs of all layers are returned, in a list.
+        recompute: what the backward pass computes again to save memory: "none" or
+            "gates"; see `conv_lstm`.
+        options: those of `ConvLSTMCell`.
+
+    Source: Shi et al. 2015 (arXiv 1506.04214).
+
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        hidden_channels: int | list[int],
+        kernel_size: Pair | list[Pair] = 3,
+        num_layers: int = 1,
+        *,
+        batch_first: bool = False,
+        return_all_layers: bool = False,
+        recompute: str = "none",
+        **options: Any,
+    ) -> None:
+        kind = type(self).__name__
+        check_positive(kind, num_layers=num_layers)
+        hidden = per_layer(kind, "hidden_channels", hidden_channels, num_layers)
+        kernels = per_layer(kind, "kernel_size", kernel_size, num_layers)
+        sizes = zip([input_channels, *hidden], hidden, kernels, strict=False)
+        cells = [ConvLSTMCell(*size, **options) for size in sizes]
+        super().__init__(cells, batch_first, return_all_layers, recompute)
+
+    def forward(
+        self,
+        inputs: Tensor | None = None,
+        states: Sequence[State | None] | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+        steps: int | None = None,
+    ) -> tuple[Tensor | list[Tensor], list[State]]:
+        """Run the layers.
+
+        Args:
+            inputs: `[T, B, C, H, W]`, of any size; None is 0.
+            states: (h, c) for every layer, both `[B, F, H, W]`, or None for 0.
+            lengths: how many steps each sample has, `[B]`; past them its states stay as
+                they are.
+            steps: T, needed without inputs.
+
+        Returns:
+            The last layer's states h after every step, `[T, B, F, H, W]`, or a list of
+            them for all layers, and the last (h, c) of every layer, to go on from.
+
+        Raises:
+            TypeError, ValueError: as `conv_lstm`.
+
+        """
+        return self._layers(inputs, states, lengths, steps)

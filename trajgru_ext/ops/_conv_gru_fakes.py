@@ -1,0 +1,80 @@
+"""The fake kernels of conv_gru: its sizes, dtypes, strides and errors."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, channels_last
+
+from trajgru_ext.ops import _sequences
+from trajgru_ext.ops._layout import empty_image
+from trajgru_ext.ops._registry import fake
+
+OP = "conv_gru"
+
+
+@fake("conv_gru")
+def _fake_conv_gru(
+    inputs: Tensor | None,
+    h: Tensor | None,
+    x_weight: Tensor | None,
+    x_bias: Tensor | None,
+    h_weight: Tensor,
+    h_bias: Tensor | None,
+    steps: int,
+    dilation: Sequence[int],
+    slots: Sequence[int],
+    reset_before: bool,
+    activation: int,
+    negative_slope: float,
+    keep: bool,
+    mask: Tensor | None,
+    keep_gates: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    convs = ((x_weight, x_bias), (h_weight, h_bias))
+    _sequences.check_conv_rnn(OP, inputs, h, *convs, steps, 3)
+    batch, _, height, width = (h if inputs is None else inputs).shape[-4:]
+    features = h_weight.shape[1]
+
+    def images(channels: int, layout=channels_last) -> Tensor:
+        image = (batch, channels, height, width)
+        return _sequences.empty_sequence(steps, image, h_weight, layout)
+
+    outputs = images(features, _sequences.outputs_format(inputs, h))
+    gates = images(3 * features) if keep_gates else h_weight.new_empty(0)
+    with_candidates = keep_gates and not reset_before
+    candidates = images(features) if with_candidates else h_weight.new_empty(0)
+    return outputs, gates, candidates
+
+
+@fake("conv_gru_backward_")
+@fake("conv_gru_backward")
+def _fake_conv_gru_backward(
+    grad: Tensor,
+    inputs: Tensor | None,
+    h: Tensor | None,
+    x_weight: Tensor | None,
+    x_bias: Tensor | None,
+    h_weight: Tensor,
+    h_bias: Tensor | None,
+    dilation: Sequence[int],
+    slots: Sequence[int],
+    reset_before: bool,
+    activation: int,
+    negative_slope: float,
+    keep: bool,
+    mask: Tensor | None,
+    outputs: Tensor,
+    gates: Tensor,
+    candidates: Tensor,
+    gates_kept: bool,
+    wanted: list[bool],
+) -> tuple[Tensor, ...]:
+    to_inputs, to_h = h_weight.new_empty(0), h_weight.new_empty(0)
+    if wanted[0] and inputs is not None:
+        steps, *image = inputs.shape
+        layout = _sequences.outputs_format(inputs, None)
+        to_inputs = _sequences.empty_sequence(steps, image, inputs, layout)
+    if wanted[1]:
+        to_h = empty_image(h)
+    parameters = (x_weight, x_bias, h_weight, h_bias)
+    others = _sequences.empty_like_wanted(wanted[2:], parameters, h_weight)
+    return to_inputs, to_h, *others

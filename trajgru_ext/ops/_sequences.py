@@ -1,0 +1,253 @@
+"""What the sequence operators share: arguments, masks, fake kernels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trajgru_ext.ops import _gates
+from trajgru_ext.ops._arguments import (
+    autocast,
+    check_device,
+    check_same_dtype,
+    check_sizes,
+    check_tensors,
+)
+from trajgru_ext.ops._layout import memory_format
+from trajgru_ext.ops._registry import fake
+
+# What the backward pass of a convolutional sequence computes again.
+RECOMPUTE = ("gates", "none")
+
+
+def number_of_steps(op: str, inputs: Tensor | None, steps: int | None) -> int:
+    """T, from the inputs where there are any."""
+    if inputs is None:
+        if steps is None:
+            raise ValueError(f"{op}: steps must be given without inputs, got None")
+        return steps
+    if steps is not None and inputs.dim() > 0 and steps != inputs.shape[0]:
+        raise ValueError(
+            f"{op}: steps must be the number of inputs, {inputs.shape[0]}, or be left "
+            f"out, got {steps}"
+        )
+    return inputs.shape[0] if inputs.dim() > 0 else 0
+
+
+def autocast_present(*tensors: Tensor | None) -> list[Tensor | None]:
+    """Those tensors that are given in autocast's dtype where it is enabled."""
+    present = autocast(*(t for t in tensors if t is not None))
+    return _gates.spread(present, tensors)
+
+
+def state_sizes(
+    inputs: Tensor | None, h: Tensor | None, features: int, steps: int
+) -> tuple[int, ...] | None:
+    """[T, B, F, H, W], or None where the operator will find no size."""
+    sized = h if inputs is None else inputs
+    if sized is None or sized.dim() < 4:
+        return None
+    return steps, sized.shape[-4], features, *sized.shape[-2:]
+
+
+def past_the_end(
+    op: str, lengths: Any, sizes: Sequence[int], like: Tensor
+) -> Tensor | None:
+    """Where the steps of samples are past their lengths, [T, B, F, H, W]."""
+    steps, batch, *_ = sizes
+    if not isinstance(lengths, Tensor):
+        listed = isinstance(lengths, (list, tuple))
+        if not listed or not all(isinstance(n, int) for n in lengths):
+            raise TypeError(
+                f"{op}: lengths must be a Tensor or a list of integers, got "
+                f"{type(lengths).__name__}"
+            )
+        lengths = torch.tensor(lengths, dtype=torch.int64, device=like.device)
+    check_device(op, "lengths", lengths, like)
+    if lengths.is_floating_point() or lengths.dtype == torch.bool:
+        raise TypeError(f"{op}: lengths must be of integers, got {lengths.dtype}")
+    if tuple(lengths.shape) != (batch,):
+        raise ValueError(f"{op}: lengths must be [{batch}], got {list(lengths.shape)}")
+    past = torch.arange(steps, device=like.device)[:, None] >= lengths
+    return past[:, :, None, None, None].expand(tuple(sizes))
+
+
+def old_states_mask(
+    op: str,
+    zoneout_mask: Any,
+    lengths: Any,
+    sizes: Sequence[int] | None,
+    like: Tensor | None,
+) -> Tensor | None:
+    """Where the old state stays, by the mask and by the lengths, or None."""
+    if zoneout_mask is not None:
+        check_tensors(op, zoneout_mask=zoneout_mask)
+    if sizes is None or like is None:
+        return None  # the operator finds the sizes missing
+    masks = []
+    if zoneout_mask is not None:
+        masks.append(_gates.mask_of_sizes(op, zoneout_mask, sizes, like))
+    if lengths is not None:
+        masks.append(past_the_end(op, lengths, sizes, like))
+    if len(masks) == 2:
+        return masks[0] | masks[1]
+    return masks[0] if masks else None
+
+
+def differentiated(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether there may be a backward pass."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in tensors
+    )
+
+
+def last_time() -> bool:
+    """Whether no other backward pass may want what is saved for this one."""
+    if torch.compiler.is_compiling():
+        return False
+    return not torch._C._autograd._get_current_graph_task_keep_graph()
+
+
+def check_dilation(op: str, name: str, dilation: Any) -> tuple[int, int]:
+    """The dilation along height and width, from one number or two."""
+    pair = (dilation, dilation) if isinstance(dilation, int) else dilation
+    fits = isinstance(pair, (tuple, list)) and len(pair) == 2
+    if not fits or not all(isinstance(d, int) and d > 0 for d in pair):
+        raise ValueError(
+            f"{op}: {name} must be a positive number or two, got {dilation!r}"
+        )
+    return tuple(pair)
+
+
+def convolve(
+    image: Tensor, weight: Tensor, bias: Tensor | None, dilation: Sequence[int] = (1, 1)
+) -> Tensor:
+    """The convolution that keeps the size, as a formula."""
+    sizes = zip(weight.shape[2:], dilation, strict=True)
+    padding = [k // 2 * d for k, d in sizes]
+    options = {"padding": padding, "dilation": tuple(dilation)}
+    return torch.nn.functional.conv2d(image, weight, bias, **options)
+
+
+def stack(states: Sequence[Tensor], state: Tensor) -> Tensor:
+    """The states of all steps, of which there may be none."""
+    return torch.stack(list(states)) if states else state.new_empty((0, *state.shape))
+
+
+def outputs_format(sequence: Tensor | None, h: Tensor | None) -> torch.memory_format:
+    """Of the outputs' images, as csrc/sequence.h has it."""
+    if sequence is None:
+        return memory_format(h)
+    if sequence.shape[0] == 0:
+        return torch.contiguous_format
+    return memory_format(sequence.select(0, 0))
+
+
+def empty_sequence(
+    steps: int, image: Sequence[int], like: Tensor, layout: torch.memory_format
+) -> Tensor:
+    """Images [T, B, ...] in the memory format; image: the sizes of a step's."""
+    batch, *sizes = image
+    options = {"dtype": like.dtype, "device": like.device, "memory_format": layout}
+    return torch.empty((steps * batch, *sizes), **options).unflatten(0, (steps, batch))
+
+
+def check_given(op: str, inputs: Tensor | None, h: Tensor | None, steps: int) -> Tensor:
+    """Check that there are steps and a size; the tensor that has the size."""
+    sized = h if inputs is None else inputs
+    if sized is None:
+        raise ValueError(f"{op}: inputs or h must be given, got None for both")
+    if steps < 0:
+        raise ValueError(f"{op}: steps must not be below 0, got {steps}")
+    return sized
+
+
+def check_images(
+    op: str, inputs: Tensor | None, h: Tensor | None, steps: int, features: int
+) -> None:
+    """Check inputs and state, as csrc/sequence.cpp does."""
+    sized = h if inputs is None else inputs
+    if inputs is not None:
+        check_sizes(op, "inputs", inputs, [steps, -1, -1, -1, -1], sized)
+        if inputs.shape[2] == 0:
+            sizes = list(inputs.shape)
+            raise ValueError(
+                f"{op}: inputs must be [T, B, C, H, W], C > 0, got {sizes}"
+            )
+    if h is not None:
+        if inputs is None:
+            check_sizes(op, "h", h, [-1, features, -1, -1], sized)
+        batch, _, height, width = sized.shape[-4:]
+        check_sizes(op, "h", h, [batch, features, height, width], sized)
+
+
+def check_conv(
+    op: str,
+    name: str,
+    conv: tuple[Tensor, Tensor | None],
+    sizes: tuple[int, int],
+    beside: Tensor,
+) -> int:
+    """Check a convolution from channels to others; how many outputs it has."""
+    weight, bias = conv
+    check_sizes(op, f"{name}_weight", weight, [*sizes, -1, -1], beside)
+    if any(size % 2 == 0 for size in weight.shape[2:]):
+        shape = list(weight.shape)
+        raise ValueError(f"{op}: {name}_weight must have an odd kernel, got {shape}")
+    if bias is not None:
+        check_sizes(op, f"{name}_bias", bias, [weight.shape[0]], beside)
+    return weight.shape[0]
+
+
+def check_conv_rnn(
+    op: str,
+    inputs: Tensor | None,
+    h: Tensor | None,
+    x: tuple[Tensor | None, Tensor | None],
+    state: tuple[Tensor, Tensor | None],
+    steps: int,
+    gates: int,
+) -> None:
+    """Check as csrc/conv_rnn.cpp does, where that does not run."""
+    sized = check_given(op, inputs, h, steps)
+    weight = state[0]
+    check_sizes(op, "h_weight", weight, [-1] * 4, sized)
+    features = weight.shape[1]
+    if features == 0 or weight.shape[0] != gates * features:
+        raise ValueError(
+            f"{op}: h_weight must be [{gates}F, F, k, k], F > 0, got "
+            f"{list(weight.shape)}"
+        )
+    check_conv(op, "h", state, (-1, -1), sized)
+    check_images(op, inputs, h, steps, features)
+    if inputs is not None:
+        if x[0] is None:
+            raise ValueError(f"{op}: x_weight must be given with inputs, got None")
+        check_conv(op, "x", x, (gates * features, inputs.shape[2]), sized)
+    tensors = {"inputs": inputs, "h": h, "x_weight": x[0], "x_bias": x[1]}
+    tensors["h_bias"] = state[1]
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            check_same_dtype(op, name, tensor, weight, "h_weight")
+
+
+def empty_like_wanted(
+    wanted: Sequence[bool], tensors: Sequence[Tensor | None], like: Tensor
+) -> list[Tensor]:
+    """Fake gradients to parameters, empty where they are not wanted."""
+    pairs = zip(tensors, wanted, strict=True)
+    return [
+        t.new_empty(t.shape) if t is not None and want else like.new_empty(0)
+        for t, want in pairs
+    ]
+
+
+@fake("gru_step_backward")
+@fake("gru_step")
+@fake("lstm_step_backward")
+@fake("lstm_step")
+def _fake_step(*_: object) -> None:
+    """The steps of a sequence write into buffers, and return nothing."""

@@ -1,0 +1,297 @@
+"""A whole ConvLSTM sequence, with or without peepholes."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, where
+
+from trajgru_ext.ops import (
+    _conv_lstm_fakes,  # noqa: F401 - registered
+    _gates,
+    _sequences,
+)
+from trajgru_ext.ops._arguments import check_number, check_tensors
+from trajgru_ext.ops._function import (
+    Function,
+    fill_empty,
+    one_by_one,
+    wanted_only,
+    wanted_or_none,
+)
+from trajgru_ext.ops._registry import operator
+from trajgru_ext.ops.lstm_gates import lstm_formula, peephole_weights
+
+_TENSORS = 10  # that have gradients
+
+
+def conv_lstm(
+    inputs: Tensor | None,
+    h: Tensor | None,
+    c: Tensor | None,
+    x_weight: Tensor | None,
+    h_weight: Tensor,
+    x_bias: Tensor | None = None,
+    h_bias: Tensor | None = None,
+    peephole: Sequence[Tensor] | None = None,
+    order: str = "ifog",
+    forget_bias: float = 0.0,
+    x_dilation: int | Sequence[int] = 1,
+    h_dilation: int | Sequence[int] = 1,
+    lengths: Tensor | Sequence[int] | None = None,
+    steps: int | None = None,
+    recompute: str = "none",
+) -> tuple[Tensor, Tensor]:
+    """Run a ConvLSTM over a sequence.
+
+    For every step, with `*` a convolution that keeps the size, sigma the logistic
+    function, x the step's input, W and V the slices of `x_weight` and `h_weight`,
+    biases where there are any, and w = 0 without peepholes::
+
+        i = sigma(W_i * x + V_i * h + w_ci c)
+        f = sigma(W_f * x + V_f * h + w_cf c + forget_bias)
+        g = tanh(W_g * x + V_g * h)
+        c' = f c + i g
+        o = sigma(W_o * x + V_o * h + w_co c')
+        h' = o tanh(c')
+
+    The convolution of the inputs is computed for all steps at once. A published weight
+    over [x, h] is given as its two parts, `weight[:, :C]` and `weight[:, C:]`, and its
+    bias as one of the two. Backwards in time, a layer reads `inputs.flip(0)`, and its
+    outputs are flipped again.
+
+    Differentiable in all tensors any number of times in reverse mode and once in
+    forward mode on top, under `torch.func` and `torch.compile`. On the CPU all results
+    are the same bit for bit for any number of threads.
+
+    Args:
+        inputs: `[T, B, C, H, W]` in float32, float64, bfloat16 or float16; or None, and
+            the terms of x vanish.
+        h: the state before the first step, `[B, F, H, W]` in the same dtype; None is
+            0, and spares the first step's convolution. `inputs` or `h` must be given.
+        c: the cell state before the first step, likewise.
+        x_weight: `[4F, C, k, k]`, k odd. None without inputs.
+        h_weight: `[4F, F, k, k]`, k odd and perhaps another.
+        x_bias: `[4F]` or None.
+        h_bias: likewise.
+        peephole: (w_ci, w_cf, w_co), each `[1, F, H, W]` or each `[1, F, 1, 1]`.
+        order: the slices' order, a permutation of "ifog", g being the candidate.
+        forget_bias: added in the forget gate.
+        x_dilation: of the inputs' convolution, one number or two (height, width).
+        h_dilation: of the state's.
+        lengths: how many steps each sample has, `[B]`; past them its states stay as
+            they are. Inputs there must be finite, but do not matter.
+        steps: T; may be left out where there are inputs.
+        recompute: what the backward pass computes again to save memory: "none"; "gates"
+            keeps only the states.
+
+    Returns:
+        The states h after every step, `[T, B, F, H, W]`, in the memory format of a step
+        of `inputs` (of `h` without any), and the last cell state, `[B, F, H, W]`, in
+        that of `c` (where None, contiguous).
+
+    Raises:
+        TypeError: an argument is no tensor, or not of a supported dtype.
+        ValueError: an argument's rank, size, device or choice does not fit.
+
+    Source: Shi et al. 2015 (arXiv 1506.04214), equation 3.
+
+    """
+    op = "conv_lstm"
+    tensors = {"inputs": inputs, "h": h, "c": c, "x_weight": x_weight}
+    tensors |= {"x_bias": x_bias, "h_bias": h_bias}
+    given = {name: t for name, t in tensors.items() if t is not None}
+    check_tensors(op, h_weight=h_weight, **given)
+    weights = peephole_weights(op, peephole)
+    slots = _gates.gate_slots(op, order, "ifog", "ifgo")
+    check_number(op, "forget_bias", forget_bias)
+    _gates.check_choice(op, "recompute", recompute, _sequences.RECOMPUTE)
+    steps = _sequences.number_of_steps(op, inputs, steps)
+    dilation = (
+        *_sequences.check_dilation(op, "x_dilation", x_dilation),
+        *_sequences.check_dilation(op, "h_dilation", h_dilation),
+    )
+    if inputs is None:
+        x_weight = x_bias = None
+    every = (inputs, h, x_weight, x_bias, h_weight, h_bias, c, *weights)
+    every = _sequences.autocast_present(*every)
+    inputs, h, h_weight = every[0], every[1], every[4]
+    features = h_weight.shape[1] if h_weight.dim() > 1 else 0
+    sizes = _sequences.state_sizes(inputs, h, features, steps)
+    mask = _sequences.old_states_mask(op, None, lengths, sizes, h_weight)
+    keep_cells = _sequences.differentiated(every)
+    keep_gates = keep_cells and recompute == "none"
+    options = (steps, dilation, slots, float(forget_bias), keep_cells, keep_gates)
+    outputs, last, *_ = _ConvLstm.call(*every, mask, *options)
+    return outputs, last
+
+
+def _formula(
+    mask: Tensor | None,
+    steps: int,
+    dilation: Sequence[int],
+    slots: Sequence[int],
+    forget_bias: float,
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The sequence in torch operators that can be differentiated on."""
+    convolve, update = _sequences.convolve, lstm_formula(slots, forget_bias)
+
+    def sequence(
+        inputs: Tensor | None,
+        h: Tensor | None,
+        x_weight: Tensor | None,
+        x_bias: Tensor | None,
+        h_weight: Tensor,
+        h_bias: Tensor | None,
+        c: Tensor | None,
+        *peephole: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        if h is None or c is None:
+            sized = h if inputs is None else inputs
+            sizes = (sized.shape[-4], h_weight.shape[1], *sized.shape[-2:])
+            h = sized.new_zeros(sizes) if h is None else h
+            c = sized.new_zeros(sizes) if c is None else c
+        outputs = []
+        for t in range(steps):
+            x_gates, h_gates = None, convolve(h, h_weight, h_bias, dilation[2:])
+            if inputs is not None:
+                x_gates = convolve(inputs[t], x_weight, x_bias, dilation[:2])
+            fresh = update(_gates.add_gates(x_gates, h_gates, c), c, *peephole)
+            if mask is not None:
+                fresh = [
+                    where(mask[t], old, new)
+                    for old, new in zip((h, c), fresh, strict=True)
+                ]
+            h, c = fresh
+            outputs.append(h)
+        return _sequences.stack(outputs, h), c.clone()
+
+    return sequence
+
+
+class _ConvLstm(Function):
+    # torch.compile traces no Function of *args.
+    @staticmethod
+    def forward(
+        inputs: Tensor | None,
+        h: Tensor | None,
+        x_weight: Tensor | None,
+        x_bias: Tensor | None,
+        h_weight: Tensor,
+        h_bias: Tensor | None,
+        c: Tensor | None,
+        w_ci: Tensor | None,
+        w_cf: Tensor | None,
+        w_co: Tensor | None,
+        mask: Tensor | None,
+        steps: int,
+        dilation: tuple[int, ...],
+        slots: tuple[int, ...],
+        forget_bias: float,
+        keep_cells: bool,
+        keep_gates: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        tensors = (inputs, h, x_weight, x_bias, h_weight, h_bias, c, w_ci, w_cf, w_co)
+        options = (steps, list(dilation), list(slots), forget_bias, mask)
+        return operator("conv_lstm")(*tensors, *options, keep_cells, keep_gates)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.options, ctx.gates_kept = inputs[11:15], inputs[16]
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.set_materialize_grads(False)
+        outputs, _, cells, gates = output
+        ctx.save_for_backward(*inputs[:11], outputs, cells, gates)
+        ctx.save_for_forward(*inputs[:11])
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad: Tensor | None, c_grad: Tensor | None, *_: None
+    ) -> tuple[Tensor | None, ...]:
+        if grad is None and c_grad is None:
+            return (None,) * 17
+        wanted = ctx.needs_input_grad[:_TENSORS]
+        options = (*ctx.options, ctx.gates_kept, _sequences.last_time(), list(wanted))
+        found = _ConvLstmBackward.call(grad, c_grad, *ctx.saved_tensors, *options)
+        return *wanted_or_none(found, wanted), *[None] * 7
+
+    @staticmethod
+    def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        *tensors, mask = ctx.saved_tensors
+        formula = _formula(mask, *ctx.options)
+        found = _gates.tangents_of(formula, tensors, tangents[:_TENSORS])
+        return *found, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
+        return one_by_one(_ConvLstm, info, in_dims, args)
+
+
+class _ConvLstmBackward(Function):
+    @staticmethod
+    def forward(
+        grad: Tensor | None,
+        c_grad: Tensor | None,
+        inputs: Tensor | None,
+        h: Tensor | None,
+        x_weight: Tensor | None,
+        x_bias: Tensor | None,
+        h_weight: Tensor,
+        h_bias: Tensor | None,
+        c: Tensor | None,
+        w_ci: Tensor | None,
+        w_cf: Tensor | None,
+        w_co: Tensor | None,
+        mask: Tensor | None,
+        outputs: Tensor,
+        cells: Tensor,
+        gates: Tensor,
+        steps: int,
+        dilation: tuple[int, ...],
+        slots: tuple[int, ...],
+        forget_bias: float,
+        gates_kept: bool,
+        overwrite: bool,
+        wanted: list[bool],
+    ) -> tuple[Tensor, ...]:
+        tensors = (inputs, h, x_weight, x_bias, h_weight, h_bias, c, w_ci, w_cf, w_co)
+        options = (list(dilation), list(slots), forget_bias, mask)
+        left = (outputs, cells, gates, gates_kept)
+        name = "conv_lstm_backward_" if overwrite else "conv_lstm_backward"
+        return operator(name)(grad, c_grad, *tensors, *options, *left, wanted)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.options, ctx.wanted = inputs[16:20], inputs[22]
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[:13])
+        ctx.save_for_forward(*inputs[:13])
+
+    # No kernel is worth it for the second derivative. The mask has none.
+    @staticmethod
+    def _formula(ctx: Any) -> tuple[_gates.Formula, tuple[Tensor | None, ...]]:
+        *tensors, mask = ctx.saved_tensors
+        sequence = _formula(mask, *ctx.options)
+
+        def first_derivative(
+            grad: Tensor | None, c_grad: Tensor | None, *tensors: Tensor | None
+        ) -> tuple[Tensor, ...]:
+            found = _gates.pull_back(sequence, tensors, (grad, c_grad))
+            return wanted_only(found, ctx.wanted)
+
+        return first_derivative, tuple(tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        formula, tensors = _ConvLstmBackward._formula(ctx)
+        seeds = wanted_only(cotangents, ctx.wanted)
+        return *_gates.pull_back(formula, tensors, seeds), *[None] * 11
+
+    @staticmethod
+    def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
+        formula, tensors = _ConvLstmBackward._formula(ctx)
+        found = _gates.tangents_of(formula, tensors, tangents[:12])
+        return fill_empty(found, ctx.wanted, tensors[6])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
+        return one_by_one(_ConvLstmBackward, info, in_dims, args)
