@@ -98,6 +98,29 @@ def rounds_warps(backend):
 
 
 @pytest.mark.kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("pixels", "columns", "outputs"),
+    [
+        (1, 1, 65),
+        (13, 257, 1),
+        (127, 64, 16),
+        (129, 33, 47),
+        (300, 513, 31),
+        (5, 9, 97),
+    ],
+)
+def test_sizes_around_the_blocks_of_the_products(
+    backend, pixels, columns, outputs, dtype
+):
+    """With flows of 0 it is a product, whose rows, sums and columns come in blocks."""
+    size = (1, columns, 1, pixels)
+    arguments = list(sample_inputs(backend.device, dtype, size, 1, outputs))
+    arguments[1] = torch.zeros_like(arguments[1])
+    compare(*arguments, rounds_warps=rounds_warps(backend))
+
+
+@pytest.mark.kernels
 @LAYOUTS
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(

@@ -1,18 +1,19 @@
 #include "cpu/flow_conv.h"
 
 #include <ATen/Dispatch.h>
-#include <ATen/ops/addmm.h>
-#include <ATen/ops/mm.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/sum.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "checks.h"
 #include "cpu/images.h"
 #include "cpu/parallel.h"
+#include "cpu/product.h"
 #include "library.h"
 #include "tensors.h"
 
@@ -21,22 +22,10 @@ namespace {
 
 using at::Tensor;
 
-// Pixels of one product: enough rows for the matrix product's own blocking, few enough
-// for the buffer of warped values to stay near the core.
-constexpr int64_t kRows = 128;
-
-// More where the weights, which every product reads, outweigh that buffer, and there
-// are pixels enough for all threads.
-constexpr int64_t kManyRows = 512, kManyWeights = 1 << 18;
-
-int64_t rows_together(const Tensor& weight, int64_t pixels) {
-  const bool many = weight.numel() >= kManyWeights && pixels >= 2 * kManyRows;
-  return many ? kManyRows : kRows;
-}
-
-// Pixels of the products of the backward pass, which sum over them: each reads and
+// Pixels of one product: few enough for the buffer of warped values to stay near the
+// core, more in the backward pass, where the products sum over them and each reads and
 // writes the whole gradient to the weights.
-constexpr int64_t kBackRows = 256;
+constexpr int64_t kRows = 128, kBackRows = 256;
 
 // Channels of the input that a thread owns in the backward pass: whole cache lines,
 // and wide products of links x channels columns; fewer where there is little to share.
@@ -53,6 +42,65 @@ FlowConv<scalar_t> flow_conv_args(const Tensor& input, const Tensor& flows,
           flow_view<const coord_t>(flows), static_cast<coord_t>(flow_scale)};
 }
 
+// A matrix packed for products, by all threads.
+template <typename T>
+Tensor packed(const Matrix<T>& matrix, const at::TensorOptions& options) {
+  const auto& products = product_kernels<T>(matrix.columns);
+  const int64_t panels = products.panels(matrix.columns);
+  const Tensor panel = at::empty({panels, matrix.depth, products.panel}, options);
+  T* data = panel.mutable_data_ptr<T>();
+  const int64_t values = std::max<int64_t>(matrix.depth * products.panel, 1);
+  at::parallel_for(
+      0, panels, divide_up(kGrainValues, values),
+      [&](int64_t begin, int64_t end) { products.pack(matrix, begin, end, data); });
+  return panel;
+}
+
+// A row of the buffer, so long that consecutive ones do not meet in the cache.
+template <typename T>
+int64_t apart(int64_t values) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  return divide_up(values, kLine) * kLine + kLine;
+}
+
+template <typename scalar_t>
+void flow_conv_tiles(const FlowConv<scalar_t>& args, const Tensor& kernel,
+                     const Tensor& offset, const Tensor& output) {
+  using coord_t = at::opmath_type<scalar_t>;
+  const int64_t outputs = kernel.size(0), depth = kernel.size(1);
+  const int64_t pixels = args.size.pixels(), tiles = divide_up(pixels, kRows);
+  const auto& kernels = flow_conv_kernels<scalar_t>(args.size.channels);
+  const auto& products = product_kernels<coord_t>(outputs);
+  const Tensor right = packed<coord_t>(
+      {kernel.const_data_ptr<coord_t>(), depth, outputs, 1, depth}, kernel.options());
+  const ImageView<scalar_t> out = image_view<scalar_t>(output);
+  const bool in_place = out.channel == 1 && std::is_same_v<scalar_t, coord_t>;
+  for_items(args.size.batch * tiles, [&](int64_t begin, int64_t end) {
+    const int64_t row = apart<coord_t>(depth);
+    const Tensor warped = at::empty({kRows, row}, kernel.options());
+    const Tensor result =
+        in_place ? Tensor() : at::empty({kRows, outputs}, kernel.options());
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t sample = item / tiles, first = item % tiles * kRows;
+      const int64_t rows = std::min(kRows, pixels - first);
+      const Block block{sample, first, first + rows, 0, args.size.channels};
+      kernels.gather(args, block, warped.mutable_data_ptr<coord_t>(), row);
+      scalar_t* to = out.data + sample * out.batch + first * out.pixel;
+      coord_t* sums;
+      if constexpr (std::is_same_v<scalar_t, coord_t>) sums = to;
+      if (!in_place) sums = result.mutable_data_ptr<coord_t>();
+      products.multiply({rows, depth, outputs, warped.const_data_ptr<coord_t>(), row,
+                         right.const_data_ptr<coord_t>(), sums, outputs,
+                         offset.const_data_ptr<coord_t>()});
+      if (out.channel > 1) {
+        kernels.transpose(sums, rows, outputs, to, out.channel);
+      } else if (!in_place) {
+        std::copy_n(sums, rows * outputs, to);
+      }
+    }
+  });
+}
+
 Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
                  const std::optional<Tensor>& bias, double flow_scale) {
   check_flow_conv(input, flows, weight, bias);
@@ -60,44 +108,17 @@ Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
   const Tensor output = empty_conv_output(input, weight.size(0));
   if (output.numel() == 0) return output;
   const at::ScalarType sums = opmath_dtype(input);
-  const Tensor coordinates = flows.to(sums), kernel = weight.to(sums);
-  const Tensor offset =
-      bias.has_value() ? bias->to(sums) : at::zeros({weight.size(0)}, kernel.options());
-  const int64_t pixels = input.size(2) * input.size(3);
-  const int64_t most = rows_together(kernel, pixels), tiles = divide_up(pixels, most);
-  const bool planes = output.is_contiguous();
-  const bool narrow = output.scalar_type() != sums;
-  // [B, O, pixels] whatever the format, so that a tile is a matrix in place.
-  const Tensor columns =
-      planes ? output.flatten(2)
-             : output.permute({0, 2, 3, 1}).flatten(1, 2).transpose(1, 2);
+  const Tensor coordinates = flows.to(sums);
+  const Tensor kernel = weight.to(sums).contiguous();
+  const Tensor offset = bias.has_value()
+                            ? bias->to(sums).contiguous()
+                            : at::zeros({weight.size(0)}, kernel.options());
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kBFloat16, at::kHalf, input.scalar_type(), "flow_conv", [&] {
-        using coord_t = at::opmath_type<scalar_t>;
         Tensor storage;
         const auto args =
             flow_conv_args<scalar_t>(input, coordinates, flow_scale, storage);
-        for_items(input.size(0) * tiles, [&](int64_t begin, int64_t end) {
-          const Tensor buffer = at::empty({most, kernel.size(1)}, kernel.options());
-          const Tensor result =
-              narrow ? at::empty({most, kernel.size(0)}, kernel.options()) : Tensor();
-          for (int64_t item = begin; item < end; ++item) {
-            const int64_t sample = item / tiles, first = item % tiles * most;
-            const int64_t rows = std::min(most, pixels - first);
-            flow_conv_kernels<scalar_t>(args.size.channels)
-                .gather(args, {sample, first, first + rows, 0, args.size.channels},
-                        buffer.mutable_data_ptr<coord_t>());
-            const Tensor warped = buffer.narrow(0, 0, rows);
-            Tensor tile = columns.select(0, sample).narrow(1, first, rows).t();
-            if (narrow) {
-              Tensor wide = result.narrow(0, 0, rows);
-              at::addmm_out(wide, offset, warped, kernel.t());
-              tile.copy_(wide);
-            } else {
-              at::addmm_out(tile, offset, warped, kernel.t());
-            }
-          }
-        });
+        flow_conv_tiles(args, kernel, offset, output);
       });
   return output;
 }
@@ -105,8 +126,8 @@ Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
 // One thread's share of the backward pass: some samples, some channels of the input.
 struct Share {
   int64_t first_sample, last_sample, channel, channels;
-  Tensor weight;       // [O, links * channels]
-  Tensor weight_grad;  // the same, or undefined
+  Tensor weight;       // [O, links * channels], packed
+  Tensor weight_grad;  // [O, links * channels], or undefined
   Tensor flows_grad;   // [B, 2 * links, H, W]: these channels' part, or undefined
 };
 
@@ -116,11 +137,17 @@ void backward_share(const FlowConv<scalar_t>& args, const Share& share,
                     const Tensor& grad, const Tensor& input_grad) {
   using coord_t = at::opmath_type<scalar_t>;
   const auto& kernels = flow_conv_kernels<scalar_t>(share.channels);
-  const int64_t pixels = args.size.pixels();
+  const int64_t pixels = args.size.pixels(), outputs = grad.size(2);
+  const int64_t columns = args.links * share.channels;
+  const auto& products = product_kernels<coord_t>(columns);
   const bool to_input = input_grad.defined(), to_flows = share.flows_grad.defined();
-  Tensor weight_grad = share.weight_grad;
-  const Tensor warped =
-      at::empty({kBackRows, args.links * share.channels}, share.weight.options());
+  const bool to_weight = share.weight_grad.defined();
+  const Tensor buffer = at::empty({kBackRows, columns}, grad.options());
+  const Tensor panels =
+      at::empty({to_weight ? products.panels(columns) * products.panel : 0, kBackRows},
+                grad.options());
+  const Tensor zeros = at::zeros({columns}, grad.options());
+  coord_t* warped = buffer.mutable_data_ptr<coord_t>();
   FlowView<coord_t> flows_grad{};
   if (to_flows) flows_grad = flow_view<coord_t>(share.flows_grad);
   for (int64_t sample = share.first_sample; sample < share.last_sample; ++sample) {
@@ -132,15 +159,22 @@ void backward_share(const FlowConv<scalar_t>& args, const Share& share,
     for (int64_t first = 0; first < pixels; first += kBackRows) {
       const int64_t rows = std::min(kBackRows, pixels - first);
       const Block block{sample, first, first + rows, share.channel, share.channels};
-      const Tensor tile_grad = grad.select(0, sample).narrow(0, first, rows);
-      Tensor tile = warped.narrow(0, 0, rows);
-      if (weight_grad.defined()) {
-        kernels.gather(args, block, tile.mutable_data_ptr<coord_t>());
-        weight_grad.addmm_(tile_grad.t(), tile);
+      const coord_t* tile_grad =
+          grad.const_data_ptr<coord_t>() + (sample * pixels + first) * outputs;
+      if (to_weight) {
+        kernels.gather(args, block, warped, columns);
+        coord_t* right = panels.mutable_data_ptr<coord_t>();
+        products.pack({warped, rows, columns, columns, 1}, 0, products.panels(columns),
+                      right);
+        products.multiply_transposed({outputs, rows, columns, tile_grad, outputs, right,
+                                      share.weight_grad.mutable_data_ptr<coord_t>(),
+                                      columns, nullptr});
       }
       if (to_input || to_flows) {
-        at::mm_out(tile, tile_grad, share.weight);
-        kernels.scatter(args, block, tile.const_data_ptr<coord_t>(),
+        products.multiply({rows, outputs, columns, tile_grad, outputs,
+                           share.weight.const_data_ptr<coord_t>(), warped, columns,
+                           zeros.const_data_ptr<coord_t>()});
+        kernels.scatter(args, block, warped,
                         to_input ? sums.mutable_data_ptr<coord_t>() : nullptr,
                         to_input ? sums.stride(0) : 0, flows_grad);
       }
@@ -183,6 +217,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
   const Tensor matrix = kernel.reshape({outputs, links, channels});
   std::vector<Tensor> block_flows_grad(flows_grad ? blocks : 0);
   for (Tensor& one : block_flows_grad) one = empty_image(flows, sums);
+  std::vector<Tensor> block_weight(blocks);
+  AT_DISPATCH_FLOATING_TYPES(sums, "flow_conv_backward", [&] {
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t some = std::min(most, channels - block * most);
+      const Tensor part = matrix.narrow(2, block * most, some).contiguous();
+      const int64_t columns = links * some;
+      block_weight[block] = packed<scalar_t>(
+          {part.const_data_ptr<scalar_t>(), outputs, columns, columns, 1}, options);
+    }
+  });
   std::vector<Share> shares;
   for (int64_t part = 0; part < parts; ++part) {
     for (int64_t block = 0; block < blocks; ++block) {
@@ -191,10 +235,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
       share.last_sample = (part + 1) * batch / parts;
       share.channel = block * most;
       share.channels = std::min(most, channels - share.channel);
-      const int64_t columns = links * share.channels;
-      share.weight =
-          matrix.narrow(2, share.channel, share.channels).reshape({outputs, columns});
-      if (weight_grad) share.weight_grad = at::zeros({outputs, columns}, options);
+      share.weight = block_weight[block];
+      if (weight_grad) {
+        share.weight_grad = at::zeros({outputs, links * share.channels}, options);
+      }
       if (flows_grad) share.flows_grad = block_flows_grad[block];
       shares.push_back(share);
     }
@@ -206,7 +250,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
         Tensor storage;
         const auto args =
             flow_conv_args<scalar_t>(input, coordinates, flow_scale, storage);
-        const Tensor grad_rows = pixel_rows<scalar_t>(grad).to(sums);
+        const Tensor grad_rows = pixel_rows<scalar_t>(grad).to(sums).contiguous();
         for_items(shares.size(), [&](int64_t begin, int64_t end) {
           for (int64_t n = begin; n < end; ++n) {
             backward_share<scalar_t>(args, shares[n], grad_rows, input_rows);

@@ -28,8 +28,9 @@ template <typename scalar_t>
 struct FlowConvKernels {
   using coord_t = at::opmath_type<scalar_t>;
 
-  // warped: [pixels, links, channels] of the block.
-  void (*gather)(const FlowConv<scalar_t>& args, const Block& block, coord_t* warped);
+  // warped: [pixels, links, channels] of the block, a pixel's warped_pixel apart.
+  void (*gather)(const FlowConv<scalar_t>& args, const Block& block, coord_t* warped,
+                 int64_t warped_pixel);
 
   // The gradient to warped, carried on to the input and the flows. sums, where not
   // null: [pixels of the image, sums_pixel] for the block's channels, added to.
@@ -37,6 +38,10 @@ struct FlowConvKernels {
   void (*scatter)(const FlowConv<scalar_t>& args, const Block& block,
                   const coord_t* warped_grad, coord_t* sums, int64_t sums_pixel,
                   const FlowView<coord_t>& flows_grad);
+
+  // planes[channel * plane + pixel] = rows[pixel * channels + channel]
+  void (*transpose)(const coord_t* rows, int64_t pixels, int64_t channels,
+                    scalar_t* planes, int64_t plane);
 };
 
 TRAJGRU_DECLARE_KERNELS(FlowConvKernels, flow_conv_kernels)

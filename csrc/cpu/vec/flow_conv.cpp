@@ -14,16 +14,16 @@ FlowView<T> link_of(FlowView<T> flows, int64_t link) {
 
 template <typename scalar_t>
 void gather(const FlowConv<scalar_t>& args, const Block& block,
-            at::opmath_type<scalar_t>* warped) {
+            at::opmath_type<scalar_t>* warped, int64_t warped_pixel) {
   using coord_t = at::opmath_type<scalar_t>;
   const Tile tile{block.sample, block.begin, block.end};
   const scalar_t* image =
       args.input.data + block.sample * args.input.batch + block.channel;
   for (int64_t link = 0; link < args.links; ++link) {
     const auto visit = [&](const Located<coord_t>& at) {
-      const int64_t row = (at.pixel - block.begin) * args.links + link;
-      warp_pixel(image, find_taps(args.size, args.input, at), block.channels,
-                 warped + row * block.channels);
+      warp_pixel(
+          image, find_taps(args.size, args.input, at), block.channels,
+          warped + (at.pixel - block.begin) * warped_pixel + link * block.channels);
     };
     for_each_cell(args.size, link_of(args.flows, link), args.flow_scale, tile, visit);
   }
@@ -69,12 +69,18 @@ void scatter(const FlowConv<scalar_t>& args, const Block& block,
   run(args, block, warped_grad, sums, sums_pixel, flows_grad);
 }
 
+template <typename scalar_t, typename coord_t = at::opmath_type<scalar_t>>
+void transpose_rows(const coord_t* rows, int64_t pixels, int64_t channels,
+                    scalar_t* planes, int64_t plane) {
+  transpose(rows, channels, pixels, channels, planes, plane);
+}
+
 }  // namespace
 
 template <typename scalar_t>
 const FlowConvKernels<scalar_t>& flow_conv_kernels() {
-  static constexpr FlowConvKernels<scalar_t> kernels = {gather<scalar_t>,
-                                                        scatter<scalar_t>};
+  static constexpr FlowConvKernels<scalar_t> kernels = {
+      gather<scalar_t>, scatter<scalar_t>, transpose_rows<scalar_t>};
   return kernels;
 }
 
