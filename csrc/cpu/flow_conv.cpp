@@ -84,7 +84,8 @@ void flow_conv_tiles(const FlowConv<scalar_t>& args, const Tensor& kernel,
       const int64_t sample = item / tiles, first = item % tiles * kRows;
       const int64_t rows = std::min(kRows, pixels - first);
       const Block block{sample, first, first + rows, 0, args.size.channels};
-      kernels.gather(args, block, warped.mutable_data_ptr<coord_t>(), row);
+      kernels.gather(args, block, warped.mutable_data_ptr<coord_t>(), row,
+                     block.channels);
       scalar_t* to = out.data + sample * out.batch + first * out.pixel;
       coord_t* sums;
       if constexpr (std::is_same_v<scalar_t, coord_t>) sums = to;
@@ -131,6 +132,27 @@ struct Share {
   Tensor flows_grad;   // [B, 2 * links, H, W]: these channels' part, or undefined
 };
 
+// The warped values of a block, packed for a product that sums over its pixels; in
+// place where panels hold channels of one link. warped: room for them.
+template <typename scalar_t, typename coord_t = at::opmath_type<scalar_t>>
+void gather_packed(const FlowConv<scalar_t>& args, const Block& block, coord_t* warped,
+                   coord_t* packed) {
+  const int64_t rows = block.end - block.begin, columns = args.links * block.channels;
+  const auto& kernels = flow_conv_kernels<scalar_t>(block.channels);
+  const auto& products = product_kernels<coord_t>(columns);
+  const int64_t panel = products.panel;
+  if (block.channels % panel != 0) {
+    kernels.gather(args, block, warped, columns, block.channels);
+    return products.pack({warped, rows, columns, columns, 1}, 0,
+                         products.panels(columns), packed);
+  }
+  for (int64_t first = 0; first < block.channels; first += panel) {
+    const Block part{block.sample, block.begin, block.end, block.channel + first,
+                     panel};
+    kernels.gather(args, part, packed + first * rows, panel, block.channels * rows);
+  }
+}
+
 // grad: [B, pixels, O]; input_grad: [B, pixels, C], or undefined; all of opmath type.
 template <typename scalar_t>
 void backward_share(const FlowConv<scalar_t>& args, const Share& share,
@@ -150,6 +172,7 @@ void backward_share(const FlowConv<scalar_t>& args, const Share& share,
   coord_t* warped = buffer.mutable_data_ptr<coord_t>();
   FlowView<coord_t> flows_grad{};
   if (to_flows) flows_grad = flow_view<coord_t>(share.flows_grad);
+  bool begun = false;
   for (int64_t sample = share.first_sample; sample < share.last_sample; ++sample) {
     Tensor sums;
     if (to_input) {
@@ -162,13 +185,13 @@ void backward_share(const FlowConv<scalar_t>& args, const Share& share,
       const coord_t* tile_grad =
           grad.const_data_ptr<coord_t>() + (sample * pixels + first) * outputs;
       if (to_weight) {
-        kernels.gather(args, block, warped, columns);
         coord_t* right = panels.mutable_data_ptr<coord_t>();
-        products.pack({warped, rows, columns, columns, 1}, 0, products.panels(columns),
-                      right);
-        products.multiply_transposed({outputs, rows, columns, tile_grad, outputs, right,
-                                      share.weight_grad.mutable_data_ptr<coord_t>(),
-                                      columns, nullptr});
+        gather_packed(args, block, warped, right);
+        products.multiply_transposed(
+            {outputs, rows, columns, tile_grad, outputs, right,
+             share.weight_grad.mutable_data_ptr<coord_t>(), columns,
+             begun ? nullptr : zeros.const_data_ptr<coord_t>()});
+        begun = true;
       }
       if (to_input || to_flows) {
         products.multiply({rows, outputs, columns, tile_grad, outputs,
@@ -237,7 +260,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
       share.channels = std::min(most, channels - share.channel);
       share.weight = block_weight[block];
       if (weight_grad) {
-        share.weight_grad = at::zeros({outputs, links * share.channels}, options);
+        share.weight_grad = at::empty({outputs, links * share.channels}, options);
+        if (pixels == 0) share.weight_grad.zero_();
       }
       if (flows_grad) share.flows_grad = block_flows_grad[block];
       shares.push_back(share);
@@ -273,10 +297,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
     to_flows = sum.to(flows.scalar_type());
   }
   if (weight_grad) {
-    const Tensor sum = at::zeros({outputs, links, channels}, options);
+    const Tensor sum = at::empty({outputs, links, channels}, options);
+    if (parts == 0) sum.zero_();
     for (const Share& share : shares) {
-      sum.narrow(2, share.channel, share.channels)
-          .add_(share.weight_grad.view({outputs, links, share.channels}));
+      const Tensor part = share.weight_grad.view({outputs, links, share.channels});
+      const Tensor whole = sum.narrow(2, share.channel, share.channels);
+      share.first_sample == 0 ? whole.copy_(part) : whole.add_(part);
     }
     to_weight = sum.view({outputs, links * channels}).to(weight.scalar_type());
   }

@@ -28,9 +28,9 @@ template <typename scalar_t>
 struct FlowConvKernels {
   using coord_t = at::opmath_type<scalar_t>;
 
-  // warped: [pixels, links, channels] of the block, a pixel's warped_pixel apart.
+  // warped: [pixels, links, channels] of the block, with these strides.
   void (*gather)(const FlowConv<scalar_t>& args, const Block& block, coord_t* warped,
-                 int64_t warped_pixel);
+                 int64_t pixel_stride, int64_t link_stride);
 
   // The gradient to warped, carried on to the input and the flows. sums, where not
   // null: [pixels of the image, sums_pixel] for the block's channels, added to.

@@ -14,16 +14,16 @@ FlowView<T> link_of(FlowView<T> flows, int64_t link) {
 
 template <typename scalar_t>
 void gather(const FlowConv<scalar_t>& args, const Block& block,
-            at::opmath_type<scalar_t>* warped, int64_t warped_pixel) {
+            at::opmath_type<scalar_t>* warped, int64_t pixel_stride,
+            int64_t link_stride) {
   using coord_t = at::opmath_type<scalar_t>;
   const Tile tile{block.sample, block.begin, block.end};
   const scalar_t* image =
       args.input.data + block.sample * args.input.batch + block.channel;
   for (int64_t link = 0; link < args.links; ++link) {
     const auto visit = [&](const Located<coord_t>& at) {
-      warp_pixel(
-          image, find_taps(args.size, args.input, at), block.channels,
-          warped + (at.pixel - block.begin) * warped_pixel + link * block.channels);
+      warp_pixel(image, find_taps(args.size, args.input, at), block.channels,
+                 warped + (at.pixel - block.begin) * pixel_stride + link * link_stride);
     };
     for_each_cell(args.size, link_of(args.flows, link), args.flow_scale, tile, visit);
   }
