@@ -3,13 +3,15 @@
 #
 # Both make a virtual environment in VENV, with the torch that PYTHON can import, else
 # with a tested one; TORCH=torch==2.13.0 picks a version. RADAR=PATH adds the tests that
-# need real radar frames, PYTEST=... passes options on.
+# need real radar frames, PYTEST=... passes options on, WORKERS is how many processes
+# share the tests.
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?=
 RADAR ?=
 PYTEST ?=
+WORKERS ?= 2
 DEMO ?= --output out/extrapolate.png --scores out/extrapolate.json
 
 TESTED_TORCH := torch==2.13.0
@@ -19,7 +21,11 @@ READY := $(VENV)/ready-$(or $(subst =,-,$(TORCH)),any)
 BUILT := $(VENV)/built
 SOURCES := setup.py $(shell find csrc -type f)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-SANITIZED := -m pytest --quiet -m kernels -k cuda-emulated tests
+# Several processes, whose threads do not spin while they wait for each other.
+TESTS := -m pytest -n $(WORKERS)
+SANITIZED := $(TESTS) --quiet -m kernels -k cuda-emulated tests
+
+test sanitize: export OMP_WAIT_POLICY = passive
 
 .PHONY: build demo test lint format sanitize cuda-static wheel bench clean
 
@@ -29,7 +35,7 @@ demo: build
 	$(BIN)/python examples/extrapolate.py $(DEMO)
 
 test: build
-	$(BIN)/python -m pytest tests $(if $(RADAR),--radar=$(RADAR)) $(PYTEST)
+	$(BIN)/python $(TESTS) tests $(if $(RADAR),--radar=$(RADAR)) $(PYTEST)
 
 # A plain environment that also sees the packages beside the torch that was found.
 $(READY): pyproject.toml

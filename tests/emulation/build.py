@@ -4,6 +4,7 @@
 sanitizers and prints the path of the library.
 """
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -40,6 +41,13 @@ def build(sanitizer: str = "") -> Path:
     suffix = f"-{sanitizer}" if sanitizer else ""
     library = HERE / "build" / f"{NAMESPACE}-torch-{torch.__version__}{suffix}.so"
     library.parent.mkdir(exist_ok=True)
+    with library.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several test processes one compiles
+        _build(library, sanitizer)
+    return library
+
+
+def _build(library: Path, sanitizer: str) -> None:
     parts = [p for folder in (HERE, SOURCES) for p in folder.rglob("*.[ch]*")]
     newest = max(part.stat().st_mtime for part in parts)
     if not library.exists() or library.stat().st_mtime < newest:
@@ -57,7 +65,6 @@ def build(sanitizer: str = "") -> Path:
             *("-ltorch", "-ltorch_cpu", "-lc10"),
         )
         partial.replace(library)
-    return library
 
 
 if __name__ == "__main__":
