@@ -99,7 +99,7 @@ void ConvGruBackward::step_back(const ConvGruSteps& some, int64_t k) {
   const Tensor h_gates_grad = net_.of_step(h_gates_grads_, k);
   gru_step_backward(gates, net_.of_step(some.candidates, k), net_.or_zero(state), grad,
                     net_.choices, net_.mask_of(t), h_gates_grad, h_grad_);
-  if (to_state(t)) h_grad_.add_(convolve_backward(h_gates_grad, state, net_.h_conv));
+  if (to_state(t)) h_grad_.add_(convolve_backward(h_gates_grad, h_grad_, net_.h_conv));
 }
 
 void ConvGruBackward::step_back_reset_before(const Tensor& gates, int64_t t, int64_t k,
@@ -122,7 +122,7 @@ void ConvGruBackward::step_back_reset_before(const Tensor& gates, int64_t t, int
   ru.copy_(ru_grad);
   if (!to_state(t)) return;
   h_grad_.add_(through_reset);
-  h_grad_.add_(convolve_backward(channels_last(ru_grad), state, net_.ru_conv));
+  h_grad_.add_(convolve_backward(channels_last(ru_grad), h_grad_, net_.ru_conv));
 }
 
 void ConvGruBackward::add_parameter_grads(const ConvGruSteps& some) {
@@ -194,7 +194,7 @@ ConvGruGradients conv_gru_backward_(
   ConvGruSteps left;
   if (!net.empty() && gates_kept) {
     check_beside(op, "gates", gates, net.sizes(3 * net.features), h_weight);
-    left.gates = gates.flatten(0, 1);
+    left.gates = channels_last(gates.flatten(0, 1));
     if (!reset_before) {
       check_beside(op, "candidates", candidates, net.sizes(net.features), h_weight);
       left.candidates = channels_last(candidates.flatten(0, 1));

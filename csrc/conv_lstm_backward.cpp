@@ -1,5 +1,5 @@
-// The gradient of conv_lstm: back in time, the gradients to parameters for all steps
-// together where the gates are kept.
+// The gradient of conv_lstm: back in time, the gradients to parameters for some steps
+// together.
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/sum.h>
@@ -97,7 +97,7 @@ void ConvLstmBackward::step_back(const Tensor& gates, int64_t t) {
                      net_.choices, kept, c_grad_, h_kept_grad, weight_grads_);
   const Tensor state = h_before(t);
   if (!state.defined() || (t == 0 && !wanted_[kToH])) return;
-  const Tensor through = convolve_backward(gates, state, net_.h_conv);
+  const Tensor through = convolve_backward(gates, h_grad_, net_.h_conv);
   kept.has_value() ? h_grad_.add_(through) : h_grad_.copy_(through);
 }
 
@@ -110,7 +110,7 @@ void ConvLstmBackward::add_parameter_grads(const Tensor& gates, int64_t first,
 }
 
 void ConvLstmBackward::run() {
-  const int64_t together = gates_.defined() ? net_.steps : kStepsAgain;
+  const int64_t together = gates_.defined() ? kStepsBack : kStepsAgain;
   for (int64_t last = net_.steps; last > 0;) {
     const int64_t first = std::max<int64_t>(last - together, 0);
     const Tensor gates = gates_of(first, last);
@@ -181,7 +181,7 @@ ConvLstmGradients conv_lstm_backward_(
   Tensor left;
   if (!net.empty() && gates_kept) {
     check_beside(op, "gates", gates, net.sizes(4 * net.features), h_weight);
-    left = gates.flatten(0, 1);
+    left = channels_last(gates.flatten(0, 1));
   }
   ConvLstmBackward backward(net, grad, c_grad, outputs, cells, left, needs);
   if (!net.empty()) backward.run();

@@ -1,6 +1,8 @@
 #include "conv_rnn.h"
 
-#include <ATen/ops/zeros_like.h>
+#include <ATen/ops/empty_like.h>
+
+#include <algorithm>
 
 #include "sequence_checks.h"
 
@@ -23,12 +25,21 @@ ConvRnn::ConvRnn(const char* op, const ConvRnnTensors& given, int64_t count,
   check_conv(op, "h", h_conv, -1, -1, like);
   // As the convolutions would have it at every step.
   h_conv.weight = channels_last(like);
-  take_images(op, given.inputs, given.h, masked, like.size(1), like);
+  take_images(op, given.inputs, given.h, masked, like.size(1), like, like);
+  h_conv.dilation = within_image(h_conv.dilation);
   if (!inputs.defined()) return;
   TORCH_CHECK_VALUE(given.x_weight.has_value(), op,
                     ": x_weight must be given with inputs, got None");
   x_conv = {*given.x_weight, given.x_bias, {dilation[0], dilation[1]}};
   check_conv(op, "x", x_conv, like.size(0), inputs.size(1), like);
+  x_conv.weight = channels_last(x_conv.weight);
+  x_conv.dilation = within_image(x_conv.dilation);
+}
+
+std::array<int64_t, 2> ConvRnn::within_image(std::array<int64_t, 2> dilation) const {
+  // A tap as far away as the image is long reads nothing but padding.
+  return {std::min(dilation[0], std::max<int64_t>(height, 1)),
+          std::min(dilation[1], std::max<int64_t>(width, 1))};
 }
 
 Tensor ConvRnn::x_gates(int64_t first, int64_t count) const {
@@ -43,7 +54,7 @@ Tensor ConvRnn::h_gates(const Tensor& state, const Conv& conv) const {
 
 InputsGrad::InputsGrad(const ConvRnn& net, const std::vector<bool>& wanted) {
   if (!net.inputs.defined()) return;
-  if (wanted[kToInputs]) inputs = at::zeros_like(net.inputs);
+  if (wanted[kToInputs]) inputs = at::empty_like(net.inputs);
   conv = ConvGrad(net.x_conv, wanted[kToXWeight], wanted[kToXBias]);
 }
 

@@ -5,6 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <optional>
 
 #include "convolution.h"
@@ -34,6 +35,9 @@ struct ConvRnn : Sequence {
   // The state's part of the gates of a step, by h_conv or a part of it; a state that is
   // undefined is 0.
   at::Tensor h_gates(const at::Tensor& state, const Conv& conv) const;
+
+ private:
+  std::array<int64_t, 2> within_image(std::array<int64_t, 2> dilation) const;
 };
 
 // The gradients that both have, in this order.

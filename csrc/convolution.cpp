@@ -64,9 +64,9 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& grad,
                                                         const Conv& conv,
                                                         at::IntArrayRef padding,
                                                         std::array<bool, 3> wanted) {
-  return at::convolution_backward(grad, image, conv.weight, {conv.weight.size(0)},
-                                  {1, 1}, padding, conv.dilation, false, {0, 0}, 1,
-                                  wanted);
+  return at::convolution_backward(grad, image, conv.weight.to(image.scalar_type()),
+                                  {conv.weight.size(0)}, {1, 1}, padding, conv.dilation,
+                                  false, {0, 0}, 1, wanted);
 }
 
 // Some images, or some rows of one.
@@ -103,7 +103,14 @@ std::tuple<Tensor, Tensor> piece_grad(const Piece& piece, const Tensor& grad,
                                       sums.bias.defined()};
   const auto padding = same_padding(conv);
   Tensor from = image.narrow(0, piece.image, piece.images);
-  const Tensor of = grad.narrow(0, piece.image, piece.images);
+  Tensor of = grad.narrow(0, piece.image, piece.images);
+  // oneDNN's gradient to a dilated bfloat16 weight reads what nobody wrote
+  // (torch 2.13).
+  const bool dilated = conv.dilation[0] > 1 || conv.dilation[1] > 1;
+  if (dilated && image.is_cpu() && image.scalar_type() == at::kBFloat16) {
+    from = from.to(at::kFloat);
+    of = of.to(at::kFloat);
+  }
   if (piece.rows == image.size(2)) {
     const auto [_, weight, bias] =
         convolution_backward(of, from, conv, padding, wanted);

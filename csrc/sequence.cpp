@@ -10,6 +10,25 @@ namespace trajgru_ext {
 
 using at::Tensor;
 
+namespace {
+
+// [T, B, ...] as images channels last, copied at most once.
+Tensor flat(const Tensor& sequence) {
+  const int64_t steps = sequence.size(0), batch = sequence.size(1);
+  const bool even = sequence.stride(0) == batch * sequence.stride(1);
+  if (even || steps <= 1 || batch <= 1 || sequence.numel() == 0) {
+    return channels_last(sequence.flatten(0, 1));
+  }
+  const auto image = sequence.sizes().slice(2);
+  const Tensor images =
+      at::empty({steps * batch, image[0], image[1], image[2]},
+                sequence.options().memory_format(at::MemoryFormat::ChannelsLast));
+  images.unflatten(0, {steps, batch}).copy_(sequence);
+  return images;
+}
+
+}  // namespace
+
 Sequence::Sequence(const char* op, int64_t count) : steps(count) {
   TORCH_CHECK_VALUE(steps >= 0, op, ": steps must not be below 0, got ", steps);
 }
@@ -17,7 +36,7 @@ Sequence::Sequence(const char* op, int64_t count) : steps(count) {
 void Sequence::take_images(const char* op, const OptionalTensor& sequence,
                            const OptionalTensor& state,
                            const OptionalTensor& old_state_mask, int64_t count,
-                           const Tensor& like) {
+                           const Tensor& like, const Tensor& weight) {
   features = count;
   options = at::TensorOptions().dtype(like.scalar_type()).device(like.device());
   TORCH_CHECK_VALUE(sequence.has_value() || state.has_value(), op,
@@ -27,8 +46,13 @@ void Sequence::take_images(const char* op, const OptionalTensor& sequence,
     TORCH_CHECK_VALUE(sequence->size(2) > 0, op,
                       ": inputs must be [T, B, C, H, W], C > 0, got ",
                       sequence->sizes());
-    inputs = channels_last(sequence->flatten(0, 1));
-    if (steps > 0) format = memory_format(sequence->select(0, 0));
+    inputs = flat(*sequence);
+    // One channel fits both formats: then as the state, or the weights.
+    if (sequence->size(2) == 1) {
+      format = memory_format(state.has_value() ? *state : weight);
+    } else if (steps > 0) {
+      format = memory_format(sequence->select(0, 0));
+    }
   } else {
     check_beside(op, "h", *state, {-1, features, -1, -1}, like);
   }

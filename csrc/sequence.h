@@ -35,10 +35,11 @@ struct Sequence {
   Sequence(const char* op, int64_t steps);
 
   // Checks and takes what has a size, for a state of `count` channels. sequence:
-  // [T, B, C, H, W]; like: one of the parameters.
+  // [T, B, C, H, W]; like: one of the parameters; weight: of a convolution of the
+  // state.
   void take_images(const char* op, const OptionalTensor& sequence,
                    const OptionalTensor& state, const OptionalTensor& old_state_mask,
-                   int64_t count, const at::Tensor& like);
+                   int64_t count, const at::Tensor& like, const at::Tensor& weight);
 
   bool empty() const { return steps * batch * features * height * width == 0; }
 

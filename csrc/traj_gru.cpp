@@ -73,7 +73,7 @@ TrajGru::TrajGru(const char* op, const OptionalTensor& sequence,
   if (ret.bias.has_value()) {
     check_beside(op, "ret_bias", *ret.bias, {3 * outputs}, like);
   }
-  take_images(op, sequence, state, zoneout_mask, outputs, like);
+  take_images(op, sequence, state, zoneout_mask, outputs, like, h2f.weight);
   if (inputs.defined()) {
     TORCH_CHECK_VALUE(i2h && i2f, op,
                       ": the weights of i2h and i2f must be given with inputs");

@@ -254,7 +254,7 @@ TrajGruGradients traj_gru_backward_(
   if (!net.empty() && level == Kept::gates) {
     check_beside(op, "gates", gates, net.sizes(3 * net.features), like);
     check_beside(op, "candidates", candidates, net.sizes(net.features), like);
-    left.gates = gates.flatten(0, 1);
+    left.gates = channels_last(gates.flatten(0, 1));
     left.candidates = channels_last(candidates.flatten(0, 1));
   }
   Backward backward(net, grad, flows_grad, outputs, left, level, wanted.vec());

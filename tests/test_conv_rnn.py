@@ -90,6 +90,33 @@ def test_kernels_and_dilation(backend, net, recompute):
 
 
 @EVERY
+def test_dilation_beyond_the_image(backend, net):
+    tensors = sample_arguments(net, backend.device)
+    seeds = sample_seeds(net, tensors, STEPS)
+    far = {"x_dilation": 2**31 - 1, "h_dilation": (5, 2**40)}
+    near = {"x_dilation": (4, 5), "h_dilation": (4, 5)}
+    for variant in variants(net):
+        got = derivatives(net, tensors, seeds, **far, **variant)
+        wanted = derivatives(net, tensors, seeds, **near, **variant)
+        assert all(map(torch.equal, got, wanted))
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@EVERY
+def test_dilation_in_bfloat16(backend, net, batch):
+    """Sizes at which oneDNN's gradient to the weight is wrong."""
+    sizes = (2, batch, 4, 33, 33, 40)
+    tensors = sample_arguments(net, backend.device, torch.bfloat16, sizes)
+    seeds = sample_seeds(net, tensors, 2)
+    options = {"h_dilation": 2, "x_dilation": 2}
+    got = derivatives(net, tensors, seeds, **options)
+    doubles = {name: t.double() for name, t in tensors.items()}
+    wanted = derivatives(net, doubles, [s.double() for s in seeds], **options)
+    for one, other in zip(got, wanted, strict=True):
+        assert (one.double() - other).norm() < 0.03 * other.norm()
+
+
+@EVERY
 def test_kernels_and_dilation_of_two_sizes(backend, net):
     tensors = sample_arguments(net, backend.device, sizes=(2, 1, 2, 2, 20, 19))
     seeds = sample_seeds(net, tensors, 2)
@@ -120,6 +147,24 @@ def test_lengths(backend, net, recompute):
         assert not others[net.results - 1][2:, 2].any()
         listed = net(tensors, lengths=[4, 0, 2], **variant)
         assert torch.equal(listed[0], outputs)
+        # Whatever it is.
+        padded = tensors["inputs"].clone()
+        padded[:, 1] = padded[2:, 2] = torch.nan
+        again = derivatives(
+            net, tensors | {"inputs": padded}, seeds, lengths=lengths, **variant
+        )
+        for one, other in zip(again, (outputs, *others), strict=True):
+            torch.testing.assert_close(one, other)
+
+
+@EVERY
+def test_one_channel_fits_both_formats(net):
+    """Then the weights say which is meant."""
+    for layout in (torch.contiguous_format, torch.channels_last):
+        sizes = (3, 2, 1, 3, 4, 5)
+        tensors = sample_arguments(net, sizes=sizes, with_h=False, layout=layout)
+        tensors["h_weight"] = tensors["h_weight"].contiguous(memory_format=layout)
+        assert net(tensors)[0][0].is_contiguous(memory_format=layout)
 
 
 @RECOMPUTE
@@ -305,6 +350,7 @@ def test_cpu_results_do_not_depend_on_the_threads(net, kernel, batch, dtype, lay
     threads = torch.get_num_threads()
     for number, variant in enumerate(variants(net)):
         options = {"recompute": ("none", "gates")[number], "x_dilation": 2, **variant}
+        options |= {"h_dilation": 1 + number}
         results = []
         try:
             for count in (1, 2, 3, 5):

@@ -90,9 +90,56 @@ def test_backward_twice(backend, net, recompute):
 
 
 @EVERY
-def test_double_backward_of_no_steps(backend, net):
-    tensors = sample_arguments(net, backend.device, sizes=(0, 1, 1, 2, 2, 3))
-    seeds = sample_seeds(net, tensors, 0)
+def test_batched_gradients_at_the_last_time(backend, net):
+    """Where gates would be overwritten by their gradients."""
+    names, tensors = leaves(net, backend)
+    for variant in variants(net):
+        outputs = on_tensors(net, names, **variant)(*tensors)[0]
+        seeds = torch.stack([torch.ones_like(outputs), -outputs.detach()])
+        options = {"allow_unused": True}
+        wanted = [
+            torch.autograd.grad(outputs, tensors, seed, retain_graph=True, **options)
+            for seed in seeds
+        ]
+
+        def pull(seed, outputs=outputs):
+            return torch.autograd.grad(outputs, tensors, seed, allow_unused=True)
+
+        again = on_tensors(net, names, **variant)(*tensors)[0]
+        mapped = torch.vmap(pull)(seeds)
+        batched = torch.autograd.grad(
+            again, tensors, seeds, is_grads_batched=True, **options
+        )
+        for got in (mapped, batched):
+            for one, *others in zip(got, *wanted, strict=True):
+                if others[0] is not None:
+                    torch.testing.assert_close(one, torch.stack(others))
+
+
+@EVERY
+def test_gradients_of_each_sample(backend, net):
+    names, tensors = leaves(net, backend)
+    tensors = [t.detach() for t in tensors]
+    k = names.index("inputs")
+    images = torch.stack([tensors[k], 0.5 * tensors[k], -tensors[k]])
+    for variant in variants(net):
+
+        def loss(image, variant=variant):
+            every = [*tensors[:k], image, *tensors[k + 1 :]]
+            return on_tensors(net, names, **variant)(*every)[0].square().sum()
+
+        got = torch.vmap(torch.func.grad(loss))(images)
+        wanted = torch.stack([torch.func.grad(loss)(image) for image in images])
+        torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("empty", [0, 1, 4, 5], ids=["T", "B", "H", "W"])
+@EVERY
+def test_double_backward_of_empty_tensors(backend, net, empty):
+    sizes = [2, 1, 1, 2, 2, 3]
+    sizes[empty] = 0
+    tensors = sample_arguments(net, backend.device, sizes=tuple(sizes))
+    seeds = sample_seeds(net, tensors, sizes[0])
     tensors = {k: t.requires_grad_() for k, t in tensors.items()}
     outputs = net(tensors)
     every = list(tensors.values())
@@ -196,6 +243,18 @@ def test_compile_without_graph_breaks(backend, net, recompute):
             torch.testing.assert_close(one, other)
 
 
+@EVERY
+def test_compile_for_any_number_of_steps(net):
+    torch.compiler.reset()
+    compiled = torch.compile(net, fullgraph=True, dynamic=True)
+    with torch.compiler.set_stance("default"):
+        for steps in range(2, 14):
+            sizes = (steps, 2, 2, 3, 4, 5)
+            tensors = sample_arguments(net, "cpu", torch.float32, sizes)
+            for one, other in zip(compiled(tensors), net(tensors), strict=True):
+                torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=str)
 @EVERY
 def test_autocast(backend, net, low):
@@ -250,6 +309,11 @@ ERRORS = [
     ({"lengths": 3}, TypeError, "lengths must be a Tensor or a list.*got int"),
     ({"lengths": [1, 2, 3]}, ValueError, r"lengths must be \[2\], got \[3\]"),
     ({"lengths": ZEROS(2)}, TypeError, "lengths must be of integers, got"),
+    ({"lengths": [True, 2]}, TypeError, "lengths must be of integers, got True"),
+    ({"lengths": [-1, 2]}, ValueError, r"lengths must lie in 0\.\.3, got -1"),
+    ({"lengths": [4, 2]}, ValueError, r"lengths must lie in 0\.\.3, got 4"),
+    ({"steps": 2.5, "inputs": None}, TypeError, "steps must be an integer, got 2.5"),
+    ({"steps": True, "inputs": None}, TypeError, "steps must be an integer, got True"),
 ]
 GRU_ERRORS = [
     ({"activation": "elu"}, ValueError, "activation must be one of.*got 'elu'"),

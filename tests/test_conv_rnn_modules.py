@@ -1,5 +1,8 @@
 """ConvLSTM and ConvGRU as modules: layers, states, layouts, published parameters."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -217,9 +220,72 @@ def test_reset_after_of_a_cell():
         (lambda: ConvLSTMCell(2, 3, (3, 3, 3)), "kernel_size must be one number or"),
         (lambda: ConvGRUCell(2, 3, reset="no"), "ConvGRUCell: reset must be one of"),
         (lambda: ConvGRUCell(2, 3, order="ru"), "order must be a permutation of 'run'"),
-        (lambda: ConvGRU(2, 3)(sample_inputs(), [None] * 2), "states must be one a"),
+        (lambda: ConvGRU(2, 3)(sample_inputs(), [None] * 2), "one a layer, 1, got 2"),
+        (lambda: ConvGRU(2, 3)(sample_inputs(), 3), "states must be a list.*got int"),
+        (lambda: ConvGRU(2, 3, activation="elu"), "activation must be one of.*'elu'"),
+        (lambda: ConvGRU(2, 3, update="x"), "ConvGRUCell: update must be one of"),
+        (lambda: ConvGRU(2, 3, zoneout=2), r"zoneout must lie in \[0, 1\], got 2"),
+        (lambda: ConvGRU(2, 3, negative_slope=-1), "negative_slope must not be below"),
+        (lambda: ConvGRU(2, 3, recompute="z"), "ConvGRU: recompute must be one of"),
+        (lambda: ConvLSTM(2, 3, order="abcd"), "order must be a permutation of 'ifog'"),
+        (lambda: ConvLSTM(2, 3, 3.0), "kernel_size must be one number or two, got 3.0"),
     ],
 )
 def test_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ConvLSTM(2, 3, forget_bias="a"), "forget_bias must be a number"),
+        (lambda: ConvLSTMCell(2, 3)(None, sample_inputs()[0]), r"must be \(h, c\)"),
+        (lambda: ConvLSTM(2, 3)(sample_inputs(), [3]), "state must be.*got int"),
+        (lambda: ConvGRUCell(2, 3)(3), "ConvGRUCell: input must be a Tensor, got int"),
+        (lambda: ConvGRU(2, 3, batch_first=True)([1]), "inputs must be a Tensor, got"),
+    ],
+)
+def test_errors_of_kinds(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+@KINDS
+@torch.no_grad()
+def test_last_states_are_tensors_of_their_own(kind, options):
+    module = make(kind, **options)
+    for steps in (3, 0):
+        inputs = sample_inputs(steps)
+        before = module(sample_inputs())[1]
+        outputs, last = module(inputs, before)
+        kept = outputs.clone(), copy.deepcopy(before)
+        for state in last:
+            for one in state if kind is ConvLSTM else [state]:
+                one.zero_()
+        assert torch.equal(outputs, kept[0])
+        torch.testing.assert_close(before, kept[1], rtol=0, atol=0)
+
+
+@KINDS
+def test_copies_and_pickles(kind, options):
+    module, inputs = make(kind, **options), sample_inputs()
+    wanted, _ = module(inputs)
+    for again in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert torch.equal(again(inputs)[0], wanted)
+
+
+def test_zoneout():
+    options = {"zoneout": 0.3, "dtype": torch.float64}
+    module, inputs = ConvGRU(2, 3, **options), sample_inputs()
+    h = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    torch.manual_seed(0)
+    outputs, _ = module(inputs, [h])
+    kept = [
+        (a == b).float().mean() for a, b in zip([h, *outputs], outputs, strict=False)
+    ]
+    assert all(0.1 < one < 0.6 for one in kept)
+    module.eval()
+    without = ConvGRU(2, 3, dtype=torch.float64)
+    without.load_state_dict(module.state_dict())
+    assert torch.equal(module(inputs, [h])[0], without(inputs, [h])[0])

@@ -85,8 +85,39 @@ def test_backward_twice(backend, recompute):
         torch.testing.assert_close(one, other)
 
 
-def test_double_backward_of_no_steps(backend):
-    tensors = leaves(backend, sizes=(0, 1, 1, 2, 2, 3))
+def test_batched_gradients_at_the_last_time(backend):
+    """Where gates would be overwritten by their gradients."""
+    tensors = leaves(backend)
+    outputs, _ = on_tensors()(*tensors)
+    seeds = torch.stack([torch.ones_like(outputs), -outputs.detach()])
+    wanted = [
+        torch.autograd.grad(outputs, tensors, seed, retain_graph=True) for seed in seeds
+    ]
+    again, _ = on_tensors()(*tensors)
+    mapped = torch.vmap(lambda seed: torch.autograd.grad(outputs, tensors, seed))(seeds)
+    batched = torch.autograd.grad(again, tensors, seeds, is_grads_batched=True)
+    for got in (mapped, batched):
+        for one, *others in zip(got, *wanted, strict=True):
+            torch.testing.assert_close(one, torch.stack(others))
+
+
+def test_gradients_of_each_sample(backend):
+    tensors = [t.detach() for t in leaves(backend)]
+    images = torch.stack([tensors[0], 0.5 * tensors[0]])
+
+    def loss(image):
+        return on_tensors()(image, *tensors[1:])[0].square().sum()
+
+    got = torch.vmap(torch.func.grad(loss))(images)
+    wanted = torch.stack([torch.func.grad(loss)(image) for image in images])
+    torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("empty", [0, 1, 4, 5], ids=["T", "B", "H", "W"])
+def test_double_backward_of_empty_tensors(backend, empty):
+    sizes = [2, 1, 1, 2, 2, 3]
+    sizes[empty] = 0
+    tensors = leaves(backend, sizes=tuple(sizes))
     outputs = on_tensors()(*tensors)
     seeds = [torch.ones_like(one).requires_grad_() for one in outputs]
     found = torch.autograd.grad(outputs, tensors, seeds, create_graph=True)

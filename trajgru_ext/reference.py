@@ -184,17 +184,27 @@ def traj_gru(
         h = gru_gates(x_gates, hh, h, zoneout_mask=mask, **options)
         outputs.append(h)
         all_flows.append(flows)
-    return torch.stack(outputs), torch.stack(all_flows)
+    no_flows = h.new_empty(len(h), len(flows_conv[0]), *h.shape[2:])
+    return _sequence(outputs, h), _sequence(all_flows, no_flows)
+
+
+def _sequence(states: list[Tensor], state: Tensor) -> Tensor:
+    """The states of all steps, of which there may be none."""
+    return torch.stack(states) if states else state.new_empty(0, *state.shape)
 
 
 def _old_states(
-    zoneout_mask: Tensor | None, lengths: Tensor | None, state: Tensor, t: int
+    zoneout_mask: Tensor | None,
+    lengths: Tensor | list[int] | None,
+    state: Tensor,
+    t: int,
 ) -> Tensor:
     """Where a state of step t stays as it is."""
     old = torch.zeros_like(state, dtype=torch.bool)
     if zoneout_mask is not None:
         old = old | (zoneout_mask[t] != 0)
     if lengths is not None:
+        lengths = torch.as_tensor(lengths, device=state.device)
         old = old | (t >= lengths)[:, None, None, None]
     return old
 
@@ -214,7 +224,7 @@ def conv_gru(
     x_dilation: int | tuple[int, int] = 1,
     h_dilation: int | tuple[int, int] = 1,
     zoneout_mask: Tensor | None = None,
-    lengths: Tensor | None = None,
+    lengths: Tensor | list[int] | None = None,
     steps: int | None = None,
 ) -> Tensor:
     """Run a ConvGRU step by step, and return its states."""
@@ -240,7 +250,7 @@ def conv_gru(
             choices = (activation, negative_slope, update, mask)
             h = gru_output(u, candidate, h, *choices)
         outputs.append(h)
-    return torch.stack(outputs)
+    return _sequence(outputs, h)
 
 
 def conv_lstm(
@@ -256,7 +266,7 @@ def conv_lstm(
     forget_bias: float = 0.0,
     x_dilation: int | tuple[int, int] = 1,
     h_dilation: int | tuple[int, int] = 1,
-    lengths: Tensor | None = None,
+    lengths: Tensor | list[int] | None = None,
     steps: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run a ConvLSTM step by step, and return its states and the last cell state."""
@@ -273,4 +283,4 @@ def conv_lstm(
         old = _old_states(None, lengths, h, t)
         h, c = torch.where(old, h, fresh[0]), torch.where(old, c, fresh[1])
         outputs.append(h)
-    return torch.stack(outputs), c
+    return _sequence(outputs, h), c

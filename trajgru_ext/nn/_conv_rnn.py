@@ -5,6 +5,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from trajgru_ext.nn._recurrent import check_positive
+from trajgru_ext.ops._arguments import check_tensors
+from trajgru_ext.ops._gates import check_choice
+from trajgru_ext.ops._sequences import RECOMPUTE
+
 Pair = int | tuple[int, int]
 
 
@@ -18,20 +23,13 @@ class Setting(NamedTuple):
     dtype: Any
 
 
-def check_positive(kind: str, **sizes: Any) -> None:
-    """Raise a ValueError for a size that is not a positive integer."""
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{kind}: {name} must be positive, got {size!r}")
-
-
 def both(kind: str, name: str, value: Any) -> tuple[int, int]:
     """A number along height and width, from one or two."""
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2:
+    pair = (value, value) if isinstance(value, int) else value
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise ValueError(f"{kind}: {name} must be one number or two, got {value!r}")
     check_positive(kind, **{f"{name}[{k}]": pair[k] for k in (0, 1)})
-    return pair
+    return tuple(pair)
 
 
 def convolution(
@@ -52,6 +50,14 @@ def convolution(
         device=setting.device,
         dtype=setting.dtype,
     )
+
+
+def one_step(cell: nn.Module, input: Tensor | None) -> Tensor | None:
+    """The input as a sequence of one step."""
+    if input is None:
+        return None
+    check_tensors(type(cell).__name__, input=input)
+    return input[None]
 
 
 def per_layer(kind: str, name: str, value: Any, layers: int) -> list[Any]:
@@ -79,6 +85,7 @@ class Layers(nn.Module):
         recompute: str,
     ) -> None:
         super().__init__()
+        check_choice(type(self).__name__, "recompute", recompute, RECOMPUTE)
         self.cell_list = nn.ModuleList(cells)
         self.batch_first = batch_first
         self.return_all_layers = return_all_layers
@@ -97,12 +104,15 @@ class Layers(nn.Module):
         kind = type(self).__name__
         if states is None:
             states = [None] * len(self.cell_list)
-        if len(states) != len(self.cell_list):
+        listed = isinstance(states, list | tuple)
+        if not listed or len(states) != len(self.cell_list):
+            got = len(states) if listed else type(states).__name__
             raise ValueError(
-                f"{kind}: states must be one a layer, {len(self.cell_list)}, got "
-                f"{len(states)}"
+                f"{kind}: states must be a list of one a layer, "
+                f"{len(self.cell_list)}, got {got}"
             )
         if self.batch_first and inputs is not None:
+            check_tensors(kind, inputs=inputs)
             inputs = inputs.transpose(0, 1)
         options = {"lengths": lengths, "recompute": self.recompute}
         outputs, last = [], []

@@ -10,11 +10,19 @@ from trajgru_ext.nn._conv_rnn import (
     Layers,
     Pair,
     Setting,
-    check_positive,
     convolution,
+    one_step,
     per_layer,
 )
+from trajgru_ext.nn._recurrent import (
+    check_positive,
+    check_slope,
+    check_zoneout,
+    last_state,
+    zoneout_mask,
+)
 from trajgru_ext.ops import conv_gru
+from trajgru_ext.ops._gates import ACTIVATIONS, UPDATES, check_choice
 from trajgru_ext.ops.conv_gru import RESETS
 
 
@@ -40,6 +48,8 @@ class ConvGRUCell(nn.Module):
         negative_slope: of "leaky_relu".
         update: what the update gate multiplies: "keep" the old state, "replace" the
             candidate.
+        zoneout: the probability that an element of the state keeps its old value in a
+            step while training; without effect in evaluation.
         device, dtype: of the parameters.
 
     Source: reset after the convolution: HKO-7 (Shi et al. 2017, arXiv 1706.03458);
@@ -60,6 +70,7 @@ class ConvGRUCell(nn.Module):
         activation: str = "tanh",
         negative_slope: float = 0.2,
         update: str = "keep",
+        zoneout: float = 0.0,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -67,8 +78,11 @@ class ConvGRUCell(nn.Module):
         kind = type(self).__name__
         sizes = {"input_channels": input_channels, "hidden_channels": hidden_channels}
         check_positive(kind, **sizes)
-        if reset not in RESETS:
-            raise ValueError(f"{kind}: reset must be one of {RESETS}, got {reset!r}")
+        check_choice(kind, "reset", reset, RESETS)
+        check_choice(kind, "activation", activation, ACTIVATIONS)
+        check_choice(kind, "update", update, UPDATES)
+        check_slope(kind, negative_slope)
+        check_zoneout(kind, zoneout)
         usual = "run" if reset == "after" else "ru"
         order = usual if order is None else order
         if not isinstance(order, str) or sorted(order) != sorted(usual):
@@ -83,6 +97,7 @@ class ConvGRUCell(nn.Module):
         self.activation = activation
         self.negative_slope = negative_slope
         self.update = update
+        self.zoneout = zoneout
         self.dilation = dilation
         setting = Setting(kernel_size, dilation, bias, device, dtype)
         features, channels = hidden_channels, input_channels + hidden_channels
@@ -98,7 +113,7 @@ class ConvGRUCell(nn.Module):
         return (
             f"{self.input_channels}, {self.hidden_channels}, reset={self.reset!r}, "
             f"order={self.order!r}, activation={self.activation!r}, "
-            f"update={self.update!r}"
+            f"update={self.update!r}, zoneout={self.zoneout}"
         )
 
     def forward(self, input: Tensor | None = None, h: Tensor | None = None) -> Tensor:
@@ -115,8 +130,7 @@ class ConvGRUCell(nn.Module):
             TypeError, ValueError: as `conv_gru`.
 
         """
-        inputs = None if input is None else input[None]
-        return self.sequence(inputs, h, steps=1)[1]
+        return self.sequence(one_step(self, input), h, steps=1)[0][0]
 
     def sequence(
         self,
@@ -131,6 +145,7 @@ class ConvGRUCell(nn.Module):
 
         The other arguments are those of `conv_gru`.
         """
+        zoneout = self.zoneout if self.training else 0
         outputs = conv_gru(
             inputs,
             h,
@@ -141,15 +156,12 @@ class ConvGRUCell(nn.Module):
             update=self.update,
             x_dilation=self.dilation,
             h_dilation=self.dilation,
+            zoneout_mask=zoneout_mask(zoneout, inputs, h, self.hidden_channels, steps),
             lengths=lengths,
             steps=steps,
             recompute=recompute,
         )
-        if outputs.shape[0] > 0:
-            h = outputs[-1]
-        elif h is None:
-            h = outputs.new_zeros(outputs.shape[1:])
-        return outputs, h
+        return outputs, last_state(outputs, h)
 
     def _weights(self) -> dict[str, Any]:
         if self.reset == "after":
@@ -230,7 +242,7 @@ class ConvGRU(Layers):
             inputs: `[T, B, C, H, W]`, of any size; or None.
             states: `[B, F, H, W]` for every layer, or None for 0.
             lengths: how many steps each sample has, `[B]`; past them its states stay as
-                they are.
+                they are, and what the inputs hold there does not matter.
             steps: T, needed without inputs.
 
         Returns:

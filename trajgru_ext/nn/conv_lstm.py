@@ -11,11 +11,14 @@ from trajgru_ext.nn._conv_rnn import (
     Pair,
     Setting,
     both,
-    check_positive,
     convolution,
+    one_step,
     per_layer,
 )
+from trajgru_ext.nn._recurrent import check_positive, last_state
 from trajgru_ext.ops import conv_lstm
+from trajgru_ext.ops._arguments import check_number
+from trajgru_ext.ops._gates import gate_slots
 
 State = tuple[Tensor, Tensor]
 PEEPHOLES = (None, "channel", "element")
@@ -73,6 +76,8 @@ class ConvLSTMCell(nn.Module):
                 f"{kind}: image_size must be given for peephole='element' alone, got "
                 f"{image_size} for {peephole!r}"
             )
+        gate_slots(kind, order, "ifog", "ifgo")
+        check_number(kind, "forget_bias", forget_bias)
         self.input_channels = input_channels
         self.hidden_channels = hidden_channels
         self.peephole = peephole
@@ -112,8 +117,8 @@ class ConvLSTMCell(nn.Module):
             TypeError, ValueError: as `conv_lstm`.
 
         """
-        inputs = None if input is None else input[None]
-        return self.sequence(inputs, state, steps=1)[1]
+        outputs, (_, c) = self.sequence(one_step(self, input), state, steps=1)
+        return outputs[0], c
 
     def sequence(
         self,
@@ -128,7 +133,7 @@ class ConvLSTMCell(nn.Module):
 
         The other arguments are those of `conv_lstm`.
         """
-        h, c = (None, None) if state is None else state
+        h, c = self._both_states(state)
         weight, bias = self.conv.weight, self.conv.bias
         outputs, last = conv_lstm(
             inputs,
@@ -146,11 +151,15 @@ class ConvLSTMCell(nn.Module):
             steps=steps,
             recompute=recompute,
         )
-        if outputs.shape[0] > 0:
-            h = outputs[-1]
-        elif h is None:
-            h = torch.zeros_like(last)
-        return outputs, (h, last)
+        return outputs, (last_state(outputs, h), last)
+
+    def _both_states(self, state: Any) -> tuple[Tensor | None, Tensor | None]:
+        if state is None:
+            return None, None
+        if not isinstance(state, tuple | list) or len(state) != 2:
+            got = type(state).__name__
+            raise TypeError(f"{type(self).__name__}: state must be (h, c), got {got}")
+        return tuple(state)
 
 
 class ConvLSTM(Layers):
@@ -209,7 +218,7 @@ class ConvLSTM(Layers):
             inputs: `[T, B, C, H, W]`, of any size; None is 0.
             states: (h, c) for every layer, both `[B, F, H, W]`, or None for 0.
             lengths: how many steps each sample has, `[B]`; past them its states stay as
-                they are.
+                they are, and what the inputs hold there does not matter.
             steps: T, needed without inputs.
 
         Returns:

@@ -5,6 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trajgru_ext.nn._recurrent import (
+    check_positive,
+    check_slope,
+    check_zoneout,
+    last_state,
+    zoneout_mask,
+)
 from trajgru_ext.ops import traj_gru
 from trajgru_ext.ops._gates import ACTIVATIONS, check_choice
 from trajgru_ext.ops._traj_gru_fakes import RECOMPUTE
@@ -37,20 +44,14 @@ class _TrajGRU(nn.Module):
                 f"{kind}: input_channels must not be below 0, got {input_channels}"
             )
         sizes = {"hidden_channels": hidden_channels, "links": links}
-        for name, size in {**sizes, "flow_channels": flow_channels}.items():
-            if size < 1:
-                raise ValueError(f"{kind}: {name} must be positive, got {size}")
+        check_positive(kind, **sizes, flow_channels=flow_channels)
         kernels = {"kernel_size": kernel_size, "flow_kernel_size": flow_kernel_size}
         for name, size in kernels.items():
             if size < 1 or size % 2 == 0:
                 raise ValueError(f"{kind}: {name} must be odd, got {size}")
-        if not 0 <= zoneout <= 1:
-            raise ValueError(f"{kind}: zoneout must lie in [0, 1], got {zoneout}")
+        check_zoneout(kind, zoneout)
         check_choice(kind, "activation", activation, ACTIVATIONS)
-        if not negative_slope >= 0:
-            raise ValueError(
-                f"{kind}: negative_slope must not be below 0, got {negative_slope}"
-            )
+        check_slope(kind, negative_slope)
         self.input_channels = input_channels
         self.hidden_channels = hidden_channels
         self.links = links
@@ -94,6 +95,8 @@ class _TrajGRU(nn.Module):
                 f"a tensor of {list(inputs.shape)}"
             )
         with_inputs = inputs is not None
+        zoneout = self.zoneout if self.training else 0
+        mask = zoneout_mask(zoneout, inputs, h, self.hidden_channels, steps)
         return traj_gru(
             inputs,
             h,
@@ -105,23 +108,10 @@ class _TrajGRU(nn.Module):
             steps=steps,
             activation=self.activation,
             negative_slope=self.negative_slope,
-            zoneout_mask=self._zoneout_mask(inputs, h, steps),
+            zoneout_mask=mask,
             recompute=recompute,
             return_flows=return_flows,
         )
-
-    def _zoneout_mask(
-        self, inputs: Tensor | None, h: Tensor | None, steps: int | None
-    ) -> Tensor | None:
-        like = h if inputs is None else inputs
-        if not self.training or self.zoneout == 0:
-            return None
-        if like is None or like.dim() < 4 or (inputs is None and steps is None):
-            return None  # the operator finds what is missing
-        steps = steps if inputs is None else inputs.shape[0]
-        sizes = (steps, like.shape[-4], self.hidden_channels, *like.shape[-2:])
-        mask = torch.empty(sizes, dtype=torch.bool, device=like.device)
-        return mask.bernoulli_(self.zoneout)
 
 
 def _parameters(conv: nn.Conv2d) -> tuple[Tensor, Tensor | None]:
@@ -191,9 +181,9 @@ class TrajGRU(_TrajGRU):
 
         Returns:
             The states after every step `[T, B, F, H, W]`, the last `[B, F, H, W]`
-            (where T = 0: `h`), to go on from; and with `return_flows` the flows
-            `[T, B, 2L, H, W]`, U and V of link l in channels 2l and 2l + 1, in pixels:
-            the state moves along them.
+            (where T = 0 that before it), to go on from; and with `return_flows` the
+            flows `[T, B, 2L, H, W]`, U and V of link l in channels 2l and 2l + 1, in
+            pixels: the state moves along them.
 
         Raises:
             TypeError, ValueError: as `traj_gru`.
@@ -202,7 +192,7 @@ class TrajGRU(_TrajGRU):
         if self.batch_first and inputs is not None:
             inputs = inputs.transpose(0, 1)
         outputs, flows = self._run(inputs, h, steps, self.recompute, return_flows)
-        last = outputs[-1] if outputs.shape[0] > 0 else h
+        last = last_state(outputs, h)
         if self.batch_first:
             outputs = outputs.transpose(0, 1)
             flows = None if flows is None else flows.transpose(0, 1)

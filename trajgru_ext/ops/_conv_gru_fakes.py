@@ -38,7 +38,7 @@ def _fake_conv_gru(
         image = (batch, channels, height, width)
         return _sequences.empty_sequence(steps, image, h_weight, layout)
 
-    outputs = images(features, _sequences.outputs_format(inputs, h))
+    outputs = images(features, _sequences.outputs_format(inputs, h, h_weight))
     gates = images(3 * features) if keep_gates else h_weight.new_empty(0)
     with_candidates = keep_gates and not reset_before
     candidates = images(features) if with_candidates else h_weight.new_empty(0)
@@ -71,7 +71,7 @@ def _fake_conv_gru_backward(
     to_inputs, to_h = h_weight.new_empty(0), h_weight.new_empty(0)
     if wanted[0] and inputs is not None:
         steps, *image = inputs.shape
-        layout = _sequences.outputs_format(inputs, None)
+        layout = _sequences.outputs_format(inputs, h, h_weight)
         to_inputs = _sequences.empty_sequence(steps, image, inputs, layout)
     if wanted[1]:
         to_h = empty_image(h)

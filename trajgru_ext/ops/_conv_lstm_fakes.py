@@ -50,7 +50,7 @@ def _fake_conv_lstm(
         image = (batch, channels, height, width)
         return _sequences.empty_sequence(steps, image, h_weight, layout)
 
-    outputs = images(features, _sequences.outputs_format(inputs, h))
+    outputs = images(features, _sequences.outputs_format(inputs, h, h_weight))
     return (
         outputs,
         h_weight.new_empty((batch, features, height, width))
@@ -89,7 +89,7 @@ def _fake_conv_lstm_backward(
     to_inputs = h_weight.new_empty(0)
     if wanted[0] and inputs is not None:
         steps, *image = inputs.shape
-        layout = _sequences.outputs_format(inputs, None)
+        layout = _sequences.outputs_format(inputs, h, h_weight)
         to_inputs = _sequences.empty_sequence(steps, image, inputs, layout)
     to_h = empty_image(h) if wanted[1] else h_weight.new_empty(0)
     to_c = empty_image(c) if wanted[6] else h_weight.new_empty(0)

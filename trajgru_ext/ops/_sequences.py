@@ -1,6 +1,7 @@
 """What the sequence operators share: arguments, masks, fake kernels."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ RECOMPUTE = ("gates", "none")
 
 def number_of_steps(op: str, inputs: Tensor | None, steps: int | None) -> int:
     """T, from the inputs where there are any."""
+    if not isinstance(steps, int | torch.SymInt | None) or isinstance(steps, bool):
+        raise TypeError(f"{op}: steps must be an integer, got {steps!r}")
     if inputs is None:
         if steps is None:
             raise ValueError(f"{op}: steps must be given without inputs, got None")
@@ -52,61 +55,74 @@ def state_sizes(
 
 
 def past_the_end(
-    op: str, lengths: Any, sizes: Sequence[int], like: Tensor
+    op: str, lengths: Any, sizes: Sequence[int] | None, like: Tensor
 ) -> Tensor | None:
-    """Where the steps of samples are past their lengths, [T, B, F, H, W]."""
+    """Where the steps of samples are past their lengths, [T, B, 1, 1, 1], or None."""
+    if lengths is None or sizes is None:
+        return None  # the operator finds the sizes missing
     steps, batch, *_ = sizes
     if not isinstance(lengths, Tensor):
-        listed = isinstance(lengths, (list, tuple))
-        if not listed or not all(isinstance(n, int) for n in lengths):
+        if not isinstance(lengths, (list, tuple)):
             raise TypeError(
                 f"{op}: lengths must be a Tensor or a list of integers, got "
                 f"{type(lengths).__name__}"
             )
+        for n in lengths:
+            if not isinstance(n, Integral) or isinstance(n, bool):
+                raise TypeError(f"{op}: lengths must be of integers, got {n!r}")
+            if not 0 <= n <= steps:
+                raise ValueError(f"{op}: lengths must lie in 0..{steps}, got {n}")
         lengths = torch.tensor(lengths, dtype=torch.int64, device=like.device)
     check_device(op, "lengths", lengths, like)
-    if lengths.is_floating_point() or lengths.dtype == torch.bool:
-        raise TypeError(f"{op}: lengths must be of integers, got {lengths.dtype}")
+    kind = lengths.dtype
+    if kind.is_floating_point or kind.is_complex or kind == torch.bool:
+        raise TypeError(f"{op}: lengths must be of integers, got {kind}")
     if tuple(lengths.shape) != (batch,):
         raise ValueError(f"{op}: lengths must be [{batch}], got {list(lengths.shape)}")
     past = torch.arange(steps, device=like.device)[:, None] >= lengths
-    return past[:, :, None, None, None].expand(tuple(sizes))
+    return past[:, :, None, None, None]
 
 
 def old_states_mask(
     op: str,
     zoneout_mask: Any,
-    lengths: Any,
+    past: Tensor | None,
     sizes: Sequence[int] | None,
     like: Tensor | None,
 ) -> Tensor | None:
-    """Where the old state stays, by the mask and by the lengths, or None."""
+    """Where the old state stays, by the mask and past the end, or None."""
     if zoneout_mask is not None:
         check_tensors(op, zoneout_mask=zoneout_mask)
     if sizes is None or like is None:
         return None  # the operator finds the sizes missing
-    masks = []
-    if zoneout_mask is not None:
-        masks.append(_gates.mask_of_sizes(op, zoneout_mask, sizes, like))
-    if lengths is not None:
-        masks.append(past_the_end(op, lengths, sizes, like))
-    if len(masks) == 2:
-        return masks[0] | masks[1]
-    return masks[0] if masks else None
+    mask = None if past is None else past.expand(tuple(sizes))
+    if zoneout_mask is None:
+        return mask
+    zoneout = _gates.mask_of_sizes(op, zoneout_mask, sizes, like)
+    return zoneout if mask is None else mask | zoneout
+
+
+def without_padding(inputs: Tensor | None, past: Tensor | None) -> Tensor | None:
+    """The inputs, 0 past the end, so that NaN there reaches no gradient."""
+    if inputs is None or past is None or inputs.dim() != 5:
+        return inputs
+    return inputs.masked_fill(past, 0)
 
 
 def differentiated(tensors: Sequence[Tensor | None]) -> bool:
     """Whether there may be a backward pass."""
-    if torch._C._are_functorch_transforms_active():
-        return True
-    return torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in tensors
-    )
+    if not torch.is_grad_enabled():
+        return False
+    transformed = torch._C._are_functorch_transforms_active()
+    return transformed or any(t is not None and t.requires_grad for t in tensors)
 
 
-def last_time() -> bool:
-    """Whether no other backward pass may want what is saved for this one."""
-    if torch.compiler.is_compiling():
+def last_time(*grads: Tensor | None) -> bool:
+    """Whether no other backward pass may want what is saved for this one, to grads."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    batched = torch._C._functorch.is_legacy_batchedtensor  # under is_grads_batched
+    if any(grad is not None and batched(grad) for grad in grads):
         return False
     return not torch._C._autograd._get_current_graph_task_keep_graph()
 
@@ -126,9 +142,14 @@ def convolve(
     image: Tensor, weight: Tensor, bias: Tensor | None, dilation: Sequence[int] = (1, 1)
 ) -> Tensor:
     """The convolution that keeps the size, as a formula."""
-    sizes = zip(weight.shape[2:], dilation, strict=True)
-    padding = [k // 2 * d for k, d in sizes]
-    options = {"padding": padding, "dilation": tuple(dilation)}
+    size = image.shape[2:]
+    if 0 in size:  # which torch refuses
+        none = image.sum() * weight.sum()
+        return none.expand(image.shape[0], weight.shape[0], *size)
+    # As csrc/conv_rnn.cpp has it.
+    dilation = [min(d, n) for d, n in zip(dilation, size, strict=True)]
+    padding = [k // 2 * d for k, d in zip(weight.shape[2:], dilation, strict=True)]
+    options = {"padding": padding, "dilation": dilation}
     return torch.nn.functional.conv2d(image, weight, bias, **options)
 
 
@@ -137,10 +158,14 @@ def stack(states: Sequence[Tensor], state: Tensor) -> Tensor:
     return torch.stack(list(states)) if states else state.new_empty((0, *state.shape))
 
 
-def outputs_format(sequence: Tensor | None, h: Tensor | None) -> torch.memory_format:
-    """Of the outputs' images, as csrc/sequence.h has it."""
+def outputs_format(
+    sequence: Tensor | None, h: Tensor | None, weight: Tensor
+) -> torch.memory_format:
+    """Of the outputs' images, as csrc/sequence.cpp has it."""
     if sequence is None:
         return memory_format(h)
+    if sequence.shape[2] == 1:
+        return memory_format(weight if h is None else h)
     if sequence.shape[0] == 0:
         return torch.contiguous_format
     return memory_format(sequence.select(0, 0))

@@ -46,7 +46,9 @@ def _fake_traj_gru(
         return _sequences.empty_sequence(steps, image, like, layout)
 
     none = [like.new_empty(0) for _ in range(4)]
-    outputs = images(gates // 3, layout=_sequences.outputs_format(inputs, h))
+    outputs = images(
+        gates // 3, layout=_sequences.outputs_format(inputs, h, parameters[4])
+    )
     if kept == RECOMPUTE.index("flows"):
         return outputs, *none
     if kept == RECOMPUTE.index("gates"):
@@ -78,7 +80,7 @@ def _fake_traj_gru_backward(
     first = [none(0), none(0)]
     if wanted[0] and inputs is not None:
         steps, *image = inputs.shape
-        layout = _sequences.outputs_format(inputs, None)
+        layout = _sequences.outputs_format(inputs, h, parameters[4])
         first[0] = _sequences.empty_sequence(steps, image, inputs, layout)
     if wanted[1]:
         first[1] = empty_image(h)

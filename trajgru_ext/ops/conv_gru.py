@@ -86,7 +86,7 @@ def conv_gru(
         zoneout_mask: bool or number, broadcast to `[T, B, F, H, W]`; where it is true
             (not 0) the old value stays.
         lengths: how many steps each sample has, `[B]`; past them its state stays as it
-            is. Inputs there must be finite, but do not matter.
+            is, and what the inputs hold there does not matter.
         steps: T; may be left out where there are inputs.
         recompute: what the backward pass computes again to save memory: "none"; "gates"
             keeps only the states.
@@ -133,7 +133,9 @@ def conv_gru(
     inputs, h, *parameters = parameters
     features = parameters[2].shape[1] if parameters[2].dim() > 1 else 0
     sizes = _sequences.state_sizes(inputs, h, features, steps)
-    mask = _sequences.old_states_mask(op, zoneout_mask, lengths, sizes, parameters[2])
+    past = _sequences.past_the_end(op, lengths, sizes, parameters[2])
+    mask = _sequences.old_states_mask(op, zoneout_mask, past, sizes, parameters[2])
+    inputs = _sequences.without_padding(inputs, past)
     kept = recompute == "none" and _sequences.differentiated((inputs, h, *parameters))
     number = _gates.ACTIVATIONS.index(activation)
     options = (number, float(negative_slope), update == "keep")
@@ -252,7 +254,7 @@ class _ConvGru(Function):
             return (None,) * 15
         needs = ctx.needs_input_grad
         wanted = (*needs[:2], *needs[3:7])
-        options = (*ctx.options, _sequences.last_time(), list(wanted))
+        options = (*ctx.options, _sequences.last_time(grad), list(wanted))
         found = _ConvGruBackward.call(grad, *ctx.saved_tensors, *options)
         to_inputs, to_h, *others = wanted_or_none(found, wanted)
         return to_inputs, to_h, None, *others, *[None] * 8

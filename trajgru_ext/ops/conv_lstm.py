@@ -68,7 +68,8 @@ def conv_lstm(
             the terms of x vanish.
         h: the state before the first step, `[B, F, H, W]` in the same dtype; None is
             0, and spares the first step's convolution. `inputs` or `h` must be given.
-        c: the cell state before the first step, likewise.
+        c: the cell state before the first step, likewise; under autocast in its dtype,
+            too.
         x_weight: `[4F, C, k, k]`, k odd. None without inputs.
         h_weight: `[4F, F, k, k]`, k odd and perhaps another.
         x_bias: `[4F]` or None.
@@ -79,7 +80,7 @@ def conv_lstm(
         x_dilation: of the inputs' convolution, one number or two (height, width).
         h_dilation: of the state's.
         lengths: how many steps each sample has, `[B]`; past them its states stay as
-            they are. Inputs there must be finite, but do not matter.
+            they are, and what the inputs hold there does not matter.
         steps: T; may be left out where there are inputs.
         recompute: what the backward pass computes again to save memory: "none"; "gates"
             keeps only the states.
@@ -117,7 +118,9 @@ def conv_lstm(
     inputs, h, h_weight = every[0], every[1], every[4]
     features = h_weight.shape[1] if h_weight.dim() > 1 else 0
     sizes = _sequences.state_sizes(inputs, h, features, steps)
-    mask = _sequences.old_states_mask(op, None, lengths, sizes, h_weight)
+    past = _sequences.past_the_end(op, lengths, sizes, h_weight)
+    mask = _sequences.old_states_mask(op, None, past, sizes, h_weight)
+    every[0] = _sequences.without_padding(inputs, past)
     keep_cells = _sequences.differentiated(every)
     keep_gates = keep_cells and recompute == "none"
     options = (steps, dilation, slots, float(forget_bias), keep_cells, keep_gates)
@@ -210,7 +213,12 @@ class _ConvLstm(Function):
         if grad is None and c_grad is None:
             return (None,) * 17
         wanted = ctx.needs_input_grad[:_TENSORS]
-        options = (*ctx.options, ctx.gates_kept, _sequences.last_time(), list(wanted))
+        options = (
+            *ctx.options,
+            ctx.gates_kept,
+            _sequences.last_time(grad, c_grad),
+            list(wanted),
+        )
         found = _ConvLstmBackward.call(grad, c_grad, *ctx.saved_tensors, *options)
         return *wanted_or_none(found, wanted), *[None] * 7
 

@@ -233,7 +233,7 @@ class _TrajGru(Function):
         if grad is None:
             grad = torch.zeros_like(outputs)
         left = (outputs, flows, hidden, gates, candidates)
-        options = (*ctx.options, _sequences.last_time(), list(wanted))
+        options = (*ctx.options, _sequences.last_time(grad, flows_grad), list(wanted))
         found = _TrajGruBackward.call(grad, flows_grad, *tensors, *left, *options)
         to_inputs, to_h, *others = wanted_or_none(found, wanted)
         return to_inputs, to_h, None, *others, None, None, None, None
