@@ -1,15 +1,15 @@
 """ConvLSTM and ConvGRU layers over ten steps against what a user would run instead.
 
 Batch 4, kernels of 3, float32 on the CPU: 64 to 64 channels at 64 x 64, and 1 to 16 at
-128 x 128. The other sides: (a) the published modules' code path; (b) torch.compile of
-(a), whose compile time is printed; OpenVINO and onnxruntime on (a), exported, where
-installed (`pip install trajgru_ext[bench]`). Every side's values and gradients are
-first compared with those of float64.
+128 x 128. The other sides: (a) the published modules' code path; (b) with --compile,
+torch.compile of (a), whose first calls are timed; OpenVINO and onnxruntime on (a),
+exported, where installed (`pip install trajgru_ext[bench]`). Every side's values and
+gradients are first compared with those of float64.
 
 "convolutions" are those of the layer alone, all inputs' at once and the state's step by
 step, with their gradients: their share of our time is printed, and their rate against
-one thread's matrix products times the threads. Memory is the peak of a training step
-beyond what there was before it, in a process of its own.
+one thread's matrix products times the threads. Memory, at 64 to 64, is the peak of a
+training step beyond what there was before it, in a process of its own.
 """
 
 import argparse
@@ -156,6 +156,7 @@ def bench(name: str, size: str, layout: str, options: argparse.Namespace) -> lis
         exact, doubles.detach().double().requires_grad_(), seed.double()
     )
 
+    compiled: dict[str, float] = {}
     forward: dict[str, Side] = {}
     training: dict[str, Side] = {}
     for side, model in models.items():
@@ -170,7 +171,9 @@ def bench(name: str, size: str, layout: str, options: argparse.Namespace) -> lis
         start = time.perf_counter()
         check(side, [infer(), *train()[1:]], wanted)
         if side.startswith("(b)"):
-            print(f"\n{side}: first calls {time.perf_counter() - start:.0f} s")
+            seconds = time.perf_counter() - start
+            print(f"\n{side}: first calls {seconds:.0f} s")
+            compiled["seconds_to_compile"] = seconds
         forward[side], training[side] = infer, train
 
     def train_again() -> list[Tensor]:
@@ -205,7 +208,8 @@ def bench(name: str, size: str, layout: str, options: argparse.Namespace) -> lis
             print(f"  {what.replace('_', ' ')}: {share:.0%}")
         ratios = {side: ms / times["ours"] for side, ms in times.items()}
         record = {"net": name, "size": size, "format": layout, "mode": mode}
-        records.append(record | {"milliseconds": times, "times_ours": ratios} | figures)
+        record |= {"milliseconds": times, "times_ours": ratios}
+        records.append(record | figures | compiled)
     return records
 
 
@@ -239,12 +243,8 @@ def bench_memory(name: str, size: str, layout: str) -> dict:
 def main() -> None:
     """Run every layer, size and format."""
     parser = add_arguments(argparse.ArgumentParser(description=__doc__), "conv_rnn")
-    parser.add_argument(
-        "--compile",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="also (b), some minutes",
-    )
+    parser.add_argument("--compile", action="store_true", help="also (b), minutes each")
+    parser.add_argument("--only", default="", help="those whose title has this in it")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(machine())
@@ -252,7 +252,10 @@ def main() -> None:
     for name in NETS:
         for size in SIZES:
             for layout in reversed(FORMATS):
-                records.append(bench_memory(name, size, layout))
+                if options.only not in f"{name}, {size}, {layout}":
+                    continue
+                if SIZES[size][0] > 1:
+                    records.append(bench_memory(name, size, layout))
                 records += bench(name, size, layout, options)
     write(options.json, records)
 
