@@ -101,6 +101,19 @@ class Layers(nn.Module):
         lengths: Tensor | Sequence[int] | None,
         steps: int | None,
     ) -> tuple[Tensor | list[Tensor], list[Any]]:
+        outputs, last = self._run(inputs, states, lengths, steps)
+        if self.batch_first:
+            outputs = [one.transpose(0, 1) for one in outputs]
+        return outputs if self.return_all_layers else outputs[-1], last
+
+    def _run(
+        self,
+        inputs: Tensor | None,
+        states: Sequence[Any] | None,
+        lengths: Tensor | Sequence[int] | None = None,
+        steps: int | None = None,
+    ) -> tuple[list[Tensor], list[Any]]:
+        """The outputs `[T, B, ...]` of all layers, and their last states."""
         kind = type(self).__name__
         if states is None:
             states = [None] * len(self.cell_list)
@@ -120,6 +133,4 @@ class Layers(nn.Module):
             inputs, after = cell.sequence(inputs, state, steps=steps, **options)
             outputs.append(inputs)
             last.append(after)
-        if self.batch_first:
-            outputs = [one.transpose(0, 1) for one in outputs]
-        return outputs if self.return_all_layers else outputs[-1], last
+        return outputs, last

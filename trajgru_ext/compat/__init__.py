@@ -1,0 +1,12 @@
+"""Published implementations' classes on our operators, one module a repository.
+
+Constructors, calls, results and the keys of `state_dict` are those of the originals, so
+that an import is all that changes and checkpoints fit; where an original is faulty the
+docstring says what happens instead.
+
+- `convlstm_pytorch`: ndrplz/ConvLSTM_pytorch
+- `convgru_pytorch`: happyjin/ConvGRU-pytorch
+- `convolutional_lstm_pytorch`: automan000/Convolutional_LSTM_PyTorch
+- `precipitation_nowcasting`: Hzzone/Precipitation-Nowcasting
+- `openstl`: the ConvLSTMCell of chengtan9907/OpenSTL
+"""

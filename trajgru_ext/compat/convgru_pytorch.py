@@ -1,0 +1,127 @@
+"""ConvGRU as happyjin/ConvGRU-pytorch has it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from trajgru_ext import nn
+from trajgru_ext.compat.convlstm_pytorch import (
+    Kernel,
+    check_kernel_size,
+    published_results,
+)
+from trajgru_ext.nn._conv_rnn import Layers, per_layer
+
+
+class ConvGRUCell(nn.ConvGRUCell):
+    """One step of the original's ConvGRU: the reset before the convolution.
+
+    Args:
+        input_size: (height, width) for `init_hidden`; any size can be run.
+        input_dim: channels of the inputs.
+        hidden_dim: channels of the state.
+        kernel_size: (height, width), odd.
+        bias: whether the convolutions have biases.
+        dtype: the original's tensor type, as `torch.FloatTensor`; without effect, since
+            states follow the weights.
+
+    Called with the input `[B, C, H, W]` and h, it returns the new h.
+
+    """
+
+    def __init__(
+        self,
+        input_size: tuple[int, int],
+        input_dim: int,
+        hidden_dim: int,
+        kernel_size: Kernel,
+        bias: bool,
+        dtype: Any,
+    ) -> None:
+        options = {"reset": "before", "update": "replace"}
+        super().__init__(input_dim, hidden_dim, kernel_size, bias=bias, **options)
+        self.height, self.width = input_size
+        self.input_dim = input_dim
+        self.hidden_dim = hidden_dim
+        self.padding = self.conv_gates.padding
+        self.bias = bias
+        self.dtype = dtype
+
+    def init_hidden(self, batch_size: int) -> Tensor:
+        """A state of 0, on the device and in the dtype of the weights."""
+        sizes = (batch_size, self.hidden_dim, self.height, self.width)
+        return self.conv_gates.weight.new_zeros(sizes)
+
+
+class ConvGRU(Layers):
+    """Layers of ConvGRU over a sequence.
+
+    Args:
+        input_size: (height, width); any size can be run.
+        input_dim: channels of the inputs.
+        hidden_dim: channels of the state, for all layers or a list.
+        kernel_size: (height, width), odd, for all layers or a list.
+        num_layers: how many layers there are.
+        dtype: without effect, since states follow the weights.
+        batch_first: whether the inputs are `[B, T, ...]` instead of `[T, B, ...]`; the
+            outputs always are.
+        bias: whether the convolutions have biases.
+        return_all_layers: whether all layers' outputs and states are returned.
+
+    Unlike the original it takes states to begin with.
+
+    """
+
+    def __init__(
+        self,
+        input_size: tuple[int, int],
+        input_dim: int,
+        hidden_dim: int | list[int],
+        kernel_size: Kernel | list[Kernel],
+        num_layers: int,
+        dtype: Any,
+        batch_first: bool = False,
+        bias: bool = True,
+        return_all_layers: bool = False,
+    ) -> None:
+        kind = type(self).__name__
+        check_kernel_size(kind, kernel_size)
+        kernels = per_layer(kind, "kernel_size", kernel_size, num_layers)
+        hidden = per_layer(kind, "hidden_dim", hidden_dim, num_layers)
+        sizes = zip([input_dim, *hidden], hidden, kernels, strict=False)
+        cells = [ConvGRUCell(input_size, *size, bias, dtype) for size in sizes]
+        super().__init__(cells, batch_first, return_all_layers, "none")
+        self.height, self.width = input_size
+        self.input_dim = input_dim
+        self.hidden_dim = hidden
+        self.kernel_size = kernels
+        self.dtype = dtype
+        self.num_layers = num_layers
+        self.bias = bias
+
+    def forward(
+        self,
+        input_tensor: Tensor,
+        hidden_state: Sequence[Tensor | Sequence[Tensor]] | None = None,
+    ) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """Run the layers.
+
+        Args:
+            input_tensor: `[T, B, C, H, W]`, or `[B, T, C, H, W]` with `batch_first`.
+            hidden_state: h or [h] for every layer, or None for 0.
+
+        Returns:
+            The outputs `[B, T, F, H, W]` of every layer, and their last states [h];
+            without `return_all_layers`, those of the last layer alone.
+
+        Raises:
+            TypeError, ValueError: as `trajgru_ext.conv_gru`.
+
+        """
+        if isinstance(hidden_state, list | tuple):
+            hidden_state = [
+                one[0] if isinstance(one, list | tuple) and len(one) == 1 else one
+                for one in hidden_state
+            ]
+        return published_results(self, *self._run(input_tensor, hidden_state))

@@ -1,0 +1,124 @@
+"""ConvLSTM as ndrplz/ConvLSTM_pytorch has it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trajgru_ext import nn
+from trajgru_ext.nn._conv_rnn import Layers, per_layer
+
+Kernel = tuple[int, int]
+
+
+class ConvLSTMCell(nn.ConvLSTMCell):
+    """One step of the original's ConvLSTM, its gates in the order i, f, o, g.
+
+    Args:
+        input_dim: channels of the inputs.
+        hidden_dim: channels of the states.
+        kernel_size: (height, width), odd; the original takes even ones and fails.
+        bias: whether the convolution has a bias.
+
+    Called with the input `[B, C, H, W]` and (h, c), it returns the new (h, c).
+
+    """
+
+    def __init__(
+        self, input_dim: int, hidden_dim: int, kernel_size: Kernel, bias: bool
+    ) -> None:
+        super().__init__(input_dim, hidden_dim, kernel_size, bias=bias)
+        self.input_dim = input_dim
+        self.hidden_dim = hidden_dim
+        self.kernel_size = kernel_size
+        self.padding = self.conv.padding
+        self.bias = bias
+
+    def init_hidden(
+        self, batch_size: int, image_size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """States (h, c) of 0, on the device and in the dtype of the weight."""
+        sizes = (batch_size, self.hidden_dim, *image_size)
+        return self.conv.weight.new_zeros(sizes), self.conv.weight.new_zeros(sizes)
+
+
+class ConvLSTM(Layers):
+    """Layers of ConvLSTM over a sequence.
+
+    Args:
+        input_dim: channels of the inputs.
+        hidden_dim: channels of the states, for all layers or a list.
+        kernel_size: (height, width), odd, for all layers or a list.
+        num_layers: how many layers there are.
+        batch_first: whether the inputs are `[B, T, ...]` instead of `[T, B, ...]`; the
+            outputs always are.
+        bias: whether the convolutions have biases.
+        return_all_layers: whether all layers' outputs and states are returned.
+
+    Unlike the original it takes states to begin with.
+
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dim: int | list[int],
+        kernel_size: Kernel | list[Kernel],
+        num_layers: int,
+        batch_first: bool = False,
+        bias: bool = True,
+        return_all_layers: bool = False,
+    ) -> None:
+        check_kernel_size(type(self).__name__, kernel_size)
+        kind = type(self).__name__
+        kernels = per_layer(kind, "kernel_size", kernel_size, num_layers)
+        hidden = per_layer(kind, "hidden_dim", hidden_dim, num_layers)
+        sizes = zip([input_dim, *hidden], hidden, kernels, strict=False)
+        cells = [ConvLSTMCell(*size, bias) for size in sizes]
+        super().__init__(cells, batch_first, return_all_layers, "none")
+        self.input_dim = input_dim
+        self.hidden_dim = hidden
+        self.kernel_size = kernels
+        self.num_layers = num_layers
+        self.bias = bias
+
+    def forward(
+        self,
+        input_tensor: Tensor,
+        hidden_state: Sequence[Sequence[Tensor]] | None = None,
+    ) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """Run the layers.
+
+        Args:
+            input_tensor: `[T, B, C, H, W]`, or `[B, T, C, H, W]` with `batch_first`.
+            hidden_state: (h, c) for every layer, or None for 0.
+
+        Returns:
+            The outputs `[B, T, F, H, W]` of every layer, and their last states [h, c];
+            without `return_all_layers`, those of the last layer alone.
+
+        Raises:
+            TypeError, ValueError: as `trajgru_ext.conv_lstm`.
+
+        """
+        return published_results(self, *self._run(input_tensor, hidden_state))
+
+
+def check_kernel_size(kind: str, kernel_size: Any) -> None:
+    """Raise a ValueError for what is neither a tuple nor a list of them."""
+    kernels = kernel_size if isinstance(kernel_size, list) else [kernel_size]
+    if not all(isinstance(kernel, tuple) for kernel in kernels):
+        raise ValueError(
+            f"{kind}: kernel_size must be a tuple or a list of tuples, got "
+            f"{kernel_size!r}"
+        )
+
+
+def published_results(
+    net: Layers, outputs: list[Tensor], states: list[Any]
+) -> tuple[list[Tensor], list[list[Tensor]]]:
+    """The outputs batch first, and states as lists, of all layers or of the last."""
+    outputs = [one.transpose(0, 1) for one in outputs]
+    last = [[s] if isinstance(s, torch.Tensor) else list(s) for s in states]
+    return (outputs, last) if net.return_all_layers else (outputs[-1:], last[-1:])

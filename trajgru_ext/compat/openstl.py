@@ -1,0 +1,56 @@
+"""The ConvLSTMCell of OpenSTL (chengtan9907/OpenSTL)."""
+
+from torch import Tensor, nn
+
+from trajgru_ext.ops import lstm_gates
+
+_FORGET_BIAS = 1.0
+
+
+class ConvLSTMCell(nn.Module):
+    """One step: a convolution of the input and one of the state, gates i, f, g, o.
+
+    Args:
+        in_channel: channels of the inputs.
+        num_hidden: channels of the states.
+        height, width: of the image, for the layer norms; without those, any size runs.
+        filter_size: of both convolutions, odd.
+        stride: of both, 1 unless the state is larger than the image it sees.
+        layer_norm: whether both are normalised over channels, height and width.
+
+    """
+
+    def __init__(
+        self,
+        in_channel: int,
+        num_hidden: int,
+        height: int,
+        width: int,
+        filter_size: int,
+        stride: int,
+        layer_norm: bool,
+    ) -> None:
+        super().__init__()
+        self.num_hidden = num_hidden
+        self.padding = filter_size // 2
+
+        def branch(channels: int) -> nn.Sequential:
+            gates = 4 * num_hidden
+            options = {"stride": stride, "padding": self.padding, "bias": False}
+            parts = [nn.Conv2d(channels, gates, filter_size, **options)]
+            if layer_norm:
+                parts.append(nn.LayerNorm([gates, height, width]))
+            return nn.Sequential(*parts)
+
+        self.conv_x = branch(in_channel)
+        self.conv_h = branch(num_hidden)
+
+    def forward(self, x_t: Tensor, h_t: Tensor, c_t: Tensor) -> tuple[Tensor, Tensor]:
+        """From the input and the states, all `[B, channels, H, W]`, the new (h, c).
+
+        Raises:
+            TypeError, ValueError: as `trajgru_ext.lstm_gates`.
+
+        """
+        gates = self.conv_x(x_t), self.conv_h(h_t)
+        return lstm_gates(*gates, c_t, order="ifgo", forget_bias=_FORGET_BIAS)
