@@ -1,7 +1,5 @@
 #include "conv_rnn.h"
 
-#include <ATen/ops/empty_like.h>
-
 #include <algorithm>
 
 #include "sequence_checks.h"
@@ -31,7 +29,7 @@ ConvRnn::ConvRnn(const char* op, const ConvRnnTensors& given, int64_t count,
   TORCH_CHECK_VALUE(given.x_weight.has_value(), op,
                     ": x_weight must be given with inputs, got None");
   x_conv = {*given.x_weight, given.x_bias, {dilation[0], dilation[1]}};
-  check_conv(op, "x", x_conv, like.size(0), inputs.size(1), like);
+  check_conv(op, "x", x_conv, like.size(0), inputs.size(2), like);
   x_conv.weight = channels_last(x_conv.weight);
   x_conv.dilation = within_image(x_conv.dilation);
 }
@@ -44,7 +42,7 @@ std::array<int64_t, 2> ConvRnn::within_image(std::array<int64_t, 2> dilation) co
 
 Tensor ConvRnn::x_gates(int64_t first, int64_t count) const {
   if (!inputs.defined()) return images(count, h_conv.weight.size(0));
-  return convolve(of_step(inputs, first, count), x_conv);
+  return convolve(inputs_of(first, count), x_conv);
 }
 
 Tensor ConvRnn::h_gates(const Tensor& state, const Conv& conv) const {
@@ -54,14 +52,14 @@ Tensor ConvRnn::h_gates(const Tensor& state, const Conv& conv) const {
 
 InputsGrad::InputsGrad(const ConvRnn& net, const std::vector<bool>& wanted) {
   if (!net.inputs.defined()) return;
-  if (wanted[kToInputs]) inputs = at::empty_like(net.inputs);
+  if (wanted[kToInputs]) inputs = net.inputs_grad();
   conv = ConvGrad(net.x_conv, wanted[kToXWeight], wanted[kToXBias]);
 }
 
 void InputsGrad::add(const ConvRnn& net, int64_t first, int64_t count,
                      const Tensor& gates_grad) {
   if (!net.inputs.defined()) return;
-  const Tensor from = net.of_step(net.inputs, first, count);
+  const Tensor from = net.inputs_of(first, count);
   add_conv_grad(gates_grad, from, net.x_conv, conv);
   if (!inputs.defined()) return;
   net.of_step(inputs, first, count)

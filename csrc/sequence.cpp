@@ -10,25 +10,6 @@ namespace trajgru_ext {
 
 using at::Tensor;
 
-namespace {
-
-// [T, B, ...] as images channels last, copied at most once.
-Tensor flat(const Tensor& sequence) {
-  const int64_t steps = sequence.size(0), batch = sequence.size(1);
-  const bool even = sequence.stride(0) == batch * sequence.stride(1);
-  if (even || steps <= 1 || batch <= 1 || sequence.numel() == 0) {
-    return channels_last(sequence.flatten(0, 1));
-  }
-  const auto image = sequence.sizes().slice(2);
-  const Tensor images =
-      at::empty({steps * batch, image[0], image[1], image[2]},
-                sequence.options().memory_format(at::MemoryFormat::ChannelsLast));
-  images.unflatten(0, {steps, batch}).copy_(sequence);
-  return images;
-}
-
-}  // namespace
-
 Sequence::Sequence(const char* op, int64_t count) : steps(count) {
   TORCH_CHECK_VALUE(steps >= 0, op, ": steps must not be below 0, got ", steps);
 }
@@ -46,7 +27,7 @@ void Sequence::take_images(const char* op, const OptionalTensor& sequence,
     TORCH_CHECK_VALUE(sequence->size(2) > 0, op,
                       ": inputs must be [T, B, C, H, W], C > 0, got ",
                       sequence->sizes());
-    inputs = flat(*sequence);
+    inputs = *sequence;
     // One channel fits both formats: then as the state, or the weights.
     if (sequence->size(2) == 1) {
       format = memory_format(state.has_value() ? *state : weight);
@@ -79,6 +60,16 @@ void Sequence::take_images(const char* op, const OptionalTensor& sequence,
   }
 }
 
+Tensor Sequence::inputs_of(int64_t first, int64_t count) const {
+  const Tensor some = inputs.narrow(0, first, count);
+  const bool even = some.stride(0) == batch * some.stride(1);
+  if (even || count == 1 || batch == 1) return channels_last(some.flatten(0, 1));
+  // Where flatten would copy, once is enough.
+  const Tensor from = images(count, inputs.size(2));
+  from.unflatten(0, {count, batch}).copy_(some);
+  return from;
+}
+
 Tensor Sequence::images(int64_t count, int64_t channels) const {
   return images(count, channels, options.dtype().toScalarType());
 }
@@ -86,6 +77,11 @@ Tensor Sequence::images(int64_t count, int64_t channels) const {
 Tensor Sequence::images(int64_t count, int64_t channels, at::ScalarType dtype) const {
   return at::empty({count * batch, channels, height, width},
                    options.dtype(dtype).memory_format(at::MemoryFormat::ChannelsLast));
+}
+
+Tensor Sequence::inputs_grad() const {
+  return at::empty({steps * batch, inputs.size(2), height, width},
+                   options.memory_format(format));
 }
 
 Tensor Sequence::result(const Tensor& images, at::MemoryFormat layout) const {

@@ -23,9 +23,9 @@ constexpr int64_t kStepsBack = 4, kStepsAgain = 1;
 
 struct Sequence {
   int64_t steps, batch = 0, features = 0, height = 0, width = 0;
-  at::Tensor inputs;          // [T * B, C, H, W], undefined where there are none
-  at::Tensor h;               // [B, F, H, W], undefined where it is 0
-  at::Tensor mask;            // [T, B, F, H, W] or undefined; true: the old state stays
+  at::Tensor inputs;  // [T, B, C, H, W] as given, undefined where there are none
+  at::Tensor h;       // [B, F, H, W], undefined where it is 0
+  at::Tensor mask;    // [T, B, F, H, W] or undefined; true: the old state stays
   at::TensorOptions options;  // the dtype and the device of everything
 
   // The memory format of the outputs, that of the inputs, or of h without any; of h.
@@ -43,6 +43,9 @@ struct Sequence {
 
   bool empty() const { return steps * batch * features * height * width == 0; }
 
+  // The inputs of some steps as images.
+  at::Tensor inputs_of(int64_t first, int64_t count) const;
+
   // Uninitialised images of some steps.
   at::Tensor images(int64_t count, int64_t channels) const;
   at::Tensor images(int64_t count, int64_t channels, at::ScalarType dtype) const;
@@ -57,7 +60,10 @@ struct Sequence {
     return images.unflatten(0, {steps, batch});
   }
 
-  // The same in a memory format.
+  // Uninitialised images of all steps for the gradient to the inputs, in their format.
+  at::Tensor inputs_grad() const;
+
+  // The images of all steps as [T, B, ...] in a memory format.
   at::Tensor result(const at::Tensor& images, at::MemoryFormat layout) const;
 
   // The state, or one of 0.

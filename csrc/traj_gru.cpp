@@ -77,8 +77,8 @@ TrajGru::TrajGru(const char* op, const OptionalTensor& sequence,
   if (inputs.defined()) {
     TORCH_CHECK_VALUE(i2h && i2f, op,
                       ": the weights of i2h and i2f must be given with inputs");
-    check_conv(op, "i2h", *i2h, 3 * features, inputs.size(1), like);
-    check_conv(op, "i2f", *i2f, hidden, inputs.size(1), like);
+    check_conv(op, "i2h", *i2h, 3 * features, inputs.size(2), like);
+    check_conv(op, "i2f", *i2f, hidden, inputs.size(2), like);
   }
   check_gru_update(op, activation, std::nullopt, like);
   TORCH_CHECK_VALUE(negative_slope >= 0, op,
@@ -92,7 +92,7 @@ TrajGruSteps TrajGru::prepare(int64_t first, int64_t last, bool keep_gates,
   made.first = first;
   made.last = last;
   if (inputs.defined()) {
-    const Tensor from = of_step(inputs, first, count);
+    const Tensor from = inputs_of(first, count);
     made.gates = convolve(from, *i2h);
     if (with_flows) made.hidden = convolve(from, *i2f);
   } else {

@@ -4,7 +4,6 @@
 #include <ATen/ops/leaky_relu_backward.h>
 #include <ATen/ops/tanh_backward.h>
 #include <ATen/ops/threshold_backward.h>
-#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 #include <array>
@@ -88,7 +87,7 @@ Backward::Backward(const TrajGru& net, const Tensor& grad,
   if (net.inputs.defined()) {
     i2h_ = ConvGrad(*net.i2h, wanted[2], wanted[3]);
     i2f_ = ConvGrad(*net.i2f, wanted[4], wanted[5]);
-    if (wanted[0]) inputs_grad_ = at::zeros_like(net.inputs);
+    if (wanted[0]) inputs_grad_ = net.inputs_grad().zero_();
   }
   h2f_ = ConvGrad(net.h2f, wanted[6], wanted[7]);
   flows_ = ConvGrad(net.flows, wanted[8], wanted[9]);
@@ -162,7 +161,7 @@ void Backward::step_back(const TrajGruSteps& some, int64_t k) {
 void Backward::add_parameter_grads(const TrajGruSteps& some) {
   const int64_t count = some.last - some.first;
   if (net_.inputs.defined()) {
-    const Tensor from = net_.of_step(net_.inputs, some.first, count);
+    const Tensor from = net_.inputs_of(some.first, count);
     add_conv_grad(some.gates, from, *net_.i2h, i2h_);
     if (inputs_grad_.defined()) {
       net_.of_step(inputs_grad_, some.first, count)
@@ -180,7 +179,7 @@ void Backward::add_parameter_grads(const TrajGruSteps& some) {
                 net_.states_before(outputs_, net_.h, some.first + idle, some.last),
                 net_.h2f, h2f_);
   if (net_.inputs.defined()) {
-    const Tensor from = net_.of_step(net_.inputs, some.first + idle, busy);
+    const Tensor from = net_.inputs_of(some.first + idle, busy);
     add_conv_grad(hidden_grads, from, *net_.i2f, i2f_);
     if (inputs_grad_.defined()) {
       net_.of_step(inputs_grad_, some.first + idle, busy)
