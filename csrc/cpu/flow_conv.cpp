@@ -127,7 +127,7 @@ Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
 // One thread's share of the backward pass: some samples, some channels of the input.
 struct Share {
   int64_t first_sample, last_sample, channel, channels;
-  Tensor weight;       // [O, links * channels], packed
+  Tensor weight;       // [O, links * channels], packed, or undefined
   Tensor weight_grad;  // [O, links * channels], or undefined
   Tensor flows_grad;   // [B, 2 * links, H, W]: these channels' part, or undefined
 };
@@ -242,6 +242,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
   for (Tensor& one : block_flows_grad) one = empty_image(flows, sums);
   std::vector<Tensor> block_weight(blocks);
   AT_DISPATCH_FLOATING_TYPES(sums, "flow_conv_backward", [&] {
+    if (!input_grad && !flows_grad) return;  // the gradient to the weights needs none
     for (int64_t block = 0; block < blocks; ++block) {
       const int64_t some = std::min(most, channels - block * most);
       const Tensor part = matrix.narrow(2, block * most, some).contiguous();
