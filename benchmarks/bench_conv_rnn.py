@@ -25,6 +25,7 @@ from runtimes import runtime_sides
 from sgemm import share_of_sgemm, single_threaded_sgemm
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
+from training import Ours, train_step
 
 from trajgru_ext.nn import ConvGRU, ConvLSTM
 
@@ -68,17 +69,6 @@ def net_and_inputs(
     return net, images.unflatten(0, (STEPS, BATCH)).requires_grad_()
 
 
-class Ours(nn.Module):
-    """Our layer's outputs alone."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.net(inputs)[0]
-
-
 class Convolutions(nn.Module):
     """What is convolved, and nothing else; the state is the same at every step."""
 
@@ -101,13 +91,6 @@ class Convolutions(nn.Module):
             conv2d(self.state, self.h, padding=KERNEL // 2) for _ in range(STEPS - 1)
         ]
         return of_x, torch.stack(for_h)
-
-
-def train_step(model: nn.Module, inputs: Tensor, seed: Tensor) -> list[Tensor]:
-    """The outputs and all gradients."""
-    outputs = model(inputs)
-    leaves = [inputs, *model.parameters()]
-    return [outputs.detach(), *torch.autograd.grad(outputs, leaves, seed)]
 
 
 def check(name: str, got: list[Tensor], wanted: list[Tensor]) -> None:

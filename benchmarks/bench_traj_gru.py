@@ -23,6 +23,7 @@ from ported_traj_gru import DeformedTrajGRU, PortedTrajGRU
 from runtimes import installed, runtime_sides
 from sgemm import share_of_sgemm, single_threaded_sgemm
 from torch import Tensor, nn
+from training import Ours, train_step
 
 from trajgru_ext.nn import TrajGRU
 
@@ -49,24 +50,6 @@ def layer_and_inputs(layout: str, steps: int = STEPS) -> tuple[TrajGRU, Tensor]:
     images = torch.randn(steps * BATCH, CHANNELS, SIZE, SIZE)
     images = images.contiguous(memory_format=FORMATS[layout])
     return layer, images.unflatten(0, (steps, BATCH)).requires_grad_()
-
-
-class Ours(nn.Module):
-    """Our layer's outputs alone."""
-
-    def __init__(self, layer: TrajGRU) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.layer(inputs)[0]
-
-
-def train_step(model: nn.Module, inputs: Tensor, seed: Tensor) -> list[Tensor]:
-    """The outputs and all gradients."""
-    outputs = model(inputs)
-    leaves = [inputs, *model.parameters()]
-    return [outputs.detach(), *torch.autograd.grad(outputs, leaves, seed)]
 
 
 def operations(steps: int) -> int:
