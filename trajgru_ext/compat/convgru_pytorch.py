@@ -11,7 +11,7 @@ from trajgru_ext.compat.convlstm_pytorch import (
     check_kernel_size,
     published_results,
 )
-from trajgru_ext.nn._conv_rnn import Layers, per_layer
+from trajgru_ext.nn._conv_rnn import Layers, layer_sizes
 
 
 class ConvGRUCell(nn.ConvGRUCell):
@@ -87,15 +87,14 @@ class ConvGRU(Layers):
     ) -> None:
         kind = type(self).__name__
         check_kernel_size(kind, kernel_size)
-        kernels = per_layer(kind, "kernel_size", kernel_size, num_layers)
-        hidden = per_layer(kind, "hidden_dim", hidden_dim, num_layers)
-        sizes = zip([input_dim, *hidden], hidden, kernels, strict=False)
+        given = input_dim, hidden_dim, kernel_size, num_layers
+        sizes = layer_sizes(kind, *given, name="hidden_dim")
         cells = [ConvGRUCell(input_size, *size, bias, dtype) for size in sizes]
         super().__init__(cells, batch_first, return_all_layers, "none")
         self.height, self.width = input_size
         self.input_dim = input_dim
-        self.hidden_dim = hidden
-        self.kernel_size = kernels
+        self.hidden_dim = [features for _, features, _ in sizes]
+        self.kernel_size = [kernel for *_, kernel in sizes]
         self.dtype = dtype
         self.num_layers = num_layers
         self.bias = bias

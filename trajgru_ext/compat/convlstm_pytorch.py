@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from trajgru_ext import nn
-from trajgru_ext.nn._conv_rnn import Layers, per_layer
+from trajgru_ext.nn._conv_rnn import Layers, layer_sizes
 
 Kernel = tuple[int, int]
 
@@ -70,16 +70,15 @@ class ConvLSTM(Layers):
         bias: bool = True,
         return_all_layers: bool = False,
     ) -> None:
-        check_kernel_size(type(self).__name__, kernel_size)
         kind = type(self).__name__
-        kernels = per_layer(kind, "kernel_size", kernel_size, num_layers)
-        hidden = per_layer(kind, "hidden_dim", hidden_dim, num_layers)
-        sizes = zip([input_dim, *hidden], hidden, kernels, strict=False)
+        check_kernel_size(kind, kernel_size)
+        given = input_dim, hidden_dim, kernel_size, num_layers
+        sizes = layer_sizes(kind, *given, name="hidden_dim")
         cells = [ConvLSTMCell(*size, bias) for size in sizes]
         super().__init__(cells, batch_first, return_all_layers, "none")
         self.input_dim = input_dim
-        self.hidden_dim = hidden
-        self.kernel_size = kernels
+        self.hidden_dim = [features for _, features, _ in sizes]
+        self.kernel_size = [kernel for *_, kernel in sizes]
         self.num_layers = num_layers
         self.bias = bias
 

@@ -32,9 +32,7 @@ def both(kind: str, name: str, value: Any) -> tuple[int, int]:
     return tuple(pair)
 
 
-def convolution(
-    kind: str, setting: Setting, inputs: int, outputs: int, *, bias: bool | None = None
-) -> nn.Conv2d:
+def convolution(kind: str, setting: Setting, inputs: int, outputs: int) -> nn.Conv2d:
     """A convolution that keeps the size: the operators read its parameters."""
     kernel = both(kind, "kernel_size", setting.kernel_size)
     dilation = both(kind, "dilation", setting.dilation)
@@ -46,7 +44,7 @@ def convolution(
         kernel,
         padding=tuple(d * (k // 2) for d, k in zip(dilation, kernel, strict=True)),
         dilation=dilation,
-        bias=setting.bias if bias is None else bias,
+        bias=setting.bias,
         device=setting.device,
         dtype=setting.dtype,
     )
@@ -69,6 +67,20 @@ def per_layer(kind: str, name: str, value: Any, layers: int) -> list[Any]:
             f"{kind}: {name} must be one or a list of num_layers={layers}, got {value}"
         )
     return value
+
+
+def layer_sizes(
+    kind: str,
+    channels: int,
+    hidden: Any,
+    kernel_size: Any,
+    layers: int,
+    name: str = "hidden_channels",
+) -> list[tuple[int, int, Any]]:
+    """Of every layer the channels of its inputs, those of its state, and its kernel."""
+    every = per_layer(kind, name, hidden, layers)
+    kernels = per_layer(kind, "kernel_size", kernel_size, layers)
+    return list(zip([channels, *every], every, kernels, strict=False))
 
 
 class Layers(nn.Module):

@@ -15,15 +15,6 @@ def check_positive(kind: str, **sizes: Any) -> None:
             raise ValueError(f"{kind}: {name} must be positive, got {size!r}")
 
 
-def check_slope(kind: str, negative_slope: Any) -> None:
-    """Raise an error for what is no slope of leaky_relu."""
-    check_number(kind, "negative_slope", negative_slope)
-    if not negative_slope >= 0:
-        raise ValueError(
-            f"{kind}: negative_slope must not be below 0, got {negative_slope}"
-        )
-
-
 def check_zoneout(kind: str, zoneout: Any) -> None:
     """Raise an error for what is no probability."""
     check_number(kind, "zoneout", zoneout)

@@ -11,18 +11,17 @@ from trajgru_ext.nn._conv_rnn import (
     Pair,
     Setting,
     convolution,
+    layer_sizes,
     one_step,
-    per_layer,
 )
 from trajgru_ext.nn._recurrent import (
     check_positive,
-    check_slope,
     check_zoneout,
     last_state,
     zoneout_mask,
 )
 from trajgru_ext.ops import conv_gru
-from trajgru_ext.ops._gates import ACTIVATIONS, UPDATES, check_choice
+from trajgru_ext.ops._gates import ACTIVATIONS, UPDATES, check_choice, check_slope
 from trajgru_ext.ops.conv_gru import RESETS
 
 
@@ -223,9 +222,8 @@ class ConvGRU(Layers):
     ) -> None:
         kind = type(self).__name__
         check_positive(kind, num_layers=num_layers)
-        hidden = per_layer(kind, "hidden_channels", hidden_channels, num_layers)
-        kernels = per_layer(kind, "kernel_size", kernel_size, num_layers)
-        sizes = zip([input_channels, *hidden], hidden, kernels, strict=False)
+        given = input_channels, hidden_channels, kernel_size, num_layers
+        sizes = layer_sizes(kind, *given)
         cells = [ConvGRUCell(*size, **options) for size in sizes]
         super().__init__(cells, batch_first, return_all_layers, recompute)
 

@@ -12,8 +12,8 @@ from trajgru_ext.nn._conv_rnn import (
     Setting,
     both,
     convolution,
+    layer_sizes,
     one_step,
-    per_layer,
 )
 from trajgru_ext.nn._recurrent import check_positive, last_state
 from trajgru_ext.ops import conv_lstm
@@ -199,9 +199,8 @@ class ConvLSTM(Layers):
     ) -> None:
         kind = type(self).__name__
         check_positive(kind, num_layers=num_layers)
-        hidden = per_layer(kind, "hidden_channels", hidden_channels, num_layers)
-        kernels = per_layer(kind, "kernel_size", kernel_size, num_layers)
-        sizes = zip([input_channels, *hidden], hidden, kernels, strict=False)
+        given = input_channels, hidden_channels, kernel_size, num_layers
+        sizes = layer_sizes(kind, *given)
         cells = [ConvLSTMCell(*size, **options) for size in sizes]
         super().__init__(cells, batch_first, return_all_layers, recompute)
 

@@ -7,13 +7,12 @@ from torch import Tensor, nn
 
 from trajgru_ext.nn._recurrent import (
     check_positive,
-    check_slope,
     check_zoneout,
     last_state,
     zoneout_mask,
 )
 from trajgru_ext.ops import traj_gru
-from trajgru_ext.ops._gates import ACTIVATIONS, check_choice
+from trajgru_ext.ops._gates import ACTIVATIONS, check_choice, check_slope
 from trajgru_ext.ops._traj_gru_fakes import RECOMPUTE
 
 

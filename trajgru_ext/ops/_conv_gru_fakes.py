@@ -68,13 +68,8 @@ def _fake_conv_gru_backward(
     gates_kept: bool,
     wanted: list[bool],
 ) -> tuple[Tensor, ...]:
-    to_inputs, to_h = h_weight.new_empty(0), h_weight.new_empty(0)
-    if wanted[0] and inputs is not None:
-        steps, *image = inputs.shape
-        layout = _sequences.outputs_format(inputs, h, h_weight)
-        to_inputs = _sequences.empty_sequence(steps, image, inputs, layout)
-    if wanted[1]:
-        to_h = empty_image(h)
+    to_inputs = _sequences.empty_inputs_grad(inputs, h, h_weight, wanted[0])
+    to_h = empty_image(h) if wanted[1] else h_weight.new_empty(0)
     parameters = (x_weight, x_bias, h_weight, h_bias)
     others = _sequences.empty_like_wanted(wanted[2:], parameters, h_weight)
     return to_inputs, to_h, *others

@@ -86,11 +86,7 @@ def _fake_conv_lstm_backward(
     gates_kept: bool,
     wanted: list[bool],
 ) -> tuple[Tensor, ...]:
-    to_inputs = h_weight.new_empty(0)
-    if wanted[0] and inputs is not None:
-        steps, *image = inputs.shape
-        layout = _sequences.outputs_format(inputs, h, h_weight)
-        to_inputs = _sequences.empty_sequence(steps, image, inputs, layout)
+    to_inputs = _sequences.empty_inputs_grad(inputs, h, h_weight, wanted[0])
     to_h = empty_image(h) if wanted[1] else h_weight.new_empty(0)
     to_c = empty_image(c) if wanted[6] else h_weight.new_empty(0)
     parameters = (x_weight, x_bias, h_weight, h_bias)

@@ -6,7 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trajgru_ext.ops._arguments import check_device, check_sizes, check_tensors
+from trajgru_ext.ops._arguments import (
+    check_device,
+    check_number,
+    check_sizes,
+    check_tensors,
+)
 from trajgru_ext.ops._function import fold, push_forward, unfold, wanted_only
 from trajgru_ext.ops._layout import memory_format
 
@@ -65,6 +70,15 @@ def check_choice(op: str, name: str, value: Any, choices: Sequence[str]) -> None
     if value not in choices:
         listed = ", ".join(map(repr, choices))
         raise ValueError(f"{op}: {name} must be one of {listed}, got {value!r}")
+
+
+def check_slope(op: str, negative_slope: Any) -> None:
+    """Raise an error for what is no slope of leaky_relu."""
+    check_number(op, "negative_slope", negative_slope)
+    if not negative_slope >= 0:
+        raise ValueError(
+            f"{op}: negative_slope must not be below 0, got {negative_slope}"
+        )
 
 
 def gate_slots(op: str, order: Any, usual: str, gates: str) -> tuple[int, ...]:

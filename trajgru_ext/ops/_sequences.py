@@ -259,6 +259,16 @@ def check_conv_rnn(
             check_same_dtype(op, name, tensor, weight, "h_weight")
 
 
+def empty_inputs_grad(
+    inputs: Tensor | None, h: Tensor | None, weight: Tensor, wanted: bool
+) -> Tensor:
+    """A fake gradient to the inputs, empty where it is not wanted."""
+    if inputs is None or not wanted:
+        return weight.new_empty(0)
+    steps, *image = inputs.shape
+    return empty_sequence(steps, image, inputs, outputs_format(inputs, h, weight))
+
+
 def empty_like_wanted(
     wanted: Sequence[bool], tensors: Sequence[Tensor | None], like: Tensor
 ) -> list[Tensor]:

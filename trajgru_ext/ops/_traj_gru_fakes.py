@@ -76,16 +76,10 @@ def _fake_traj_gru_backward(
     kept: int,
     wanted: list[bool],
 ) -> tuple[Tensor, ...]:
-    none = parameters[8].new_empty
-    first = [none(0), none(0)]
-    if wanted[0] and inputs is not None:
-        steps, *image = inputs.shape
-        layout = _sequences.outputs_format(inputs, h, parameters[4])
-        first[0] = _sequences.empty_sequence(steps, image, inputs, layout)
-    if wanted[1]:
-        first[1] = empty_image(h)
+    to_inputs = _sequences.empty_inputs_grad(inputs, h, parameters[4], wanted[0])
+    to_h = empty_image(h) if wanted[1] else parameters[8].new_empty(0)
     others = _sequences.empty_like_wanted(wanted[2:], parameters, parameters[8])
-    return *first, *others
+    return to_inputs, to_h, *others
 
 
 def _check_sizes(

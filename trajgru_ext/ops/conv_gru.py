@@ -11,7 +11,7 @@ from trajgru_ext.ops import (
     _gates,
     _sequences,
 )
-from trajgru_ext.ops._arguments import check_number, check_tensors
+from trajgru_ext.ops._arguments import check_tensors
 from trajgru_ext.ops._function import (
     Function,
     fill_empty,
@@ -111,11 +111,7 @@ def conv_gru(
     slots = _gates.gate_slots(op, order, "run", "run")
     _gates.check_choice(op, "reset", reset, RESETS)
     _gates.check_choice(op, "activation", activation, _gates.ACTIVATIONS)
-    check_number(op, "negative_slope", negative_slope)
-    if not negative_slope >= 0:
-        raise ValueError(
-            f"{op}: negative_slope must not be below 0, got {negative_slope}"
-        )
+    _gates.check_slope(op, negative_slope)
     _gates.check_choice(op, "update", update, _gates.UPDATES)
     _gates.check_choice(op, "recompute", recompute, _sequences.RECOMPUTE)
     steps = _sequences.number_of_steps(op, inputs, steps)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from trajgru_ext.ops import _gates, _sequences
-from trajgru_ext.ops._arguments import check_number, check_tensors
+from trajgru_ext.ops._arguments import check_tensors
 from trajgru_ext.ops._function import (
     Function,
     fill_empty,
@@ -103,11 +103,7 @@ def traj_gru(
     if parameters[8] is not None and parameters[8].shape[2:] == (1, 1):
         parameters[8] = parameters[8].flatten(1)
     _gates.check_choice(op, "activation", activation, _gates.ACTIVATIONS)
-    check_number(op, "negative_slope", negative_slope)
-    if not negative_slope >= 0:
-        raise ValueError(
-            f"{op}: negative_slope must not be below 0, got {negative_slope}"
-        )
+    _gates.check_slope(op, negative_slope)
     _gates.check_choice(op, "recompute", recompute, RECOMPUTE)
     steps = _sequences.number_of_steps(op, inputs, steps)
     if inputs is None:
