@@ -167,7 +167,9 @@ def test_func_transforms(backend, net):
             torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("mapped", [{"inputs"}, {"h"}, {"h_weight", "x_bias"}], ids=str)
+@pytest.mark.parametrize(
+    "mapped", [["inputs"], ["h"], ["h_weight", "x_bias"]], ids="-".join
+)
 @EVERY
 def test_vmap(backend, net, mapped):
     names, tensors = leaves(net, backend)
