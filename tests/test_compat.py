@@ -141,6 +141,10 @@ def test_parameters_are_named_as_published():
         "conv_h.0.weight": (12, 3, 5, 5),
         "conv_h.1.weight": (12, *SIZE),
         "conv_h.1.bias": (12, *SIZE),
+        "conv_o.0.weight": (3, 6, 5, 5),
+        "conv_o.1.weight": (3, *SIZE),
+        "conv_o.1.bias": (3, *SIZE),
+        "conv_last.weight": (3, 6, 1, 1),
     }
     one = convolutional_lstm_pytorch.ConvLSTM(2, [3], 3)
     assert shapes(one) == {
@@ -155,9 +159,9 @@ def test_cell_of_openstl(layer_norm):
     cell = make(openstl.ConvLSTMCell, 2, 3, *SIZE, 3, 1, layer_norm)
     x, h, c = sample(2, 2, *SIZE), sample(2, 3, *SIZE), sample(2, 3, *SIZE)
     gates = cell.conv_x(x) + cell.conv_h(h)
-    opened = torch.zeros(12, 1, 1, dtype=torch.float64)
-    opened[3:6] = 1
-    assert_equal(cell, cell(x, h, c), lstm_step(gates + opened, c, "ifgo"), x, h, c)
+    got = cell(x, h, c)
+    del cell.conv_o, cell.conv_last  # without effect and gradient
+    assert_equal(cell, got, lstm_step(gates, c, "ifgo"), x, h, c)
 
 
 @pytest.mark.parametrize("effective_step", [[0, 2], [1], []])

@@ -4,8 +4,6 @@ from torch import Tensor, nn
 
 from trajgru_ext.ops import lstm_gates
 
-_FORGET_BIAS = 1.0
-
 
 class ConvLSTMCell(nn.Module):
     """One step: a convolution of the input and one of the state, gates i, f, g, o.
@@ -17,6 +15,10 @@ class ConvLSTMCell(nn.Module):
         filter_size: of both convolutions, odd.
         stride: of both, 1 unless the state is larger than the image it sees.
         layer_norm: whether both are normalised over channels, height and width.
+
+    `conv_o` and `conv_last`, which the original's checkpoints hold, are never used, as
+    there: their parameters get no gradient, and DistributedDataParallel needs
+    `find_unused_parameters=True`. Nor does the original add its forget bias.
 
     """
 
@@ -34,16 +36,17 @@ class ConvLSTMCell(nn.Module):
         self.num_hidden = num_hidden
         self.padding = filter_size // 2
 
-        def branch(channels: int) -> nn.Sequential:
-            gates = 4 * num_hidden
+        def branch(inputs: int, outputs: int) -> nn.Sequential:
             options = {"stride": stride, "padding": self.padding, "bias": False}
-            parts = [nn.Conv2d(channels, gates, filter_size, **options)]
+            parts = [nn.Conv2d(inputs, outputs, filter_size, **options)]
             if layer_norm:
-                parts.append(nn.LayerNorm([gates, height, width]))
+                parts.append(nn.LayerNorm([outputs, height, width]))
             return nn.Sequential(*parts)
 
-        self.conv_x = branch(in_channel)
-        self.conv_h = branch(num_hidden)
+        self.conv_x = branch(in_channel, 4 * num_hidden)
+        self.conv_h = branch(num_hidden, 4 * num_hidden)
+        self.conv_o = branch(2 * num_hidden, num_hidden)
+        self.conv_last = nn.Conv2d(2 * num_hidden, num_hidden, 1, bias=False)
 
     def forward(self, x_t: Tensor, h_t: Tensor, c_t: Tensor) -> tuple[Tensor, Tensor]:
         """From the input and the states, all `[B, channels, H, W]`, the new (h, c).
@@ -53,4 +56,4 @@ class ConvLSTMCell(nn.Module):
 
         """
         gates = self.conv_x(x_t), self.conv_h(h_t)
-        return lstm_gates(*gates, c_t, order="ifgo", forget_bias=_FORGET_BIAS)
+        return lstm_gates(*gates, c_t, order="ifgo")
