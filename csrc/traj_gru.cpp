@@ -46,7 +46,7 @@ TrajGru::TrajGru(const char* op, const OptionalTensor& sequence,
                  const OptionalTensor& state,
                  const c10::List<OptionalTensor>& parameters, int64_t count,
                  int64_t activation, double negative_slope,
-                 const OptionalTensor& zoneout_mask)
+                 const OptionalTensor& zoneout_mask, const OptionalTensor& offset)
     : Sequence(op, count), choices{{0, 1, 2}, activation, negative_slope, true} {
   TORCH_CHECK_VALUE(parameters.size() == 10, op, ": parameters must be 10, got ",
                     parameters.size());
@@ -80,6 +80,10 @@ TrajGru::TrajGru(const char* op, const OptionalTensor& sequence,
     check_conv(op, "i2h", *i2h, 3 * features, inputs.size(2), like);
     check_conv(op, "i2f", *i2f, hidden, inputs.size(2), like);
   }
+  if (offset.has_value()) {
+    check_like_sizes(op, "flow_offset", *offset, {2 * links, height, width}, like);
+    flow_offset = channels_last(offset->unsqueeze(0).to(opmath_dtype(like)));
+  }
   check_gru_update(op, activation, std::nullopt, like);
   TORCH_CHECK_VALUE(negative_slope >= 0, op,
                     ": negative_slope must not be below 0, got ", negative_slope);
@@ -112,7 +116,9 @@ void TrajGru::generate_flows(TrajGruSteps& made, int64_t k, const Tensor& state)
   inputs.defined() ? hidden.add_(from_h) : hidden.copy_(from_h);
   activate_(hidden, choices);
   const at::ScalarType coordinates = made.flows.scalar_type();
-  of_step(made.flows, k).copy_(convolve(hidden.to(coordinates), flows.to(coordinates)));
+  Tensor flow = of_step(made.flows, k);
+  flow.copy_(convolve(hidden.to(coordinates), flows.to(coordinates)));
+  if (flow_offset.defined()) flow.add_(flow_offset);
 }
 
 void TrajGru::update(TrajGruSteps& made, int64_t k, const Tensor& state,
@@ -138,12 +144,12 @@ using Results = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 Results traj_gru(const OptionalTensor& inputs, const OptionalTensor& h,
                  const c10::List<OptionalTensor>& parameters, int64_t steps,
                  int64_t activation, double negative_slope, const OptionalTensor& mask,
-                 int64_t kept) {
+                 const OptionalTensor& offset, int64_t kept) {
   const PlainDispatch plain;
   TORCH_CHECK_VALUE(kept >= 0 && kept <= 2, "traj_gru: kept must be 0, 1 or 2, got ",
                     kept);
   const TrajGru net("traj_gru", inputs, h, parameters, steps, activation,
-                    negative_slope, mask);
+                    negative_slope, mask, offset);
   const bool keep_flows = kept >= static_cast<int64_t>(Kept::flows);
   const bool keep_gates = kept >= static_cast<int64_t>(Kept::gates);
   const auto none = [&] { return nothing(net.options); };

@@ -32,12 +32,14 @@ struct TrajGru : Sequence {
   std::optional<Conv> i2h, i2f;  // where there are inputs
   Conv h2f, flows, ret;          // the weight of ret: [3F, L F]
   GruChoices choices;
+  at::Tensor flow_offset;  // [1, 2L, H, W] in the dtype of coordinates, or undefined
 
   // Checks the arguments. inputs: [T, B, C, H, W]; parameters: weight and bias of
-  // i2h, i2f, h2f, flows, ret.
+  // i2h, i2f, h2f, flows, ret; offset: [2L, H, W], added to the flows of every step.
   TrajGru(const char* op, const OptionalTensor& inputs, const OptionalTensor& h,
           const c10::List<OptionalTensor>& parameters, int64_t steps,
-          int64_t activation, double negative_slope, const OptionalTensor& mask);
+          int64_t activation, double negative_slope, const OptionalTensor& mask,
+          const OptionalTensor& offset);
 
   // The convolutions of the inputs, and room for what follows from them. with_flows:
   // not where these are there already.

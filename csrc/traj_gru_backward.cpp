@@ -222,15 +222,15 @@ TrajGruGradients traj_gru_backward_(
     const Tensor& grad, const OptionalTensor& flows_grad, const OptionalTensor& inputs,
     const OptionalTensor& h, const c10::List<OptionalTensor>& parameters,
     int64_t activation, double negative_slope, const OptionalTensor& mask,
-    const Tensor& outputs, const Tensor& flows, const Tensor& hidden,
-    const Tensor& gates, const Tensor& candidates, int64_t kept,
+    const OptionalTensor& offset, const Tensor& outputs, const Tensor& flows,
+    const Tensor& hidden, const Tensor& gates, const Tensor& candidates, int64_t kept,
     const c10::List<bool>& wanted) {
   const char* op = "traj_gru_backward";
   const PlainDispatch plain;
   TORCH_CHECK_VALUE(grad.dim() == 5, op, ": grad must be [T, B, F, H, W], got ",
                     grad.sizes());
   const TrajGru net(op, inputs, h, parameters, grad.size(0), activation, negative_slope,
-                    mask);
+                    mask, offset);
   const Tensor& like = net.ret.weight;
   check_beside(op, "grad", grad, net.sizes(net.features), like);
   check_beside(op, "outputs", outputs, net.sizes(net.features), like);
@@ -261,21 +261,19 @@ TrajGruGradients traj_gru_backward_(
   return backward.results();
 }
 
-TrajGruGradients traj_gru_backward(const Tensor& grad, const OptionalTensor& flows_grad,
-                                   const OptionalTensor& inputs,
-                                   const OptionalTensor& h,
-                                   const c10::List<OptionalTensor>& parameters,
-                                   int64_t activation, double negative_slope,
-                                   const OptionalTensor& mask, const Tensor& outputs,
-                                   const Tensor& flows, const Tensor& hidden,
-                                   const Tensor& gates, const Tensor& candidates,
-                                   int64_t kept, const c10::List<bool>& wanted) {
+TrajGruGradients traj_gru_backward(
+    const Tensor& grad, const OptionalTensor& flows_grad, const OptionalTensor& inputs,
+    const OptionalTensor& h, const c10::List<OptionalTensor>& parameters,
+    int64_t activation, double negative_slope, const OptionalTensor& mask,
+    const OptionalTensor& offset, const Tensor& outputs, const Tensor& flows,
+    const Tensor& hidden, const Tensor& gates, const Tensor& candidates, int64_t kept,
+    const c10::List<bool>& wanted) {
   const Tensor copy = [&] {
     const PlainDispatch plain;
     return gates.clone();
   }();
   return traj_gru_backward_(grad, flows_grad, inputs, h, parameters, activation,
-                            negative_slope, mask, outputs, flows, hidden, copy,
+                            negative_slope, mask, offset, outputs, flows, hidden, copy,
                             candidates, kept, wanted);
 }
 

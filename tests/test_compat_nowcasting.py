@@ -3,8 +3,9 @@
 import pytest
 import torch
 from test_compat import SIZE, assert_equal, lstm_step, make, same, sample, shapes
+from torch import nn
 
-from trajgru_ext import flow_warp, reference
+from trajgru_ext import reference
 from trajgru_ext.compat.precipitation_nowcasting import (
     EF,
     ConvLSTM,
@@ -19,8 +20,18 @@ from trajgru_ext.compat.precipitation_nowcasting import (
 BHW = (2, *SIZE)
 
 
-def traj_gru(layer, inputs, h, steps, act="leaky_relu", slope=0.2):
-    """In plain PyTorch but for the warp."""
+def published_wrap(image, flow, align_corners):
+    """Positions from -1 to 1, the ends at the outer pixels, as `grid_sample` has it."""
+    *_, height, width = image.shape
+    x = torch.arange(width).double() + flow[:, 0]
+    y = torch.arange(height).double()[:, None] + flow[:, 1]
+    ends = max(width - 1, 1), max(height - 1, 1)
+    grid = torch.stack([2 * x / ends[0] - 1, 2 * y / ends[1] - 1], -1)
+    return nn.functional.grid_sample(image, grid, align_corners=align_corners)
+
+
+def traj_gru(layer, inputs, h, steps, act="leaky_relu", slope=0.2, align_corners=True):
+    """In plain PyTorch."""
     outputs = []
     for t in range(steps):
         hidden = layer.h2f_conv1(h)
@@ -32,7 +43,7 @@ def traj_gru(layer, inputs, h, steps, act="leaky_relu", slope=0.2):
             "relu": torch.relu,
         }[act]
         flows = layer.flows_conv(activate(hidden))
-        warped = [flow_warp(h, -flow) for flow in flows.split(2, 1)]
+        warped = [published_wrap(h, -f, align_corners) for f in flows.split(2, 1)]
         r, u, m = layer.ret(torch.cat(warped, 1)).chunk(3, 1)
         if inputs is not None:
             r, u = parts[0] + r, parts[1] + u
@@ -57,6 +68,18 @@ def test_traj_gru(given, act):
         return
     start = h if given == "both" else None
     wanted = traj_gru(layer, inputs, zero if start is None else h, 3, name, 0.1)
+    leaves = [inputs] if start is None else [inputs, h]
+    assert_equal(layer, layer(inputs, start), wanted, *leaves)
+
+
+@pytest.mark.parametrize("size", [SIZE, (1, 5), (4, 1)], ids=str)
+@pytest.mark.parametrize("given", ["both", "inputs"])
+def test_traj_gru_with_the_newer_default_of_grid_sample(given, size):
+    layer = make(TrajGRU, 2, 3, (2, *size), L=3, align_corners=False)
+    inputs, h = sample(3, 2, 2, *size), sample(2, 3, *size)
+    start = h if given == "both" else None
+    zero = torch.zeros_like(h) if start is None else h
+    wanted = traj_gru(layer, inputs, zero, 3, align_corners=False)
     leaves = [inputs] if start is None else [inputs, h]
     assert_equal(layer, layer(inputs, start), wanted, *leaves)
 

@@ -9,6 +9,7 @@ from traj_gru_inputs import (
     flatten,
     in_dtype,
     sample_arguments,
+    sample_offset,
     sample_seeds,
     with_flows,
 )
@@ -63,6 +64,19 @@ def test_zoneout_layouts_and_no_bias(backend, layout, recompute):
     inputs = arguments[0]
     assert got[0][0].is_contiguous(memory_format=layout)
     assert got[2].stride() == inputs.stride()
+
+
+@RECOMPUTE
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_flow_offset(backend, dtype, recompute):
+    for with_h in (True, False):
+        arguments = sample_arguments(backend.device, with_h=with_h)
+        seeds = sample_seeds(arguments, STEPS)
+        offset = sample_offset(backend.device, dtype=dtype)
+        options = {"recompute": recompute, "flow_offset": offset}
+        got = derivatives(with_flows, arguments, seeds, **options)
+        options = {"flow_offset": offset.cpu().double()}
+        assert_equal(got, naive(arguments, seeds, **options))
 
 
 @RECOMPUTE

@@ -10,6 +10,7 @@ from traj_gru_inputs import (
     flatten,
     in_dtype,
     sample_arguments,
+    sample_offset,
     sample_seeds,
     unflatten,
     with_flows,
@@ -43,15 +44,20 @@ def test_gradcheck(backend, activation, recompute):
     assert gradcheck(function, leaves(backend))
 
 
-def test_forward_mode_and_batched_gradients(backend):
+@pytest.mark.parametrize("with_offset", [False, True], ids=["", "offset"])
+def test_forward_mode_and_batched_gradients(backend, with_offset):
     tensors = leaves(backend)
-    assert gradcheck(on_tensors(), tensors, check_forward_ad=True)
-    assert gradcheck(on_tensors(), tensors, check_batched_grad=True)
+    offset = sample_offset(backend.device, 1, SMALL[-2:]) if with_offset else None
+    function = on_tensors(flow_offset=offset)
+    assert gradcheck(function, tensors, check_forward_ad=True)
+    assert gradcheck(function, tensors, check_batched_grad=True)
 
 
+@pytest.mark.parametrize("with_offset", [False, True], ids=["", "offset"])
 @pytest.mark.parametrize("activation", ["leaky_relu", "tanh"])
-def test_gradgradcheck(backend, activation):
-    function = on_tensors(activation=activation)
+def test_gradgradcheck(backend, activation, with_offset):
+    offset = sample_offset(backend.device, 1, SMALL[-2:]) if with_offset else None
+    function = on_tensors(activation=activation, flow_offset=offset)
     assert gradgradcheck(function, leaves(backend), fast_mode=True)
 
 
@@ -176,7 +182,8 @@ def test_opcheck(backend, kept, dtype, layout):
         inputs, h, *parameters = flatten(arguments)
         parameters[8] = parameters[8].flatten(1)
         forward = backend.operator("traj_gru")
-        choices = (2, 0.2, None)
+        offset = sample_offset(backend.device) if kept == 1 else None
+        choices = (2, 0.2, None, offset)
         opcheck(forward, (inputs, h, parameters, 3, *choices, kept))
         left = forward(inputs, h, parameters, 3, *choices, kept)
         seeds = sample_seeds(arguments, 3)
@@ -273,6 +280,14 @@ ZEROS = torch.zeros
         ({"flows_conv": (ZEROS(3, 3, 5, 5), None)}, ValueError, "flows_weight must"),
         ({"ret": (ZEROS(9, 5), None)}, ValueError, r"ret_weight must be \[3F, L"),
         ({"ret": (ZEROS(9, 6), ZEROS(8))}, ValueError, r"ret_bias must be.*got \[8\]"),
+        ({"flow_offset": 0.5}, TypeError, "flow_offset must be a Tensor, got float"),
+        ({"flow_offset": ZEROS(4, 5, 4)}, ValueError, "flow_offset must .*got"),
+        ({"flow_offset": ZEROS(4, 1, 1)}, ValueError, "flow_offset must .*got"),
+        (
+            {"flow_offset": ZEROS(4, 4, 5).requires_grad_()},
+            ValueError,
+            "flow_offset must not require a gradient",
+        ),
         ({"zoneout_mask": ZEROS(4)}, ValueError, "zoneout_mask must broadcast to"),
     ],
 )

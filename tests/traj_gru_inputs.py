@@ -55,6 +55,13 @@ def sample_arguments(
     return [inputs, h if with_h else None, i2h, i2f, h2f, flows, ret]
 
 
+def sample_offset(device="cpu", links=2, size=(4, 5), dtype=torch.float64):
+    """Flows to be added, within a pixel."""
+    count = 2 * links * size[0] * size[1]
+    offset = torch.linspace(-0.4, 0.4, count, dtype=dtype, device=device)
+    return offset.reshape(2 * links, *size)
+
+
 def flatten(arguments):
     """All tensors, weights and biases one by one, None where there is none."""
     inputs, h, *convs = arguments

@@ -165,6 +165,7 @@ def traj_gru(
     activation: str = "leaky_relu",
     negative_slope: float = 0.2,
     zoneout_mask: Tensor | None = None,
+    flow_offset: Tensor | float = 0,
 ) -> tuple[Tensor, Tensor]:
     """Run a TrajGRU step by step, and return its states and flows."""
     if h is None:
@@ -177,7 +178,7 @@ def traj_gru(
             hidden = hidden + convolve(inputs[t], i2f_conv1)
             x_gates = convolve(inputs[t], i2h)
         hidden = _activate(hidden, activation, negative_slope)
-        flows = convolve(hidden, flows_conv)
+        flows = convolve(hidden, flows_conv) + flow_offset
         hh = flow_conv(h, flows, *ret, flow_scale=-1.0)
         mask = None if zoneout_mask is None else zoneout_mask[t]
         options = {"activation": activation, "negative_slope": negative_slope}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from trajgru_ext.nn import TrajGRU as _TrajGRU
 from trajgru_ext.ops import conv_lstm, flow_warp
+from trajgru_ext.ops.traj_gru import Conv as _Conv
 
 _FRAMES = 5  # without inputs or a number
 _SLOPE = 0.2
@@ -64,6 +65,10 @@ class TrajGRU(_TrajGRU):
             size of the image.
         h2h_kernel, h2h_dilate: without effect, as in the original.
         act_type: an `activation`.
+        align_corners: what the original leaves to `grid_sample`, whose default changed
+            with torch 1.3. True is the warp of the paper. False is for models trained
+            with a newer torch: those read at `(x - U) W / (W - 1) - 1/2` along the
+            width, and so along the height.
 
     """
 
@@ -80,6 +85,7 @@ class TrajGRU(_TrajGRU):
         h2h_kernel: tuple[int, int] = (5, 5),
         h2h_dilate: tuple[int, int] = (1, 1),
         act_type: activation | None = None,
+        align_corners: bool = True,
     ) -> None:
         size = i2h_kernel[0]
         wanted = ((size, size), (1, 1), (size // 2, size // 2))
@@ -102,6 +108,25 @@ class TrajGRU(_TrajGRU):
             zero_flows=False,
         )
         self.b_h_w = b_h_w
+        self.align_corners = align_corners
+
+    def _to_flows(self, images: Tensor | None) -> tuple[_Conv, Tensor | None]:
+        (weight, bias), _ = super()._to_flows(images)
+        if self.align_corners or images is None or images.dim() < 2:
+            return (weight, bias), None
+        # Read at x - s u - (1 - s) x - 1/2, with s = W / (W - 1), and so for y.
+        height, width = images.shape[-2:]
+        scales, offsets = [], []
+        for axis, size in ((-1, width), (-2, height)):
+            scales.append(size / max(size - 1, 1))
+            dtype = torch.promote_types(weight.dtype, torch.float32)
+            places = torch.arange(size, device=weight.device, dtype=dtype)
+            offset = (1 - scales[-1]) * places + 0.5
+            offset = offset if axis == -1 else offset[:, None]
+            offsets.append(offset.expand(height, width))
+        scale = weight.new_tensor(scales * self.links)
+        flows_conv = weight * scale[:, None, None, None], bias * scale
+        return flows_conv, torch.stack(offsets * self.links)
 
     def forward(
         self,

@@ -14,6 +14,7 @@ from trajgru_ext.nn._recurrent import (
 from trajgru_ext.ops import traj_gru
 from trajgru_ext.ops._gates import ACTIVATIONS, check_choice, check_slope
 from trajgru_ext.ops._traj_gru_fakes import RECOMPUTE
+from trajgru_ext.ops.traj_gru import Conv
 
 
 class _TrajGRU(nn.Module):
@@ -96,24 +97,30 @@ class _TrajGRU(nn.Module):
         with_inputs = inputs is not None
         zoneout = self.zoneout if self.training else 0
         mask = zoneout_mask(zoneout, inputs, h, self.hidden_channels, steps)
+        flows_conv, flow_offset = self._to_flows(inputs if h is None else h)
         return traj_gru(
             inputs,
             h,
             _parameters(self.i2h) if with_inputs else None,
             _parameters(self.i2f_conv1) if with_inputs else None,
             _parameters(self.h2f_conv1),
-            _parameters(self.flows_conv),
+            flows_conv,
             _parameters(self.ret),
             steps=steps,
             activation=self.activation,
             negative_slope=self.negative_slope,
             zoneout_mask=mask,
+            flow_offset=flow_offset,
             recompute=recompute,
             return_flows=return_flows,
         )
 
+    def _to_flows(self, images: Tensor | None) -> tuple[Conv, Tensor | None]:
+        """The convolution that makes flows for some images, and what is added."""
+        return _parameters(self.flows_conv), None
 
-def _parameters(conv: nn.Conv2d) -> tuple[Tensor, Tensor | None]:
+
+def _parameters(conv: nn.Conv2d) -> Conv:
     return conv.weight, conv.bias
 
 

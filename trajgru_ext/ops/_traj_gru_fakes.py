@@ -30,10 +30,14 @@ def _fake_traj_gru(
     activation: int,
     negative_slope: float,
     zoneout_mask: Tensor | None,
+    flow_offset: Tensor | None,
     kept: int,
 ) -> tuple[Tensor, ...]:
     _check_sizes(inputs, h, parameters, steps)
     batch, _, height, width = (h if inputs is None else inputs).shape[-4:]
+    if flow_offset is not None:
+        sizes = [parameters[6].shape[0], height, width]
+        check_sizes(OP, "flow_offset", flow_offset, sizes, parameters[8])
     like, last = parameters[8], torch.channels_last
     wide = like.new_empty(0, dtype=torch.promote_types(like.dtype, torch.float32))
     hidden, coordinates = parameters[4].shape[0], parameters[6].shape[0]
@@ -68,6 +72,7 @@ def _fake_traj_gru_backward(
     activation: int,
     negative_slope: float,
     zoneout_mask: Tensor | None,
+    flow_offset: Tensor | None,
     outputs: Tensor,
     flows: Tensor,
     hidden: Tensor,

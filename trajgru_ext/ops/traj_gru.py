@@ -38,6 +38,7 @@ def traj_gru(
     activation: str = "leaky_relu",
     negative_slope: float = 0.2,
     zoneout_mask: Tensor | None = None,
+    flow_offset: Tensor | None = None,
     recompute: str = "none",
     return_flows: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
@@ -78,6 +79,8 @@ def traj_gru(
         negative_slope: of "leaky_relu", at least 0.
         zoneout_mask: bool or number, broadcast to `[T, B, F, H, W]`; where it is true
             (not 0) the old value stays: h' = where(mask, h, new).
+        flow_offset: `[2L, H, W]` in pixels, added to the flows of every step, as of a
+            motion that is known. No gradient is computed for it.
         recompute: what the backward pass computes again to save memory: "none"; "gates"
             keeps the flows and the layer before them; "flows" keeps only the states.
         return_flows: whether to return the flows too.
@@ -89,7 +92,8 @@ def traj_gru(
 
     Raises:
         TypeError: an argument is no tensor, or not of a supported dtype.
-        ValueError: an argument's rank, size, device or choice does not fit.
+        ValueError: an argument's rank, size, device or choice does not fit, or
+            flow_offset requires a gradient.
 
     Source: Shi et al. 2017 (arXiv 1706.03458), equation 2; HKO-7.
 
@@ -106,6 +110,10 @@ def traj_gru(
     _gates.check_slope(op, negative_slope)
     _gates.check_choice(op, "recompute", recompute, RECOMPUTE)
     steps = _sequences.number_of_steps(op, inputs, steps)
+    if flow_offset is not None:
+        check_tensors(op, flow_offset=flow_offset)
+        if flow_offset.requires_grad:
+            raise ValueError(f"{op}: flow_offset must not require a gradient, got one")
     if inputs is None:
         parameters[:4] = [None] * 4
     inputs, h, *parameters = _sequences.autocast_present(inputs, h, *parameters)
@@ -117,7 +125,8 @@ def traj_gru(
     kept = _kept((inputs, h, *parameters), recompute, return_flows)
     number = _gates.ACTIVATIONS.index(activation)
     options = (steps, number, float(negative_slope), kept)
-    outputs, flows, *_ = _TrajGru.call(inputs, h, mask, *parameters, *options)
+    tensors = (inputs, h, mask, flow_offset, *parameters)
+    outputs, flows, *_ = _TrajGru.call(*tensors, *options)
     return outputs, flows if return_flows else None
 
 
@@ -143,7 +152,11 @@ def _kept(tensors: Sequence[Tensor | None], recompute: str, return_flows: bool) 
 
 
 def _formula(
-    mask: Tensor | None, steps: int, activation: int, negative_slope: float
+    mask: Tensor | None,
+    offset: Tensor | None,
+    steps: int,
+    activation: int,
+    negative_slope: float,
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     """The sequence and its flows, in torch operators that can be differentiated on."""
     convolve = _sequences.convolve
@@ -168,6 +181,8 @@ def _formula(
                 hidden = hidden + convolve(inputs[t], *i2f)
                 x_gates = convolve(inputs[t], *i2h)
             flows = convolve(act(hidden).to(wide), *to_flows)
+            if offset is not None:
+                flows = flows + offset.to(wide)
             hh = mix(weight, warps(h, flows, FLOW_SCALE))
             if bias is not None:
                 hh = hh + bias[:, None, None]
@@ -189,6 +204,7 @@ class _TrajGru(Function):
         inputs: Tensor | None,
         h: Tensor | None,
         mask: Tensor | None,
+        offset: Tensor | None,
         i2h_weight: Tensor | None,
         i2h_bias: Tensor | None,
         i2f_weight: Tensor | None,
@@ -208,23 +224,23 @@ class _TrajGru(Function):
             *(i2h_weight, i2h_bias, i2f_weight, i2f_bias, h2f_weight, h2f_bias),
             *(flows_weight, flows_bias, ret_weight, ret_bias),
         ]
-        options = (steps, activation, negative_slope, mask, kept)
+        options = (steps, activation, negative_slope, mask, offset, kept)
         return operator("traj_gru")(inputs, h, parameters, *options)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.options = inputs[13:]
+        ctx.options = inputs[14:]
         ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:13], *output)
-        ctx.save_for_forward(*inputs[:13])
+        ctx.save_for_backward(*inputs[:14], *output)
+        ctx.save_for_forward(*inputs[:14])
 
     @staticmethod
     def backward(
         ctx: Any, grad: Tensor | None, flows_grad: Tensor | None, *_: None
     ) -> tuple[Tensor | None, ...]:
         needs = ctx.needs_input_grad
-        wanted = (*needs[:2], *needs[3:13])
+        wanted = (*needs[:2], *needs[4:14])
         *tensors, outputs, flows, hidden, gates, candidates = ctx.saved_tensors
         if grad is None:
             grad = torch.zeros_like(outputs)
@@ -232,14 +248,14 @@ class _TrajGru(Function):
         options = (*ctx.options, _sequences.last_time(grad, flows_grad), list(wanted))
         found = _TrajGruBackward.call(grad, flows_grad, *tensors, *left, *options)
         to_inputs, to_h, *others = wanted_or_none(found, wanted)
-        return to_inputs, to_h, None, *others, None, None, None, None
+        return to_inputs, to_h, None, None, *others, None, None, None, None
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        inputs, h, mask, *parameters = ctx.saved_tensors
-        formula = _formula(mask, *ctx.options[:3])
+        inputs, h, mask, offset, *parameters = ctx.saved_tensors
+        formula = _formula(mask, offset, *ctx.options[:3])
         tensors = (inputs, h, *parameters)
-        along = (*tangents[:2], *tangents[3:13])
+        along = (*tangents[:2], *tangents[4:14])
         found = _gates.tangents_of(formula, tensors, along)
         return *found, None, None, None
 
@@ -256,6 +272,7 @@ class _TrajGruBackward(Function):
         inputs: Tensor | None,
         h: Tensor | None,
         mask: Tensor | None,
+        offset: Tensor | None,
         i2h_weight: Tensor | None,
         i2h_bias: Tensor | None,
         i2f_weight: Tensor | None,
@@ -285,20 +302,20 @@ class _TrajGruBackward(Function):
         tensors = (grad, flows_grad, inputs, h, parameters)
         left = (outputs, flows, hidden, gates, candidates)
         backward = operator("traj_gru_backward_" if overwrite else "traj_gru_backward")
-        options = (activation, negative_slope, mask)
+        options = (activation, negative_slope, mask, offset)
         return backward(*tensors, *options, *left, kept, wanted)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.options, ctx.wanted = inputs[20:23], inputs[25]
-        ctx.save_for_backward(*inputs[:15])
-        ctx.save_for_forward(*inputs[:15])
+        ctx.options, ctx.wanted = inputs[21:24], inputs[26]
+        ctx.save_for_backward(*inputs[:16])
+        ctx.save_for_forward(*inputs[:16])
 
-    # No kernel is worth it for the second derivative. The mask has none.
+    # No kernel is worth it for the second derivative. Mask and offset have none.
     @staticmethod
     def _formula(ctx: Any) -> tuple[_gates.Formula, tuple[Tensor | None, ...]]:
-        grad, flows_grad, inputs, h, mask, *parameters = ctx.saved_tensors
-        sequence = _formula(mask, *ctx.options)
+        grad, flows_grad, inputs, h, mask, offset, *parameters = ctx.saved_tensors
+        sequence = _formula(mask, offset, *ctx.options)
 
         def first_derivative(
             grad: Tensor, flows_grad: Tensor | None, *tensors: Tensor | None
@@ -313,12 +330,12 @@ class _TrajGruBackward(Function):
         formula, tensors = _TrajGruBackward._formula(ctx)
         seeds = wanted_only(cotangents, ctx.wanted)
         found = _gates.pull_back(formula, tensors, seeds)
-        return *found[:4], None, *found[4:], *[None] * 11
+        return *found[:4], None, None, *found[4:], *[None] * 11
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
         formula, tensors = _TrajGruBackward._formula(ctx)
-        along = (*tangents[:4], *tangents[5:15])
+        along = (*tangents[:4], *tangents[6:16])
         found = _gates.tangents_of(formula, tensors, along)
         return fill_empty(found, ctx.wanted, tensors[0])
 
