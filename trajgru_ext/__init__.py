@@ -22,8 +22,11 @@ from trajgru_ext.ops import (  # noqa: E402 - loaded first
 
 _registry.register_fakes("trajgru_ext")
 
+from trajgru_ext.compat.accelerate import accelerate, restore  # noqa: E402 - as above
+
 __version__ = "0.1.0"
 __all__ = [
+    "accelerate",
     "conv_gru",
     "conv_lstm",
     "flow_conv",
@@ -32,5 +35,6 @@ __all__ = [
     "gru_output",
     "gru_reset",
     "lstm_gates",
+    "restore",
     "traj_gru",
 ]

@@ -20,9 +20,12 @@ class ConvLSTMCell(nn.Module):
         kernel_size: of all convolutions, odd.
 
     The original's peepholes are set to 0 at every forward pass, are no parameters and
-    not in its checkpoints: here there are none, with the same result.
+    not in its checkpoints: here there are none, with the same result. `recompute`,
+    "none" or "gates", is that of `conv_lstm`.
 
     """
+
+    recompute = "none"
 
     def __init__(
         self, input_channels: int, hidden_channels: int, kernel_size: int
@@ -60,7 +63,8 @@ class ConvLSTMCell(nn.Module):
             return torch.cat([getattr(conv, kind) for conv in convs])
 
         weights = joined("Wx", "weight"), joined("Wh", "weight"), joined("Wx", "bias")
-        return conv_lstm(inputs, h, c, *weights, order="ifgo")
+        options = {"order": "ifgo", "recompute": self.recompute}
+        return conv_lstm(inputs, h, c, *weights, **options)
 
     def init_hidden(
         self, batch_size: int, hidden: int, shape: tuple[int, int]

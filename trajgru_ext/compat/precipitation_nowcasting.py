@@ -168,9 +168,12 @@ class ConvLSTM(nn.Module):
         padding: half the kernel, which keeps the size.
 
     The original moves its peepholes to a device so that they are no parameters and not
-    in its checkpoints; here they are.
+    in its checkpoints; here they are. `recompute`, "none" or "gates", is that of
+    `conv_lstm`.
 
     """
+
+    recompute = "none"
 
     def __init__(
         self,
@@ -226,6 +229,7 @@ class ConvLSTM(nn.Module):
         of_x, of_h = weight.split([self._input_channel, self._num_filter], 1)
         peephole = (self.Wci, self.Wcf, self.Wco)
         options = {"peephole": peephole, "order": "ifgo", "steps": steps}
+        options["recompute"] = self.recompute
         outputs, c = conv_lstm(
             inputs, h, c, of_x, of_h, h_bias=self._conv.bias, **options
         )

@@ -1,0 +1,1 @@
+"""The published classes in plain PyTorch, in our words: names, attributes, formulas."""

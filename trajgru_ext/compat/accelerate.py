@@ -1,0 +1,302 @@
+"""One call that makes a model of published classes run on our operators."""
+
+import inspect
+import types
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from trajgru_ext.compat import _compare
+from trajgru_ext.compat._published import NAMES, PUBLISHED, misfit, twins_of
+from trajgru_ext.nn import TrajGRU
+from trajgru_ext.ops._gates import check_choice
+from trajgru_ext.ops._traj_gru_fakes import RECOMPUTE
+
+_OF_MODULES = frozenset(vars(nn.Module()))
+_HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
+_STATE_HOOKS = ("state_dict", "load_state_dict")
+
+
+@dataclass
+class Report:
+    """What `accelerate` did, by the modules' names: "" is the model itself."""
+
+    replaced: dict[str, str] = field(default_factory=dict)
+    """The class of `trajgru_ext.compat` that a module now is."""
+
+    left_alone: dict[str, str] = field(default_factory=dict)
+    """Why a module that looks like a published class is as it was."""
+
+    def __str__(self) -> str:
+        lines = [f"{name or 'the model'}: {to}" for name, to in self.replaced.items()]
+        lines += [
+            f"{name or 'the model'}: left alone, {why}"
+            for name, why in self.left_alone.items()
+        ]
+        return "\n".join(lines) or "no published class was found"
+
+
+class _Accelerated:
+    """Marks a class that `accelerate` made of one of ours and a published one."""
+
+    _parts: tuple[type, type, dict[str, Any]]
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        _, _, *state = super().__reduce_ex__(protocol)
+        return _instance, type(self)._parts, *state
+
+
+def _class(ours: type, published: type, attributes: dict[str, Any]) -> type:
+    """Our class on a module of the published one, with our class's attributes."""
+    names = {**attributes, "_parts": (ours, published, attributes)}
+    bases = (_Accelerated, ours, published)
+    kind = types.new_class(
+        published.__name__, bases, exec_body=lambda ns: ns.update(names)
+    )
+    kind.__module__, kind.__qualname__ = published.__module__, published.__qualname__
+    return kind
+
+
+def _instance(ours: type, published: type, attributes: dict[str, Any]) -> nn.Module:
+    kind = _class(ours, published, attributes)
+    return kind.__new__(kind)
+
+
+class _Swap(NamedTuple):
+    """A module, and the class that it gets."""
+
+    module: nn.Module
+    kind: type
+
+
+def accelerate(
+    model: nn.Module,
+    *,
+    verify: Any = None,
+    recompute: str = "none",
+    probe: bool = True,
+) -> Report:
+    """Make every published recurrent layer in a model a fast one, in place.
+
+    Instances of the classes that `trajgru_ext.compat` has are found anywhere in the
+    model by their class name, attributes, and the names, shapes and settings of their
+    parameters and layers; the packages they come from need not be importable. Each
+    keeps its identity, its parameters, submodules, hooks, mode, device and dtype, and
+    is still an instance of its class: only what its `forward` runs changes, to that of
+    `trajgru_ext.compat`, whose documentation says where originals are faulty.
+    Optimisers, `state_dict`, `copy.deepcopy` and pickles go on as before.
+
+    A module is left alone where it is a subclass with methods of its own (with a
+    warning), where something inside has hooks that would no longer run, or where its
+    numbers are others. For the latter it is run on small random data, unless `probe` is
+    False.
+
+    Args:
+        model: any module; it may itself be such a layer.
+        verify: a sample of the model's input, or a tuple of its arguments. The model
+            is first run on it as it was and made fast, forward and backward, and stays
+            as it was where the results differ by more than round-off.
+        recompute: what the backward pass computes again to save memory: "none", "gates"
+            or "flows" (of layers without flows: the gates); see `trajgru_ext.traj_gru`.
+        probe: whether each module is compared with its replacement before it is
+            replaced.
+
+    Returns:
+        A `Report`: what was replaced, what was recognised and left alone, and why.
+
+    Raises:
+        TypeError: model is no module.
+        ValueError: with `verify` the results differ (the worst are named), or
+            recompute is none of those.
+
+    """
+    op = "accelerate"
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{op}: model must be a Module, got {type(model).__name__}")
+    check_choice(op, "recompute", recompute, RECOMPUTE)
+    report, swaps, inside = Report(), [], set()
+    for name, module in model.named_modules():
+        published = _published_base(module)
+        if published is None or module in inside:
+            continue
+        try:
+            found = _swaps(module, published, recompute, probe)
+        except _LeftAlone as left:
+            report.left_alone[name] = str(left)
+            if left.warn:
+                warnings.warn(
+                    f"{op}: {name or 'the model'} is left alone: {left}", stacklevel=2
+                )
+            continue
+        ours = found[0].kind._parts[0]
+        report.replaced[name] = f"{ours.__module__}.{ours.__qualname__}"
+        swaps += found
+        inside.update(module.modules())
+    if verify is not None and swaps:
+        _verify(op, model, swaps, verify)
+    _commit(swaps)
+    return report
+
+
+def restore(model: nn.Module) -> list[str]:
+    """Undo `accelerate`: every module of the model is of its own class again.
+
+    Args:
+        model: a module.
+
+    Returns:
+        The names of the modules that it had replaced, those inside of others too.
+
+    """
+    fast = [(n, m) for n, m in model.named_modules() if isinstance(m, _Accelerated)]
+    for _, module in fast:
+        module.__class__ = type(module)._parts[1]
+    return [name for name, _ in fast]
+
+
+class _LeftAlone(Exception):
+    """Why a module is not replaced."""
+
+    def __init__(self, why: str, warn: bool = False) -> None:
+        super().__init__(why)
+        self.warn = warn
+
+
+def _published_base(module: nn.Module) -> type | None:
+    """The published class that the module may be an instance of, by its name."""
+    bases = type(module).__mro__
+    if any(base.__module__.partition(".")[0] == "trajgru_ext" for base in bases):
+        return None  # is fast
+    return next((base for base in bases if base.__name__ in NAMES), None)
+
+
+def _swaps(
+    module: nn.Module, published: type, recompute: str, probe: bool
+) -> list[_Swap]:
+    """The new classes of a module and of those inside it; or raise _LeftAlone."""
+    own = [
+        name
+        for name, value in vars(published).items()
+        if callable(value)
+        and name != "__init__"
+        and inspect.getattr_static(type(module), name) is not value
+    ]
+    if own:
+        raise _LeftAlone(f"its class has its own {', '.join(own)}", warn=True)
+    if "forward" in vars(module):
+        raise _LeftAlone("it has a forward of its own", warn=True)
+    hooked = [
+        name
+        for name, inner in module.named_modules()
+        if inner is not module and _has_hooks(inner)
+    ]
+    if hooked:
+        raise _LeftAlone(f"hooks would no longer run in {', '.join(hooked)}")
+    reasons = []
+    for one in PUBLISHED:
+        if one.name != published.__name__:
+            continue
+        try:
+            twins = twins_of(one, module)
+        except AttributeError:
+            continue  # another class of this name
+        except (IndexError, TypeError, ValueError) as error:
+            reasons.append(str(error))
+            continue
+        for twin in twins:
+            why = misfit(module, twin)
+            swaps = [] if why else _plan(module, twin, recompute)
+            if not why and probe:
+                why = _disagreement(module, swaps, one.sample)
+            if not why:
+                return swaps
+            reasons.append(why)
+    unknown = "it has the name of a published class, but not the attributes"
+    raise _LeftAlone("; ".join(dict.fromkeys(reasons)) or unknown)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return any(
+        vars(module).get(name)
+        for name in _HOOKS
+        if not name.lstrip("_").startswith(_STATE_HOOKS)
+    )
+
+
+def _plan(module: nn.Module, twin: nn.Module, recompute: str) -> list[_Swap]:
+    """The classes of a module and of the cells in it, from those of its twin."""
+    swaps = []
+    for name, ours in twin.named_modules():
+        if not type(ours).__module__.startswith("trajgru_ext."):
+            continue
+        theirs = module.get_submodule(name)
+        has_flows = isinstance(ours, TrajGRU)
+        again = "gates" if recompute == "flows" and not has_flows else recompute
+        values = {**vars(ours), **ours._parameters, "recompute": again}
+        taken = _OF_MODULES | set(vars(theirs)) | set(theirs._parameters)
+        attributes = {
+            key: value
+            for key, value in values.items()
+            if key not in taken and not isinstance(value, Tensor)
+        }
+        swaps.append(_Swap(theirs, _class(type(ours), type(theirs), attributes)))
+    return swaps
+
+
+def _commit(swaps: list[_Swap]) -> None:
+    for module, kind in swaps:
+        module.__class__ = kind
+
+
+@contextmanager
+def _swapped(swaps: list[_Swap]) -> Iterator[None]:
+    _commit(swaps)
+    try:
+        yield
+    finally:
+        for module, kind in swaps:
+            module.__class__ = kind._parts[1]
+
+
+def _disagreement(module: nn.Module, swaps: list[_Swap], sample: Any) -> str | None:
+    """How the numbers differ on small random data."""
+    weight = next(module.parameters())
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(weight)
+
+    arguments = sample(module, normal)
+    results = []
+    for swap in (False, True):
+        with _compare.unchanged(module), torch.no_grad():
+            module.eval()
+            try:
+                with _swapped(swaps if swap else []):
+                    results.append(_compare.run(module.forward, arguments, {}))
+            except Exception as error:
+                what = "its replacement" if swap else "it"
+                return f"{what} does not run: {type(error).__name__}: {error}"
+    wrong = _compare.differences(results[1], results[0])
+    return f"its numbers are others: {', '.join(wrong)}" if wrong else None
+
+
+def _verify(op: str, model: nn.Module, swaps: list[_Swap], sample: Any) -> None:
+    """Raise a ValueError where the model computes something else with the swaps."""
+    arguments = sample if isinstance(sample, tuple) else (sample,)
+    parameters = dict(model.named_parameters())
+    results = []
+    for some in ([], swaps):
+        with _compare.unchanged(model), torch.enable_grad(), _swapped(some):
+            results.append(_compare.run(model, arguments, parameters))
+    if wrong := _compare.differences(results[1], results[0]):
+        more = "" if len(wrong) <= 5 else f", and {len(wrong) - 5} more"
+        raise ValueError(
+            f"{op}: the model must compute what it did, got other numbers, relative "
+            f"differences: {', '.join(wrong[:5])}{more}"
+        )
