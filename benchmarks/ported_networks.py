@@ -4,10 +4,13 @@ The attributes are the original's, by which `trajgru_ext.accelerate` finds the l
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample, leaky_relu
+
+from trajgru_ext.compat.precipitation_nowcasting import EF, Encoder, Forecaster
 
 
 class Leaky:
@@ -22,7 +25,10 @@ class Leaky:
 
 
 class TrajGRU(nn.Module):
-    """The original's layer; with `align_corners=None` the default of `grid_sample`."""
+    """The original's layer; `align_corners=None` is the default of `grid_sample`.
+
+    The original's `seq_len` is by default that of a global configuration.
+    """
 
     def __init__(
         self,
@@ -51,7 +57,7 @@ class TrajGRU(nn.Module):
         self,
         inputs: Tensor | None = None,
         states: Tensor | None = None,
-        seq_len: int = 5,
+        seq_len: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The states after every step, and the last."""
         h = states
@@ -61,7 +67,7 @@ class TrajGRU(nn.Module):
         if inputs is not None:
             x_gates = self.i2h(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
         outputs = []
-        for t in range(seq_len):
+        for t in range(len(inputs) if seq_len is None else seq_len):
             hidden = self.h2f_conv1(h)
             if inputs is not None:
                 hidden = self.i2f_conv1(inputs[t]) + hidden
@@ -88,3 +94,88 @@ class TrajGRU(nn.Module):
         ends = position.new_tensor([max(width - 1, 1), max(height - 1, 1)])
         grid = 2.0 * position.permute(0, 2, 3, 1) / ends - 1.0
         return grid_sample(image, grid, align_corners=self._align_corners)
+
+
+class Sizes(NamedTuple):
+    """A network, its levels from the finest."""
+
+    down: list[dict[str, list[int]]]
+    up: list[dict[str, list[int]]]
+    channels: list[int]  # of the encoder's inputs; the forecaster's, from the deepest
+    back: list[int]
+    features: list[int]
+    links: list[int]
+    back_links: list[int]
+    sizes: list[int]
+    image: int
+    frames: int
+    ahead: int
+    batch: int
+
+
+HKO7 = Sizes(
+    down=[
+        {"conv1_leaky_1": [1, 8, 7, 5, 1]},
+        {"conv2_leaky_1": [64, 192, 5, 3, 1]},
+        {"conv3_leaky_1": [192, 192, 3, 2, 1]},
+    ],
+    up=[
+        {"deconv1_leaky_1": [192, 192, 4, 2, 1]},
+        {"deconv2_leaky_1": [192, 64, 5, 3, 1]},
+        {
+            "deconv3_leaky_1": [64, 8, 7, 5, 1],
+            "conv3_leaky_2": [8, 8, 3, 1, 1],
+            "conv3_3": [8, 1, 1, 1, 0],
+        },
+    ],
+    channels=[8, 192, 192],
+    back=[192, 192, 64],
+    features=[64, 192, 192],
+    links=[13, 13, 9],
+    back_links=[13, 13, 9],
+    sizes=[96, 32, 16],
+    image=480,
+    frames=5,
+    ahead=20,
+    batch=1,
+)
+MOVING_MNIST = Sizes(
+    down=[
+        {"conv1_leaky_1": [1, 16, 3, 1, 1]},
+        {"conv2_leaky_1": [64, 96, 3, 2, 1]},
+        {"conv3_leaky_1": [96, 96, 3, 2, 1]},
+    ],
+    up=[
+        {"deconv1_leaky_1": [96, 96, 4, 2, 1]},
+        {"deconv2_leaky_1": [96, 96, 4, 2, 1]},
+        {
+            "deconv3_leaky_1": [64, 16, 3, 1, 1],
+            "conv3_leaky_2": [16, 16, 3, 1, 1],
+            "conv3_3": [16, 1, 1, 1, 0],
+        },
+    ],
+    channels=[16, 96, 96],
+    back=[96, 96, 96],
+    features=[64, 96, 96],
+    links=[13, 13, 13],
+    back_links=[13, 13, 13],
+    sizes=[64, 32, 16],
+    image=64,
+    frames=10,
+    ahead=10,
+    batch=4,
+)
+
+
+def network(what: Sizes) -> EF:
+    """The original's encoder and forecaster, with its TrajGRU in plain PyTorch."""
+
+    def layers(channels: list[int], links: list[int], order: slice) -> list[TrajGRU]:
+        each = zip(
+            channels, what.features[order], links, what.sizes[order], strict=True
+        )
+        return [TrajGRU(c, f, (what.batch, n, n), L=links) for c, f, links, n in each]
+
+    encoder = Encoder(what.down, layers(what.channels, what.links, slice(None)))
+    back = layers(what.back, what.back_links, slice(None, None, -1))
+    return EF(encoder, Forecaster(what.up, back, what.ahead))

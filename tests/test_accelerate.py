@@ -377,7 +377,7 @@ def test_verify_refuses():
 
 def test_verify_takes_one_tensor():
     model = nn.Sequential(nn.Identity(), TrajGRU(2, 3, (BATCH, *SIZE)))
-    sample = torch.randn(5, BATCH, 2, *SIZE)
+    sample = torch.randn(STEPS, BATCH, 2, *SIZE)
     assert list(accelerate(model, verify=sample).replaced) == ["1"]
 
 
