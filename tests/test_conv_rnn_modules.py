@@ -208,10 +208,82 @@ def test_reset_after_of_a_cell():
     assert_close(cell(None, h), reference.gru_gates(None, s, h, "run", "leaky_relu"))
 
 
+@KINDS
+def test_without_inputs(kind, options):
+    """From states alone; only what depends on the state has parameters."""
+    torch.manual_seed(0)
+    full = kind(2, 3, dtype=torch.float64, **options)
+    module = kind(0, 3, dtype=torch.float64, **options)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            one = full.get_parameter(name)
+            kept = one[:, -3:] if name.endswith("weight") else one
+            parameter.copy_(kept)
+    h = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    state = [(h, h.cos()) if kind is ConvLSTM else h]
+    for steps in (1, 3):
+        got, last = module(states=state, steps=steps)
+        wanted, end = full(None, state, steps=steps)
+        assert_close((got, last), (wanted, end))
+    got.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+    cell = module.cell_list[0]
+    name = type(cell).__name__
+    for run, inputs in ((module, sample_inputs()), (cell, sample_inputs()[0])):
+        with pytest.raises(ValueError, match=f"{name}: inputs must be None for input"):
+            run(inputs)
+    with pytest.raises(ValueError, match=r"steps must be given without inputs"):
+        module(states=state)
+
+
+@KINDS
+def test_first_of_several_layers_without_inputs(kind, options):
+    torch.manual_seed(0)
+    options = {"dtype": torch.float64, **options}
+    module = kind(0, [3, 4], 3, 2, **options)
+    first, second = kind(0, 3, **options), kind(3, 4, **options)
+    first.cell_list[0], second.cell_list[0] = module.cell_list
+    states = [torch.randn(2, f, 4, 5, dtype=torch.float64) for f in (3, 4)]
+    if kind is ConvLSTM:
+        states = [(h, h.sin()) for h in states]
+    middle, _ = first(states=states[:1], steps=3)
+    wanted, _ = second(middle, states[1:])
+    assert_close(module(states=states, steps=3)[0], wanted)
+
+
+@pytest.mark.parametrize("reset", ["after", "before"])
+def test_parameters_without_inputs(reset):
+    names = {"after": ["h2h"], "before": ["conv_gates", "conv_can"]}[reset]
+    cell = ConvGRUCell(0, 3, reset=reset)
+    assert [name for name, _ in cell.named_children()] == names
+    assert all(conv.weight.shape[1] == 3 for conv in cell.children())
+    assert ConvLSTMCell(0, 3).conv.weight.shape == (12, 3, 3, 3)
+
+
+def test_kernel_of_the_inputs():
+    """Another than that of the state, and not dilated with it."""
+    sizes = {"input_kernel_size": (3, 1), "dilation": 2}
+    cell = ConvGRUCell(2, 3, 5, **sizes, dtype=torch.float64)
+    image = sample_inputs()[0]
+    h = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    x = conv2d(image, cell.i2h.weight, cell.i2h.bias, padding=(1, 0))
+    s = conv2d(h, cell.h2h.weight, cell.h2h.bias, padding=4, dilation=2)
+    assert_close(cell(image, h), reference.gru_gates(x, s, h, "run"))
+    layers = ConvGRU(2, 3, [5, 7], 2, input_kernel_size=3)
+    kernels = [c.i2h.kernel_size + c.h2h.kernel_size for c in layers.cell_list]
+    assert kernels == [(3, 3, 5, 5), (3, 3, 7, 7)]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ConvLSTM(0, 3), "ConvLSTMCell: input_channels must be positive"),
+        (lambda: ConvLSTM(-1, 3), "ConvLSTMCell: input_channels must not be below 0"),
+        (lambda: ConvLSTM(2.0, 3), "input_channels must not be below 0, got 2.0"),
+        (lambda: ConvGRUCell(2, 3, input_kernel_size=4), "input_kernel_size must be o"),
+        (
+            lambda: ConvGRUCell(2, 3, reset="before", input_kernel_size=3),
+            "ConvGRUCell: input_kernel_size must be None for reset='before'.*got 3",
+        ),
         (lambda: ConvLSTM(2, 3, 4), "ConvLSTMCell: kernel_size must be odd, got 4"),
         (lambda: ConvLSTM(2, 3, num_layers=0), "num_layers must be positive, got 0"),
         (lambda: ConvLSTM(2, [3], 3, 2), r"hidden_channels must be one or a list"),

@@ -32,12 +32,17 @@ def both(kind: str, name: str, value: Any) -> tuple[int, int]:
     return tuple(pair)
 
 
-def convolution(kind: str, setting: Setting, inputs: int, outputs: int) -> nn.Conv2d:
-    """A convolution that keeps the size: the operators read its parameters."""
-    kernel = both(kind, "kernel_size", setting.kernel_size)
+def convolution(
+    kind: str, setting: Setting, inputs: int, outputs: int, name: str = "kernel_size"
+) -> nn.Conv2d:
+    """A convolution that keeps the size: the operators read its parameters.
+
+    name: of the argument that its kernel comes from.
+    """
+    kernel = both(kind, name, setting.kernel_size)
     dilation = both(kind, "dilation", setting.dilation)
     if any(size % 2 == 0 for size in kernel):
-        raise ValueError(f"{kind}: kernel_size must be odd, got {setting.kernel_size}")
+        raise ValueError(f"{kind}: {name} must be odd, got {setting.kernel_size}")
     return nn.Conv2d(
         inputs,
         outputs,

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trajgru_ext.ops._arguments import check_number
+from trajgru_ext.ops._arguments import check_number, check_tensors
 
 
 def check_positive(kind: str, **sizes: Any) -> None:
@@ -13,6 +13,25 @@ def check_positive(kind: str, **sizes: Any) -> None:
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"{kind}: {name} must be positive, got {size!r}")
+
+
+def check_input_channels(kind: str, channels: Any) -> None:
+    """Raise a ValueError for what is no number of channels; 0 means no inputs."""
+    if not isinstance(channels, int) or channels < 0:
+        raise ValueError(
+            f"{kind}: input_channels must not be below 0, got {channels!r}"
+        )
+
+
+def check_inputs(kind: str, channels: int, inputs: Any) -> None:
+    """Raise an error for inputs of a layer that has none."""
+    if inputs is None or channels > 0:
+        return
+    check_tensors(kind, inputs=inputs)
+    raise ValueError(
+        f"{kind}: inputs must be None for input_channels=0, got a tensor of "
+        f"{list(inputs.shape)}"
+    )
 
 
 def check_zoneout(kind: str, zoneout: Any) -> None:

@@ -15,6 +15,8 @@ from trajgru_ext.nn._conv_rnn import (
     one_step,
 )
 from trajgru_ext.nn._recurrent import (
+    check_input_channels,
+    check_inputs,
     check_positive,
     check_zoneout,
     last_state,
@@ -29,15 +31,17 @@ class ConvGRUCell(nn.Module):
     """One step of a ConvGRU, for streams; see `conv_gru` for the formula.
 
     The parameters are, each with `.weight` and `.bias`: for reset="after" `i2h`
-    `[3F, C, k, k]` and `h2h` `[3F, F, k, k]`; for reset="before" `conv_gates`
-    `[2F, C + F, k, k]` of reset and update gate and `conv_can` `[F, C + F, k, k]` of
-    the candidate, over the input and then the state.
+    `[3F, C, k, k]` (not without inputs) and `h2h` `[3F, F, k, k]`; for reset="before"
+    `conv_gates` `[2F, C + F, k, k]` of reset and update gate and `conv_can`
+    `[F, C + F, k, k]` of the candidate, over the input and then the state.
 
     Args:
-        input_channels: C of the inputs.
+        input_channels: C of the inputs; 0 for a cell that has none.
         hidden_channels: F of the state.
         kernel_size: odd, one number or (height, width).
-        dilation: of the convolutions, likewise.
+        input_kernel_size: of `i2h`, where it is another than that of `h2h`, for
+            reset="after"; `i2h` is then not dilated, as in HKO-7.
+        dilation: of the convolutions, one number or (height, width).
         bias: whether the convolutions have biases.
         reset: whether the reset gate comes "after" or "before" the convolution of the
             state.
@@ -62,6 +66,7 @@ class ConvGRUCell(nn.Module):
         hidden_channels: int,
         kernel_size: Pair = 3,
         *,
+        input_kernel_size: Pair | None = None,
         dilation: Pair = 1,
         bias: bool = True,
         reset: str = "after",
@@ -75,8 +80,8 @@ class ConvGRUCell(nn.Module):
     ) -> None:
         super().__init__()
         kind = type(self).__name__
-        sizes = {"input_channels": input_channels, "hidden_channels": hidden_channels}
-        check_positive(kind, **sizes)
+        check_input_channels(kind, input_channels)
+        check_positive(kind, hidden_channels=hidden_channels)
         check_choice(kind, "reset", reset, RESETS)
         check_choice(kind, "activation", activation, ACTIVATIONS)
         check_choice(kind, "update", update, UPDATES)
@@ -89,6 +94,11 @@ class ConvGRUCell(nn.Module):
                 f"{kind}: order must be a permutation of {usual!r} for reset="
                 f"{reset!r}, got {order!r}"
             )
+        if reset == "before" and input_kernel_size is not None:
+            raise ValueError(
+                f"{kind}: input_kernel_size must be None for reset='before', which has "
+                f"no convolution of the inputs alone, got {input_kernel_size!r}"
+            )
         self.input_channels = input_channels
         self.hidden_channels = hidden_channels
         self.reset = reset
@@ -98,14 +108,25 @@ class ConvGRUCell(nn.Module):
         self.update = update
         self.zoneout = zoneout
         self.dilation = dilation
+        self.input_dilation = dilation if input_kernel_size is None else 1
         setting = Setting(kernel_size, dilation, bias, device, dtype)
         features, channels = hidden_channels, input_channels + hidden_channels
         if reset == "after":
-            self.i2h = convolution(kind, setting, input_channels, 3 * features)
+            if input_channels > 0:
+                self.i2h = self._of_inputs(kind, setting, input_kernel_size)
             self.h2h = convolution(kind, setting, features, 3 * features)
         else:
             self.conv_gates = convolution(kind, setting, channels, 2 * features)
             self.conv_can = convolution(kind, setting, channels, features)
+
+    def _of_inputs(
+        self, kind: str, setting: Setting, kernel_size: Pair | None
+    ) -> nn.Conv2d:
+        sizes = self.input_channels, 3 * self.hidden_channels
+        if kernel_size is None:
+            return convolution(kind, setting, *sizes)
+        setting = setting._replace(kernel_size=kernel_size, dilation=1)
+        return convolution(kind, setting, *sizes, "input_kernel_size")
 
     def extra_repr(self) -> str:
         """What `repr` shows."""
@@ -144,6 +165,7 @@ class ConvGRUCell(nn.Module):
 
         The other arguments are those of `conv_gru`.
         """
+        check_inputs(type(self).__name__, self.input_channels, inputs)
         zoneout = self.zoneout if self.training else 0
         outputs = conv_gru(
             inputs,
@@ -153,7 +175,7 @@ class ConvGRUCell(nn.Module):
             activation=self.activation,
             negative_slope=self.negative_slope,
             update=self.update,
-            x_dilation=self.dilation,
+            x_dilation=self.input_dilation,
             h_dilation=self.dilation,
             zoneout_mask=zoneout_mask(zoneout, inputs, h, self.hidden_channels, steps),
             lengths=lengths,
@@ -164,9 +186,10 @@ class ConvGRUCell(nn.Module):
 
     def _weights(self) -> dict[str, Any]:
         if self.reset == "after":
+            of_inputs = self.input_channels > 0
             return {
-                "x_weight": self.i2h.weight,
-                "x_bias": self.i2h.bias,
+                "x_weight": self.i2h.weight if of_inputs else None,
+                "x_bias": self.i2h.bias if of_inputs else None,
                 "h_weight": self.h2h.weight,
                 "h_bias": self.h2h.bias,
                 "order": self.order,
@@ -194,7 +217,8 @@ class ConvGRU(Layers):
     own length instead, so that what is padded stays at the end.
 
     Args:
-        input_channels: C of the inputs.
+        input_channels: C of the inputs; 0 for a first layer that has none, as that of a
+            forecaster.
         hidden_channels: F of the state, for all layers or a list.
         kernel_size: odd, one number or (height, width), for all layers or a list.
         num_layers: how many there are, each reading the states of the one below.

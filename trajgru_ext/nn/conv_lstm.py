@@ -15,7 +15,12 @@ from trajgru_ext.nn._conv_rnn import (
     layer_sizes,
     one_step,
 )
-from trajgru_ext.nn._recurrent import check_positive, last_state
+from trajgru_ext.nn._recurrent import (
+    check_input_channels,
+    check_inputs,
+    check_positive,
+    last_state,
+)
 from trajgru_ext.ops import conv_lstm
 from trajgru_ext.ops._arguments import check_number
 from trajgru_ext.ops._gates import gate_slots
@@ -31,7 +36,7 @@ class ConvLSTMCell(nn.Module):
     state, `conv.bias`, and for peepholes `Wci`, `Wcf`, `Wco`.
 
     Args:
-        input_channels: C of the inputs.
+        input_channels: C of the inputs; 0 for a cell that has none.
         hidden_channels: F of the states.
         kernel_size: odd, one number or (height, width).
         dilation: of the convolution, likewise.
@@ -64,8 +69,8 @@ class ConvLSTMCell(nn.Module):
     ) -> None:
         super().__init__()
         kind = type(self).__name__
-        sizes = {"input_channels": input_channels, "hidden_channels": hidden_channels}
-        check_positive(kind, **sizes)
+        check_input_channels(kind, input_channels)
+        check_positive(kind, hidden_channels=hidden_channels)
         if peephole not in PEEPHOLES:
             raise ValueError(
                 f"{kind}: peephole must be None, 'channel' or 'element', got "
@@ -133,6 +138,7 @@ class ConvLSTMCell(nn.Module):
 
         The other arguments are those of `conv_lstm`.
         """
+        check_inputs(type(self).__name__, self.input_channels, inputs)
         h, c = self._both_states(state)
         weight, bias = self.conv.weight, self.conv.bias
         outputs, last = conv_lstm(
@@ -171,7 +177,8 @@ class ConvLSTM(Layers):
     own length instead, so that what is padded stays at the end.
 
     Args:
-        input_channels: C of the inputs.
+        input_channels: C of the inputs; 0 for a first layer that has none, as that of a
+            forecaster.
         hidden_channels: F of the states, for all layers or a list.
         kernel_size: odd, one number or (height, width), for all layers or a list.
         num_layers: how many there are, each reading the states of the one below.
