@@ -13,6 +13,7 @@ from trajgru_ext.compat.precipitation_nowcasting import (
     Forecaster,
     TrajGRU,
     activation,
+    hko7_ef,
     make_layers,
     wrap,
 )
@@ -130,38 +131,8 @@ def test_names_of_parameters():
     }
 
 
-def hko7(batch=1, seq_len=20):
-    """The port's network for radar frames of 480 x 480."""
-
-    def rnn(channels, features, size, links):
-        return TrajGRU(channels, features, (batch, size, size), L=links)
-
-    encoder = Encoder(
-        [
-            {"conv1_leaky_1": [1, 8, 7, 5, 1]},
-            {"conv2_leaky_1": [64, 192, 5, 3, 1]},
-            {"conv3_leaky_1": [192, 192, 3, 2, 1]},
-        ],
-        [rnn(8, 64, 96, 13), rnn(192, 192, 32, 13), rnn(192, 192, 16, 9)],
-    )
-    forecaster = Forecaster(
-        [
-            {"deconv1_leaky_1": [192, 192, 4, 2, 1]},
-            {"deconv2_leaky_1": [192, 64, 5, 3, 1]},
-            {
-                "deconv3_leaky_1": [64, 8, 7, 5, 1],
-                "conv3_leaky_2": [8, 8, 3, 1, 1],
-                "conv3_3": [8, 1, 1, 1, 0],
-            },
-        ],
-        [rnn(192, 192, 16, 13), rnn(192, 192, 32, 13), rnn(64, 64, 96, 9)],
-        seq_len,
-    )
-    return EF(encoder, forecaster)
-
-
 def test_published_network():
-    net = hko7(seq_len=3)
+    net = hko7_ef(seq_len=3)
     parameters = dict(net.named_parameters())
     assert sum(t.numel() for t in parameters.values()) == 12_753_909
     assert len(parameters) == 76

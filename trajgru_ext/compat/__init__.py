@@ -9,4 +9,11 @@ docstring says what happens instead.
 - `convolutional_lstm_pytorch`: automan000/Convolutional_LSTM_PyTorch
 - `precipitation_nowcasting`: Hzzone/Precipitation-Nowcasting
 - `openstl`: the ConvLSTMCell of chengtan9907/OpenSTL
+
+`load` reads published checkpoints into them, and HKO-7's into `trajgru_ext.nn`'s
+networks.
 """
+
+from trajgru_ext.compat.load import load
+
+__all__ = ["load"]

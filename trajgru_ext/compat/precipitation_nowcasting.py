@@ -4,19 +4,36 @@ Devices and dtypes follow the inputs, images may have any size, and numbers of f
 are those of the inputs, where the original has a global configuration.
 """
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trajgru_ext.compat._precipitation_networks import (
+    EF,
+    SLOPE,
+    Encoder,
+    Forecaster,
+    make_layers,
+)
 from trajgru_ext.nn import TrajGRU as _TrajGRU
 from trajgru_ext.ops import conv_lstm, flow_warp
 from trajgru_ext.ops.traj_gru import Conv as _Conv
 
+__all__ = [
+    "EF",
+    "ConvLSTM",
+    "Encoder",
+    "Forecaster",
+    "TrajGRU",
+    "activation",
+    "hko7_ef",
+    "make_layers",
+    "wrap",
+]
+
+_PEEPHOLES = ("Wci", "Wcf", "Wco")
 _FRAMES = 5  # without inputs or a number
-_SLOPE = 0.2
 
 BatchHeightWidth = tuple[int, int, int]
 
@@ -37,7 +54,7 @@ class activation:
     """
 
     def __init__(
-        self, act_type: str, negative_slope: float = _SLOPE, inplace: bool = True
+        self, act_type: str, negative_slope: float = SLOPE, inplace: bool = True
     ) -> None:
         names = {"leaky": "leaky_relu", "relu": "relu", "tanh": "tanh"}
         if act_type not in names:
@@ -167,9 +184,9 @@ class ConvLSTM(nn.Module):
         stride: 1.
         padding: half the kernel, which keeps the size.
 
-    The original moves its peepholes to a device so that they are no parameters and not
-    in its checkpoints; here they are. `recompute`, "none" or "gates", is that of
-    `conv_lstm`.
+    The original moves its peepholes to a device so that they are no parameters: they
+    stay 0 and are not in its checkpoints. Here they are parameters, and 0 where a
+    checkpoint has none of them. `recompute`, "none" or "gates", is that of `conv_lstm`.
 
     """
 
@@ -194,7 +211,7 @@ class ConvLSTM(nn.Module):
         channels = input_channel + num_filter
         options = {"stride": stride, "padding": padding}
         self._conv = nn.Conv2d(channels, 4 * num_filter, kernel_size, **options)
-        for name in ("Wci", "Wcf", "Wco"):
+        for name in _PEEPHOLES:
             zeros = torch.zeros(1, num_filter, height, width)
             self.register_parameter(name, nn.Parameter(zeros))
         self.b_h_w = b_h_w
@@ -227,13 +244,26 @@ class ConvLSTM(nn.Module):
         if inputs is None and h is None:
             h = zero_state("ConvLSTM", self.b_h_w, self._num_filter, weight)
         of_x, of_h = weight.split([self._input_channel, self._num_filter], 1)
-        peephole = (self.Wci, self.Wcf, self.Wco)
+        peephole = tuple(getattr(self, name) for name in _PEEPHOLES)
         options = {"peephole": peephole, "order": "ifgo", "steps": steps}
         options["recompute"] = self.recompute
         outputs, c = conv_lstm(
             inputs, h, c, of_x, of_h, h_bias=self._conv.bias, **options
         )
         return outputs, (outputs[-1].clone(), c)
+
+    def complete_checkpoint(self, state: dict[str, Any], prefix: str = "") -> None:
+        """Add peepholes of 0 to the entries of a checkpoint that has none of them."""
+        names = [f"{prefix}{name}" for name in _PEEPHOLES]
+        if f"{prefix}_conv.weight" in state and not any(n in state for n in names):
+            for name in _PEEPHOLES:
+                state[f"{prefix}{name}"] = torch.zeros_like(getattr(self, name))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any
+    ) -> None:
+        self.complete_checkpoint(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def number_of_frames(kind: str, inputs: Tensor | None, seq_len: int | None) -> int:
@@ -260,111 +290,45 @@ def zero_state(
     return like.new_zeros(batch, channels, height, width)
 
 
-def make_layers(block: Mapping[str, Sequence[int]]) -> nn.Sequential:
-    """Layers by name, as "conv1_leaky_1": [in, out, kernel, stride, padding].
+def hko7_ef(batch_size: int = 1, seq_len: int = 20) -> EF:
+    """The original's TrajGRU network for radar frames of Hong Kong.
 
-    A name has "pool" ([kernel, stride, padding]), "deconv" or "conv" in it, and of
-    those "relu" or "leaky" where an activation follows.
-    """
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for name, sizes in block.items():
-        if "pool" in name:
-            kernel, stride, padding = sizes
-            layers[name] = nn.MaxPool2d(kernel, stride, padding)
-            continue
-        if "conv" not in name:
-            raise ValueError(
-                "make_layers: a name must have 'pool', 'deconv' or 'conv' in it, got "
-                f"{name!r}"
-            )
-        kind = nn.ConvTranspose2d if "deconv" in name else nn.Conv2d
-        layers[name] = kind(*sizes)
-        if "relu" in name:
-            layers[f"relu_{name}"] = nn.ReLU(inplace=True)
-        elif "leaky" in name:
-            layers[f"leaky_{name}"] = nn.LeakyReLU(_SLOPE, inplace=True)
-    return nn.Sequential(layers)
-
-
-def _each_frame(subnet: nn.Module, frames: Tensor) -> Tensor:
-    return subnet(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-
-
-class Encoder(nn.Module):
-    """Stages of convolutions and a recurrent layer each, `stage1`, `rnn1` and so on.
+    From frames `[S, B, 1, 480, 480]`, 5 in the original, it makes
+    `[seq_len, B, 1, 480, 480]`. It has 12,753,909 parameters, of which 1,149,536 never
+    get a gradient; see `Forecaster`. Unlike `trajgru_ext.nn.hko7_traj_gru`, the paper's
+    network, its deconvolutions have biases, its forecaster has 13, 13 and 9 links from
+    the deepest stage on, and flows do not begin at zero.
 
     Args:
-        subnets: for every stage what `make_layers` takes.
-        rnns: its recurrent layer.
-
-    """
-
-    def __init__(
-        self, subnets: Sequence[Mapping[str, Sequence[int]]], rnns: Sequence[nn.Module]
-    ) -> None:
-        super().__init__()
-        self.blocks = len(subnets)
-        pairs = zip(subnets, rnns, strict=True)
-        for number, (subnet, rnn) in enumerate(pairs, start=1):
-            self.add_module(f"stage{number}", make_layers(subnet))
-            self.add_module(f"rnn{number}", rnn)
-
-    def forward(self, input: Tensor) -> tuple[Any, ...]:
-        """From frames `[S, B, C, H, W]` the last state of every stage."""
-        states = []
-        for number in range(1, self.blocks + 1):
-            input = _each_frame(getattr(self, f"stage{number}"), input)
-            input, state = getattr(self, f"rnn{number}")(input, None)
-            states.append(state)
-        return tuple(states)
-
-
-class Forecaster(nn.Module):
-    """The stages in reverse: a recurrent layer, then deconvolutions.
-
-    The first recurrent layer has no inputs, and its parameters for them, which the
-    original's checkpoints hold, get no gradient: DistributedDataParallel needs
-    `find_unused_parameters=True`.
-
-    Args:
-        subnets: for every stage, the deepest first, what `make_layers` takes.
-        rnns: its recurrent layer.
+        batch_size: of the layers' `b_h_w`; any batch can be run.
         seq_len: how many frames are made.
 
+    Source: Hzzone/Precipitation-Nowcasting; Shi et al. 2017 (arXiv 1706.03458).
+
     """
 
-    def __init__(
-        self,
-        subnets: Sequence[Mapping[str, Sequence[int]]],
-        rnns: Sequence[nn.Module],
-        seq_len: int = 20,
-    ) -> None:
-        super().__init__()
-        self.blocks = len(subnets)
-        self.seq_len = seq_len
-        pairs = zip(subnets, rnns, strict=True)
-        for index, (subnet, rnn) in enumerate(pairs):
-            self.add_module(f"rnn{self.blocks - index}", rnn)
-            self.add_module(f"stage{self.blocks - index}", make_layers(subnet))
+    def rnn(channels: int, features: int, size: int, links: int) -> TrajGRU:
+        return TrajGRU(channels, features, (batch_size, size, size), L=links)
 
-    def forward(self, hidden_states: Sequence[Any]) -> Tensor:
-        """From the states of an `Encoder` the frames `[S, B, C, H, W]`."""
-        frames = None
-        for number in range(self.blocks, 0, -1):
-            rnn, stage = getattr(self, f"rnn{number}"), getattr(self, f"stage{number}")
-            frames, _ = rnn(frames, hidden_states[number - 1], seq_len=self.seq_len)
-            frames = _each_frame(stage, frames)
-        return frames
-
-
-class EF(nn.Module):
-    """An encoder and a forecaster: frames to frames."""
-
-    def __init__(self, encoder: Encoder, forecaster: Forecaster) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.forecaster = forecaster
-
-    def forward(self, input: Tensor) -> Tensor:
-        """From frames `[S, B, C, H, W]` those that follow."""
-        return self.forecaster(self.encoder(input))
+    encoder = Encoder(
+        [
+            {"conv1_leaky_1": [1, 8, 7, 5, 1]},
+            {"conv2_leaky_1": [64, 192, 5, 3, 1]},
+            {"conv3_leaky_1": [192, 192, 3, 2, 1]},
+        ],
+        [rnn(8, 64, 96, 13), rnn(192, 192, 32, 13), rnn(192, 192, 16, 9)],
+    )
+    forecaster = Forecaster(
+        [
+            {"deconv1_leaky_1": [192, 192, 4, 2, 1]},
+            {"deconv2_leaky_1": [192, 64, 5, 3, 1]},
+            {
+                "deconv3_leaky_1": [64, 8, 7, 5, 1],
+                "conv3_leaky_2": [8, 8, 3, 1, 1],
+                "conv3_3": [8, 1, 1, 1, 0],
+            },
+        ],
+        [rnn(192, 192, 16, 13), rnn(192, 192, 32, 13), rnn(64, 64, 96, 9)],
+        seq_len,
+    )
+    return EF(encoder, forecaster)

@@ -1,0 +1,119 @@
+"""Networks in stages, as Hzzone/Precipitation-Nowcasting has them."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+SLOPE = 0.2  # of leaky ReLUs
+
+
+def make_layers(block: Mapping[str, Sequence[int]]) -> nn.Sequential:
+    """Layers by name, as "conv1_leaky_1": [in, out, kernel, stride, padding].
+
+    A name has "pool" ([kernel, stride, padding]), "deconv" or "conv" in it, and of
+    those "relu" or "leaky" where an activation follows.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for name, sizes in block.items():
+        if "pool" in name:
+            kernel, stride, padding = sizes
+            layers[name] = nn.MaxPool2d(kernel, stride, padding)
+            continue
+        if "conv" not in name:
+            raise ValueError(
+                "make_layers: a name must have 'pool', 'deconv' or 'conv' in it, got "
+                f"{name!r}"
+            )
+        kind = nn.ConvTranspose2d if "deconv" in name else nn.Conv2d
+        layers[name] = kind(*sizes)
+        if "relu" in name:
+            layers[f"relu_{name}"] = nn.ReLU(inplace=True)
+        elif "leaky" in name:
+            layers[f"leaky_{name}"] = nn.LeakyReLU(SLOPE, inplace=True)
+    return nn.Sequential(layers)
+
+
+def _each_frame(subnet: nn.Module, frames: Tensor) -> Tensor:
+    return subnet(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+
+
+class Encoder(nn.Module):
+    """Stages of convolutions and a recurrent layer each, `stage1`, `rnn1` and so on.
+
+    Args:
+        subnets: for every stage what `make_layers` takes.
+        rnns: its recurrent layer.
+
+    """
+
+    def __init__(
+        self, subnets: Sequence[Mapping[str, Sequence[int]]], rnns: Sequence[nn.Module]
+    ) -> None:
+        super().__init__()
+        self.blocks = len(subnets)
+        pairs = zip(subnets, rnns, strict=True)
+        for number, (subnet, rnn) in enumerate(pairs, start=1):
+            self.add_module(f"stage{number}", make_layers(subnet))
+            self.add_module(f"rnn{number}", rnn)
+
+    def forward(self, input: Tensor) -> tuple[Any, ...]:
+        """From frames `[S, B, C, H, W]` the last state of every stage."""
+        states = []
+        for number in range(1, self.blocks + 1):
+            input = _each_frame(getattr(self, f"stage{number}"), input)
+            input, state = getattr(self, f"rnn{number}")(input, None)
+            states.append(state)
+        return tuple(states)
+
+
+class Forecaster(nn.Module):
+    """The stages in reverse: a recurrent layer, then deconvolutions.
+
+    The first recurrent layer has no inputs, and its parameters for them, which the
+    original's checkpoints hold, get no gradient: DistributedDataParallel needs
+    `find_unused_parameters=True`.
+
+    Args:
+        subnets: for every stage, the deepest first, what `make_layers` takes.
+        rnns: its recurrent layer.
+        seq_len: how many frames are made.
+
+    """
+
+    def __init__(
+        self,
+        subnets: Sequence[Mapping[str, Sequence[int]]],
+        rnns: Sequence[nn.Module],
+        seq_len: int = 20,
+    ) -> None:
+        super().__init__()
+        self.blocks = len(subnets)
+        self.seq_len = seq_len
+        pairs = zip(subnets, rnns, strict=True)
+        for index, (subnet, rnn) in enumerate(pairs):
+            self.add_module(f"rnn{self.blocks - index}", rnn)
+            self.add_module(f"stage{self.blocks - index}", make_layers(subnet))
+
+    def forward(self, hidden_states: Sequence[Any]) -> Tensor:
+        """From the states of an `Encoder` the frames `[S, B, C, H, W]`."""
+        frames = None
+        for number in range(self.blocks, 0, -1):
+            rnn, stage = getattr(self, f"rnn{number}"), getattr(self, f"stage{number}")
+            frames, _ = rnn(frames, hidden_states[number - 1], seq_len=self.seq_len)
+            frames = _each_frame(stage, frames)
+        return frames
+
+
+class EF(nn.Module):
+    """An encoder and a forecaster: frames to frames."""
+
+    def __init__(self, encoder: Encoder, forecaster: Forecaster) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.forecaster = forecaster
+
+    def forward(self, input: Tensor) -> Tensor:
+        """From frames `[S, B, C, H, W]` those that follow."""
+        return self.forecaster(self.encoder(input))
