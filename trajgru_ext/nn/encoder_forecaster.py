@@ -129,17 +129,18 @@ class EncoderForecaster(nn.Module):
             )
         states = [None] * len(self.encoder) if states is None else states
         self._check_levels(states)
-        inputs = frames.transpose(0, 1) if self.batch_first else frames
-        count = inputs.shape[:2]
-        images = inputs.flatten(0, 1)
+        if self.batch_first:
+            frames = frames.transpose(0, 1)
+        count, images = frames.shape[:2], frames.flatten(0, 1)
         if self.coordinates:
             images = torch.cat([images, _coordinates(images)], 1)
-        # A copy, since images of one channel have both formats by their sizes, and the
-        # convolution that follows goes by their strides.
-        inputs = images.clone(memory_format=torch.channels_last).unflatten(0, count)
+        # A copy, and no view of it: images of one channel have both formats by their
+        # sizes, and the convolution that follows goes by their strides.
+        images = images.clone(memory_format=torch.channels_last)
         last = []
         for down, layer, state in zip(self.down, self.encoder, states, strict=True):
-            inputs, after = layer(_each_frame(down, inputs), state)
+            outputs, after = layer(down(images).unflatten(0, count), state)
+            images = outputs.flatten(0, 1)
             last.append(after)
         return last
 
@@ -163,7 +164,8 @@ class EncoderForecaster(nn.Module):
         inputs, outputs = None, []
         for level in reversed(range(len(self.forecaster))):
             if inputs is not None:
-                inputs = _each_frame(self.up[level], inputs)
+                images = self.up[level](inputs.flatten(0, 1))
+                inputs = images.unflatten(0, inputs.shape[:2])
                 got = list(inputs.shape[-2:])
                 if got != sizes[level]:
                     raise ValueError(
@@ -183,10 +185,6 @@ class EncoderForecaster(nn.Module):
                 f"{type(self).__name__}: states must be a list of one a level, "
                 f"{len(self.encoder)}, got {got}"
             )
-
-
-def _each_frame(module: nn.Module, frames: Tensor) -> Tensor:
-    return module(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
 
 
 def _coordinates(images: Tensor) -> Tensor:
