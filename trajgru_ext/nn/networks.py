@@ -65,8 +65,8 @@ def hko7_traj_gru(
             own code does, and its checkpoints need.
         batch_first: as of `EncoderForecaster`.
 
-    Source: HKO-7 (Shi et al. 2017, arXiv 1706.03458), its trajgru_55_55_33_1_64_1_192
-    _1_192_13_13_9_b4.yml.
+    Source: Shi et al. 2017 (arXiv 1706.03458), HKO-7's configuration
+    trajgru_55_55_33_1_64_1_192_1_192_13_13_9_b4.
 
     """
 
@@ -95,8 +95,8 @@ def hko7_conv_gru(
         coordinates: as of `hko7_traj_gru`.
         batch_first: as of `EncoderForecaster`.
 
-    Source: HKO-7 (Shi et al. 2017, arXiv 1706.03458), its convgru_55_55_33_1_64_1_192
-    _1_192_b4.yml.
+    Source: Shi et al. 2017 (arXiv 1706.03458), HKO-7's configuration
+    convgru_55_55_33_1_64_1_192_1_192_b4.
 
     """
 
@@ -129,8 +129,8 @@ def moving_mnist_traj_gru(
             own code does, and its checkpoints need.
         batch_first: as of `EncoderForecaster`.
 
-    Source: HKO-7 (Shi et al. 2017, arXiv 1706.03458), its trajgru_1_64_1_96_1_96_L13
-    .yml and the like.
+    Source: Shi et al. 2017 (arXiv 1706.03458), HKO-7's configurations
+    trajgru_1_64_1_96_1_96_L5, _L9, _L13 and _L17.
 
     """
 
@@ -162,8 +162,8 @@ def moving_mnist_conv_gru(
         coordinates: as of `moving_mnist_traj_gru`.
         batch_first: as of `EncoderForecaster`.
 
-    Source: HKO-7 (Shi et al. 2017, arXiv 1706.03458), its convgru_1_64_1_96_1_96_K5.yml
-    and the like.
+    Source: Shi et al. 2017 (arXiv 1706.03458), HKO-7's configurations
+    convgru_1_64_1_96_1_96_K5, _K7 and _K3D2.
 
     """
 
