@@ -246,13 +246,13 @@ def _network(
     down = [_followed(nn.Conv2d(of_frames, channels, *first))]
     encoder = [layer(0, channels, features[0])]
     forecaster, up = [], []
-    for level, below in enumerate(features[1:]):
-        above = features[level]
-        down.append(_followed(nn.Conv2d(above, below, *sizes.down[level])))
-        encoder.append(layer(level + 1, below, below))
-        deconvolution = nn.ConvTranspose2d(below, below, *sizes.up[level], bias=False)
+    for level, coarse in enumerate(features[1:]):
+        fine = features[level]
+        down.append(_followed(nn.Conv2d(fine, coarse, *sizes.down[level])))
+        encoder.append(layer(level + 1, coarse, coarse))
+        deconvolution = nn.ConvTranspose2d(coarse, coarse, *sizes.up[level], bias=False)
         up.append(_followed(deconvolution))
-        forecaster.append(layer(level, below, above))
+        forecaster.append(layer(level, coarse, fine))
     forecaster.append(layer(len(features) - 1, 0, features[-1]))
     head = nn.Sequential(
         *_followed(nn.ConvTranspose2d(features[0], channels, *first, bias=False)),
