@@ -10,6 +10,8 @@ docstring says what happens instead.
 - `precipitation_nowcasting`: Hzzone/Precipitation-Nowcasting
 - `openstl`: the ConvLSTMCell of chengtan9907/OpenSTL
 
+`trajgru_ext.accelerate` makes such layers of an existing model fast in place.
+
 `load` reads published checkpoints into them, and HKO-7's into `trajgru_ext.nn`'s
 networks.
 """
