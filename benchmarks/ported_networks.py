@@ -3,6 +3,7 @@
 The attributes are the original's, by which `trajgru_ext.accelerate` finds the layers.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample, leaky_relu
 
-from trajgru_ext.compat.precipitation_nowcasting import EF, Encoder, Forecaster
+from trajgru_ext.compat.precipitation_nowcasting import make_layers
 
 
 class Leaky:
@@ -94,6 +95,74 @@ class TrajGRU(nn.Module):
         ends = position.new_tensor([max(width - 1, 1), max(height - 1, 1)])
         grid = 2.0 * position.permute(0, 2, 3, 1) / ends - 1.0
         return grid_sample(image, grid, align_corners=self._align_corners)
+
+
+class Encoder(nn.Module):
+    """The original's: from frames the states of every stage."""
+
+    def __init__(self, subnets: list[dict], rnns: list[nn.Module]) -> None:
+        super().__init__()
+        self.blocks = len(rnns)
+        for k, (subnet, rnn) in enumerate(zip(subnets, rnns, strict=True), start=1):
+            self.add_module(f"stage{k}", plain_layers(subnet))
+            self.add_module(f"rnn{k}", rnn)
+
+    def forward(self, input: Tensor) -> list[Tensor]:
+        """The last states, of the finest stage first."""
+        states = []
+        for k in range(1, self.blocks + 1):
+            input = each_frame(getattr(self, f"stage{k}"), input)
+            input, state = getattr(self, f"rnn{k}")(input, None)
+            states.append(state)
+        return states
+
+
+class Forecaster(nn.Module):
+    """The original's: from the states frames, whose number is global there."""
+
+    def __init__(
+        self, subnets: list[dict], rnns: list[nn.Module], seq_len: int
+    ) -> None:
+        super().__init__()
+        self.blocks = len(rnns)
+        self.seq_len = seq_len
+        for k, (subnet, rnn) in enumerate(zip(subnets, rnns, strict=True)):
+            name = self.blocks - k
+            self.add_module(f"rnn{name}", rnn)
+            self.add_module(f"stage{name}", plain_layers(subnet))
+
+    def forward(self, hidden_states: list[Tensor]) -> Tensor:
+        """The frames that follow."""
+        input = None
+        for k in range(self.blocks, 0, -1):
+            rnn = getattr(self, f"rnn{k}")
+            input, _ = rnn(input, hidden_states[k - 1], seq_len=self.seq_len)
+            input = each_frame(getattr(self, f"stage{k}"), input)
+        return input
+
+
+class EF(nn.Module):
+    """The original's: both."""
+
+    def __init__(self, encoder: Encoder, forecaster: Forecaster) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.forecaster = forecaster
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Frames to frames."""
+        return self.forecaster(self.encoder(input))
+
+
+def plain_layers(subnet: dict[str, list[int]]) -> nn.Sequential:
+    """The original's layers, by name."""
+    return nn.Sequential(OrderedDict(make_layers(subnet).named_children()))
+
+
+def each_frame(subnet: nn.Module, frames: Tensor) -> Tensor:
+    """Of every frame."""
+    images = subnet(torch.reshape(frames, (-1, *frames.shape[2:])))
+    return torch.reshape(images, (*frames.shape[:2], *images.shape[1:]))
 
 
 class Sizes(NamedTuple):

@@ -6,10 +6,27 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from trajgru_ext.nn._frames import channels_last, on_frames
+
 SLOPE = 0.2  # of leaky ReLUs
 
 
-def make_layers(block: Mapping[str, Sequence[int]]) -> nn.Sequential:
+class Stage(nn.Sequential):
+    """Convolutions of frames, which are faster with the channels of a pixel together.
+
+    With `recompute` other than "none" the backward pass computes them again, a few
+    frames at a time, and only what they are made of is kept.
+    """
+
+    recompute = "none"
+
+    def forward(self, input: Tensor) -> Tensor:
+        """From images `[N, C, H, W]` those of the last layer, channels last."""
+        again = self.recompute != "none"
+        return on_frames(super().forward, channels_last(input), again)
+
+
+def make_layers(block: Mapping[str, Sequence[int]]) -> Stage:
     """Layers by name, as "conv1_leaky_1": [in, out, kernel, stride, padding].
 
     A name has "pool" ([kernel, stride, padding]), "deconv" or "conv" in it, and of
@@ -32,7 +49,7 @@ def make_layers(block: Mapping[str, Sequence[int]]) -> nn.Sequential:
             layers[f"relu_{name}"] = nn.ReLU(inplace=True)
         elif "leaky" in name:
             layers[f"leaky_{name}"] = nn.LeakyReLU(SLOPE, inplace=True)
-    return nn.Sequential(layers)
+    return Stage(layers)
 
 
 def _each_frame(subnet: nn.Module, frames: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ from trajgru_ext.compat import (
 
 _FRAMES, _SIZE = 2, (6, 7)
 
+_OF_STAGES = (nn.Conv2d, nn.ConvTranspose2d, nn.LeakyReLU, nn.MaxPool2d, nn.ReLU)
+
 Twins = Iterator[nn.Module]
 Normal = Callable[..., Tensor]  # random numbers of a shape
 Size = tuple[int, int]
@@ -194,6 +196,24 @@ def twins_of(published: Published, module: nn.Module) -> list[nn.Module]:
     """Ours with the module's options; raises what a missing or odd one causes."""
     with torch.device("meta"):
         return list(published.twins(module))
+
+
+def stages(module: nn.Module) -> dict[str, nn.Module]:
+    """What Precipitation-Nowcasting's `Encoder` and `Forecaster` run on each frame.
+
+    Only layers that it makes such stages of; they mix no frames.
+    """
+    found: dict[str, nn.Module] = {}
+    if type(module).__name__ in ("Encoder", "Forecaster"):
+        children = dict(module.named_children())
+        pairs = [(f"stage{k + 1}", f"rnn{k + 1}") for k in range(len(children) // 2)]
+        if set(children) == {name for pair in pairs for name in pair}:
+            found = {name: children[name] for name, _ in pairs}
+    return {
+        name: stage
+        for name, stage in found.items()
+        if type(stage) is nn.Sequential and all(type(m) in _OF_STAGES for m in stage)
+    }
 
 
 def misfit(module: nn.Module, twin: nn.Module) -> str | None:

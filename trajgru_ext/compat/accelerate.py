@@ -12,14 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from trajgru_ext.compat import _compare
-from trajgru_ext.compat._published import NAMES, PUBLISHED, misfit, twins_of
+from trajgru_ext.compat._precipitation_networks import Stage
+from trajgru_ext.compat._published import NAMES, PUBLISHED, misfit, stages, twins_of
 from trajgru_ext.nn import TrajGRU
 from trajgru_ext.ops._gates import check_choice
 from trajgru_ext.ops._traj_gru_fakes import RECOMPUTE
 
 _OF_MODULES = frozenset(vars(nn.Module()))
-_HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
-_STATE_HOOKS = ("state_dict", "load_state_dict")
+_HOOKS = [
+    name
+    for name in vars(nn.Module())
+    if name.endswith("_hooks") and "state_dict" not in name
+]
 
 
 @dataclass
@@ -83,13 +87,15 @@ def accelerate(
 ) -> Report:
     """Make every published recurrent layer in a model a fast one, in place.
 
-    Instances of the classes that `trajgru_ext.compat` has are found anywhere in the
+    Instances of the layers that `trajgru_ext.compat` has are found anywhere in the
     model by their class name, attributes, and the names, shapes and settings of their
     parameters and layers; the packages they come from need not be importable. Each
     keeps its identity, its parameters, submodules, hooks, mode, device and dtype, and
     is still an instance of its class: only what its `forward` runs changes, to that of
     `trajgru_ext.compat`, whose documentation says where originals are faulty.
-    Optimisers, `state_dict`, `copy.deepcopy` and pickles go on as before.
+    Optimisers, `state_dict`, `copy.deepcopy` and pickles go on as before. Of
+    Precipitation-Nowcasting's `Encoder` and `Forecaster` the convolutions run on images
+    whose channels are together, which is faster.
 
     A module is left alone where it is a subclass with methods of its own (with a
     warning), where something inside has hooks that would no longer run, or where its
@@ -103,6 +109,7 @@ def accelerate(
             as it was where the results differ by more than round-off.
         recompute: what the backward pass computes again to save memory: "none", "gates"
             or "flows" (of layers without flows: the gates); see `trajgru_ext.traj_gru`.
+            With either, those convolutions too.
         probe: whether each module is compared with its replacement before it is
             replaced.
 
@@ -121,6 +128,10 @@ def accelerate(
     check_choice(op, "recompute", recompute, RECOMPUTE)
     report, swaps, inside = Report(), [], set()
     for name, module in model.named_modules():
+        for child, stage in stages(module).items():
+            kind = _class(Stage, nn.Sequential, {"recompute": recompute})
+            swaps.append(_Swap(stage, kind))
+            report.replaced[f"{name}.{child}" if name else child] = _name(Stage)
         published = _published_base(module)
         if published is None or module in inside:
             continue
@@ -133,8 +144,7 @@ def accelerate(
                     f"{op}: {name or 'the model'} is left alone: {left}", stacklevel=2
                 )
             continue
-        ours = found[0].kind._parts[0]
-        report.replaced[name] = f"{ours.__module__}.{ours.__qualname__}"
+        report.replaced[name] = _name(found[0].kind._parts[0])
         swaps += found
         inside.update(module.modules())
     if verify is not None and swaps:
@@ -193,7 +203,7 @@ def _swaps(
     hooked = [
         name
         for name, inner in module.named_modules()
-        if inner is not module and _has_hooks(inner)
+        if inner is not module and any(vars(inner).get(hooks) for hooks in _HOOKS)
     ]
     if hooked:
         raise _LeftAlone(f"hooks would no longer run in {', '.join(hooked)}")
@@ -220,12 +230,8 @@ def _swaps(
     raise _LeftAlone("; ".join(dict.fromkeys(reasons)) or unknown)
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return any(
-        vars(module).get(name)
-        for name in _HOOKS
-        if not name.lstrip("_").startswith(_STATE_HOOKS)
-    )
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _plan(module: nn.Module, twin: nn.Module, recompute: str) -> list[_Swap]:

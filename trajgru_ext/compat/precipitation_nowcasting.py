@@ -14,6 +14,7 @@ from trajgru_ext.compat._precipitation_networks import (
     SLOPE,
     Encoder,
     Forecaster,
+    Stage,
     make_layers,
 )
 from trajgru_ext.nn import TrajGRU as _TrajGRU
@@ -25,6 +26,7 @@ __all__ = [
     "ConvLSTM",
     "Encoder",
     "Forecaster",
+    "Stage",
     "TrajGRU",
     "activation",
     "hko7_ef",

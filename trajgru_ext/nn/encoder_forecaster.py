@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trajgru_ext.nn._frames import channels_last, on_frames
 from trajgru_ext.nn._recurrent import check_positive
 from trajgru_ext.ops._arguments import check_tensors
 
@@ -40,6 +41,10 @@ class EncoderForecaster(nn.Module):
         steps: how many frames are made, unless a call says otherwise.
         join: whether the head sees the outputs of all levels, which then have one size,
             concatenated along their channels, level 0 first.
+        recompute: whether the backward pass computes `down`, `up` and `head` again, a
+            few frames at a time, and only what they read is kept; they must not mix
+            frames then, as batch normalisation does. Layers have such a mode of their
+            own.
         coordinates: whether frames get three channels more before `down[0]`: x and y
             from -1 to 1, and ones, as in HKO-7's own code.
         batch_first: whether sequences are `[B, T, ...]` instead of `[T, B, ...]`.
@@ -59,6 +64,7 @@ class EncoderForecaster(nn.Module):
         *,
         steps: int,
         join: bool = False,
+        recompute: bool = False,
         coordinates: bool = False,
         batch_first: bool = False,
     ) -> None:
@@ -88,14 +94,15 @@ class EncoderForecaster(nn.Module):
         self.head = head
         self.steps = steps
         self.join = join
+        self.recompute = recompute
         self.coordinates = coordinates
         self.batch_first = batch_first
 
     def extra_repr(self) -> str:
         """What `repr` shows."""
         return (
-            f"steps={self.steps}, join={self.join}, coordinates={self.coordinates}, "
-            f"batch_first={self.batch_first}"
+            f"steps={self.steps}, join={self.join}, recompute={self.recompute}, "
+            f"coordinates={self.coordinates}, batch_first={self.batch_first}"
         )
 
     def forward(self, frames: Tensor, steps: int | None = None) -> Tensor:
@@ -134,12 +141,11 @@ class EncoderForecaster(nn.Module):
         count, images = frames.shape[:2], frames.flatten(0, 1)
         if self.coordinates:
             images = torch.cat([images, _coordinates(images)], 1)
-        # A copy, and no view of it: images of one channel have both formats by their
-        # sizes, and the convolution that follows goes by their strides.
-        images = images.clone(memory_format=torch.channels_last)
+        images = channels_last(images)
         last = []
         for down, layer, state in zip(self.down, self.encoder, states, strict=True):
-            outputs, after = layer(down(images).unflatten(0, count), state)
+            images = on_frames(down, images, self.recompute)
+            outputs, after = layer(images.unflatten(0, count), state)
             images = outputs.flatten(0, 1)
             last.append(after)
         return last
@@ -149,7 +155,8 @@ class EncoderForecaster(nn.Module):
         self._check_levels(states)
         outputs = self._outputs(states, self.steps if steps is None else steps)
         images = [one.flatten(0, 1) for one in outputs]
-        frames = self.head(torch.cat(images, 1) if self.join else images[0])
+        images = torch.cat(images, 1) if self.join else images[0]
+        frames = on_frames(self.head, images, self.recompute)
         frames = frames.unflatten(0, outputs[0].shape[:2])
         return frames.transpose(0, 1) if self.batch_first else frames
 
@@ -164,7 +171,8 @@ class EncoderForecaster(nn.Module):
         inputs, outputs = None, []
         for level in reversed(range(len(self.forecaster))):
             if inputs is not None:
-                images = self.up[level](inputs.flatten(0, 1))
+                images = inputs.flatten(0, 1)
+                images = on_frames(self.up[level], images, self.recompute)
                 inputs = images.unflatten(0, inputs.shape[:2])
                 got = list(inputs.shape[-2:])
                 if got != sizes[level]:

@@ -1,7 +1,7 @@
 """Networks of published papers, as configurations of `EncoderForecaster`."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -60,7 +60,8 @@ def hko7_traj_gru(
 
     Args:
         steps: how many frames are made.
-        recompute: of the layers: "none", "gates" or "flows"; see `TrajGRU`.
+        recompute: "none", "gates" or "flows"; see `TrajGRU`. With the latter two, the
+            convolutions between the layers are computed again too.
         coordinates: as of `EncoderForecaster`, with 1,176 parameters more; what HKO-7's
             own code does, and its checkpoints need.
         batch_first: as of `EncoderForecaster`.
@@ -74,7 +75,8 @@ def hko7_traj_gru(
         links = (13, 13, 9)[level]
         return TrajGRU(inputs, features, links, recompute=recompute)
 
-    return _network(_HKO7, layer, steps, coordinates, batch_first)
+    options = {"recompute": recompute, "coordinates": coordinates}
+    return _network(_HKO7, layer, steps=steps, batch_first=batch_first, **options)
 
 
 def hko7_conv_gru(
@@ -91,7 +93,8 @@ def hko7_conv_gru(
 
     Args:
         steps: how many frames are made.
-        recompute: of the layers: "none" or "gates"; see `ConvGRU`.
+        recompute: "none" or "gates"; see `ConvGRU`. With "gates", the convolutions
+            between the layers are computed again too.
         coordinates: as of `hko7_traj_gru`.
         batch_first: as of `EncoderForecaster`.
 
@@ -103,7 +106,8 @@ def hko7_conv_gru(
     def layer(level: int, inputs: int, features: int) -> nn.Module:
         return _conv_gru(inputs, features, (5, 5, 3)[level], 1, recompute)
 
-    return _network(_HKO7, layer, steps, coordinates, batch_first)
+    options = {"recompute": recompute, "coordinates": coordinates}
+    return _network(_HKO7, layer, steps=steps, batch_first=batch_first, **options)
 
 
 def moving_mnist_traj_gru(
@@ -124,7 +128,8 @@ def moving_mnist_traj_gru(
     Args:
         links: of all layers.
         steps: how many frames are made.
-        recompute: of the layers: "none", "gates" or "flows"; see `TrajGRU`.
+        recompute: "none", "gates" or "flows"; see `TrajGRU`. With the latter two, the
+            convolutions between the layers are computed again too.
         coordinates: as of `EncoderForecaster`, with 432 parameters more; what HKO-7's
             own code does, and its checkpoints need.
         batch_first: as of `EncoderForecaster`.
@@ -137,7 +142,10 @@ def moving_mnist_traj_gru(
     def layer(level: int, inputs: int, features: int) -> nn.Module:
         return TrajGRU(inputs, features, links, recompute=recompute)
 
-    return _network(_MOVING_MNIST, layer, steps, coordinates, batch_first)
+    options = {"recompute": recompute, "coordinates": coordinates}
+    return _network(
+        _MOVING_MNIST, layer, steps=steps, batch_first=batch_first, **options
+    )
 
 
 def moving_mnist_conv_gru(
@@ -158,7 +166,8 @@ def moving_mnist_conv_gru(
         kernel_size: of the states' convolutions; the inputs' have 3 pixels.
         dilation: of the states' convolutions.
         steps: how many frames are made.
-        recompute: of the layers: "none" or "gates"; see `ConvGRU`.
+        recompute: "none" or "gates"; see `ConvGRU`. With "gates", the convolutions
+            between the layers are computed again too.
         coordinates: as of `moving_mnist_traj_gru`.
         batch_first: as of `EncoderForecaster`.
 
@@ -170,7 +179,10 @@ def moving_mnist_conv_gru(
     def layer(level: int, inputs: int, features: int) -> nn.Module:
         return _conv_gru(inputs, features, kernel_size, dilation, recompute)
 
-    return _network(_MOVING_MNIST, layer, steps, coordinates, batch_first)
+    options = {"recompute": recompute, "coordinates": coordinates}
+    return _network(
+        _MOVING_MNIST, layer, steps=steps, batch_first=batch_first, **options
+    )
 
 
 def conv_lstm_forecaster(
@@ -191,7 +203,8 @@ def conv_lstm_forecaster(
         features: channels of the states of every level. The paper has (256,),
             13,524,496 parameters; (128, 128), 10,042,896; (128, 64, 64), 7,585,296.
         steps: how many frames are made.
-        recompute: of the layers: "none" or "gates"; see `ConvLSTM`.
+        recompute: "none" or "gates"; see `ConvLSTM`. With "gates", the convolutions
+            between the layers are computed again too.
         batch_first: as of `EncoderForecaster`.
 
     Source: Shi et al. 2015 (arXiv 1506.04214), table 1.
@@ -218,6 +231,7 @@ def conv_lstm_forecaster(
         nn.Sequential(nn.Conv2d(sum(features), pixels, 1), nn.PixelShuffle(_PATCH)),
         steps=steps,
         join=True,
+        recompute=recompute != "none",
         batch_first=batch_first,
     )
 
@@ -238,7 +252,7 @@ def _conv_gru(
 
 
 def _network(
-    sizes: _Sizes, layer: Layer, steps: int, coordinates: bool, batch_first: bool
+    sizes: _Sizes, layer: Layer, recompute: str, coordinates: bool, **options: Any
 ) -> EncoderForecaster:
     """HKO-7's network of these sizes; its deconvolutions have no biases."""
     channels, first, features = sizes[:3]
@@ -265,9 +279,9 @@ def _network(
         forecaster,
         up,
         head,
-        steps=steps,
+        recompute=recompute != "none",
         coordinates=coordinates,
-        batch_first=batch_first,
+        **options,
     )
 
 

@@ -1,0 +1,178 @@
+"""What accelerate leaves alone, and what verify refuses."""
+
+import re
+import warnings
+
+import pytest
+import torch
+from ported_networks import TrajGRU
+from published import convgru, convlstm
+from torch import nn
+
+from trajgru_ext import accelerate, restore
+
+SIZE = (6, 8)
+STEPS, BATCH = 3, 2
+KERNELS = [(3, 3), (5, 3)]
+
+
+class OtherGates(convlstm.ConvLSTMCell):
+    """The order of another tutorial, in a class that inherits the forward pass."""
+
+
+class Shuffled(convlstm.ConvLSTM):
+    def forward(self, input_tensor, hidden_state=None):
+        return super().forward(input_tensor.flip(1), hidden_state)
+
+
+def left(model, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return accelerate(model, **options).left_alone
+
+
+def test_a_subclass_with_its_own_forward():
+    model = nn.Sequential(Shuffled(2, [3], KERNELS[:1], 1))
+    with pytest.warns(UserWarning, match="accelerate: 0 is left alone.*own forward"):
+        report = accelerate(model)
+    assert "its class has its own forward" in report.left_alone["0"]
+    assert type(model[0]) is Shuffled
+    assert list(report.replaced) == ["0.cell_list.0"]
+    inherits = nn.Sequential(OtherGates(2, 3, (3, 3), True))
+    assert list(accelerate(inherits).replaced) == ["0"]
+
+
+def changed(kind, *args, **attributes):
+    module = kind(*args)
+    for name, value in attributes.items():
+        setattr(module, name, value)
+    return module
+
+
+def other_gates(self, input_tensor, cur_state):
+    """In the order f, i, o, g."""
+    h, c = cur_state
+    f, i, o, g = self.conv(torch.cat([input_tensor, h], 1)).chunk(4, 1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
+def hooked(module):
+    """Old-style normalisation computes the weight in a hook before the layer."""
+    module.ret.register_forward_pre_hook(lambda *_: None)
+    return module
+
+
+def normed(module):
+    nn.utils.parametrizations.weight_norm(module.ret)
+    return module
+
+
+BHW = (1, *SIZE)
+TRAJ = (TrajGRU, 2, 3, BHW)
+CELL = (convlstm.ConvLSTMCell, 2, 3, (3, 3), True)
+LSTM = (convlstm.ConvLSTM, 2, [3], KERNELS[:1], 1)
+GRU = (convgru.ConvGRU, SIZE, 2, [3], KERNELS[:1], 1, None)
+DILATED = nn.Conv2d(3, 32, 5, padding=4, dilation=2)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda: changed(*TRAJ, _act_type=torch.sin), "act_type must be.*'sin'"),
+        (lambda: changed(*TRAJ, _L=4), "flows_conv.weight must be .8, 32, 5, 5., got"),
+        (lambda: changed(*TRAJ, _zoneout=2), "zoneout must lie in .0, 1., got 2"),
+        (lambda: changed(*TRAJ, extra=nn.Linear(1, 1)), "it also has extra.bias, ext"),
+        (lambda: changed(*TRAJ, extra=nn.ReLU()), "it has other layers"),
+        (lambda: changed(*TRAJ, h2f_conv1=DILATED), "h2f_conv1 must be Conv.*dilation"),
+        (
+            lambda: changed(*TRAJ, ret=nn.Conv2d(15, 9, 1, bias=False)),
+            "ret.bias must be .9., got None",
+        ),
+        (lambda: normed(changed(*TRAJ)), "it also has ret.parametrizations.weight"),
+        (lambda: hooked(changed(*TRAJ)), "hooks would no longer run in ret"),
+        (lambda: changed(*CELL, forward=lambda *_: 0), "it has a forward of its own"),
+        (lambda: changed(*CELL, hidden_dim=4), "conv.weight must be .16, 6, 3, 3., "),
+        (lambda: changed(*LSTM, num_layers=2), "num_layers=2"),
+        (lambda: type("TrajGRU", (nn.Linear,), {})(2, 3), "but not the attributes"),
+        (lambda: changed(*GRU, dtype=None), "it does not run: TypeError"),
+    ],
+)
+def test_left_alone(make, why):
+    model = nn.Sequential(make())
+    kind = type(model[0])
+    found = left(model)
+    assert re.search(why, found["0"])
+    assert type(model[0]) is kind
+
+
+class TutorialCell(convlstm.ConvLSTMCell):
+    """Gates in the order f, i, o, g; the name is that of the original below."""
+
+    def forward(self, input_tensor, cur_state):
+        h, c = cur_state
+        f, i, o, g = self.conv(torch.cat([input_tensor, h], 1)).chunk(4, 1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), c
+
+
+TutorialCell.__name__ = "ConvLSTMCell"
+
+
+def test_other_numbers_are_noticed():
+    model = nn.Sequential(TutorialCell(2, 3, (3, 3), True))
+    assert re.search(
+        "its numbers are others: result . by .*, result . by", left(model)["0"]
+    )
+    assert type(model[0]) is TutorialCell
+    trusted = accelerate(model, probe=False)
+    assert list(trusted.replaced) == ["0"]
+
+
+class OnStates(nn.Module):
+    def __init__(self, cell):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(2)
+        self.cell = cell
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, image, h):
+        return {"last": self.cell(self.dropout(self.norm(image)), (h, h))}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_verify(dtype):
+    model = OnStates(convlstm.ConvLSTMCell(2, 3, (3, 3), True)).to(dtype)
+    model.cell.conv.bias.requires_grad_(False)
+    sample = torch.randn(2, 2, *SIZE).to(dtype), torch.randn(2, 3, *SIZE).to(dtype)
+    state = {name: t.clone() for name, t in model.state_dict().items()}
+    numbers = torch.get_rng_state()
+    report = accelerate(model, verify=sample)
+    assert list(report.replaced) == ["cell"]
+    assert torch.equal(torch.get_rng_state(), numbers)
+    assert all(p.grad is None for p in model.parameters())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name])
+
+
+def test_verify_refuses():
+    model = OnStates(TutorialCell(2, 3, (3, 3), True))
+    sample = torch.randn(2, 2, *SIZE), torch.randn(2, 3, *SIZE)
+    message = "relative differences: .* by .*, and 3 more"
+    with pytest.raises(ValueError, match=message):
+        accelerate(model, verify=sample, probe=False)
+    assert type(model.cell) is TutorialCell
+    assert restore(model) == []
+
+
+def test_verify_takes_one_tensor():
+    model = nn.Sequential(nn.Identity(), TrajGRU(2, 3, (BATCH, *SIZE)))
+    sample = torch.randn(STEPS, BATCH, 2, *SIZE)
+    assert list(accelerate(model, verify=sample).replaced) == ["1"]
+
+
+def test_errors():
+    with pytest.raises(TypeError, match="accelerate: model must be a Module, got int"):
+        accelerate(3)
+    with pytest.raises(ValueError, match="accelerate: recompute must be one of"):
+        accelerate(nn.Identity(), recompute="all")
