@@ -83,8 +83,9 @@ class Build(cpp_extension.BuildExtension):
 
     def finalize_options(self):
         super().finalize_options()
-        # Objects built against one torch never fit another.
-        self.build_temp = os.path.join(self.build_temp, f"torch-{torch.__version__}")
+        # One place for every kind of build, so that a wheel takes the objects of an
+        # editable install; those built against one torch never fit another.
+        self.build_temp = str(HERE / "build" / f"objects-torch-{torch.__version__}")
 
     def build_extension(self, ext):
         flags = ext.extra_compile_args["cxx"]

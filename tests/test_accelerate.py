@@ -165,11 +165,15 @@ def test_the_model_itself_and_twice():
     assert list(accelerate(model).replaced) == [""]
     assert isinstance(model, original)
     assert isinstance(model, compat.precipitation_nowcasting.TrajGRU)
-    again = accelerate(model)
-    assert not again.replaced and not again.left_alone
-    assert str(again) == "no published class was found"
+    kind = type(model)
+    with pytest.raises(AttributeError):
+        accelerate(model, verify="not frames")
+    assert type(model) is kind
+    assert accelerate(model, recompute="gates").replaced
+    assert model.recompute == "gates"
     restore(model)
     assert type(model) is original
+    assert str(accelerate(nn.Identity())) == "no published class was found"
 
 
 def test_what_depends_on_the_model_goes_on():
@@ -213,6 +217,43 @@ def test_copies_and_pickles():
         assert set(EVERYTHING) <= set(restore(other))
         torch.testing.assert_close(other(inputs), wanted, rtol=0, atol=1e-10)
     assert set(EVERYTHING) <= set(restore(model))
+
+
+def test_peepholes_that_are_no_parameters():
+    """As the original has them on a GPU."""
+    model = NowcastingConvLSTM(2, 3, (BATCH, *SIZE), 3)
+    for name in ("Wci", "Wcf", "Wco"):
+        values = getattr(model, name).detach()
+        delattr(model, name)
+        setattr(model, name, values)
+    inputs, states = torch.randn(2, BATCH, 2, *SIZE), torch.randn(2, BATCH, 3, *SIZE)
+    wanted = model(inputs, states, 2)
+    assert list(accelerate(model).replaced) == [""]
+    torch.testing.assert_close(model(inputs, states, 2), wanted)
+    model.load_state_dict(model.state_dict())
+
+
+def test_calls_of_the_originals():
+    """By keyword; results are viewed; without inputs the number is the class's own."""
+    model = convlstm.ConvLSTM(2, [3], KERNELS[:1], 1)
+    inputs = torch.randn(STEPS, BATCH, 2, *SIZE)
+    wanted = model(inputs)
+    assert list(accelerate(model.cell_list[0]).replaced) == [""]
+    torch.testing.assert_close(model(input_tensor=inputs), wanted)
+    accelerate(model)
+    outputs, _ = model(input_tensor=inputs)
+    assert outputs[0].view(BATCH * STEPS, 3, *SIZE).shape == (6, 3, *SIZE)
+    layer = TenFrames(2, 3, (1, *SIZE))
+    accelerate(layer)
+    assert len(layer(None, torch.ones(1, 3, *SIZE))[0]) == 10
+
+
+class TenFrames(TrajGRU):
+    def forward(self, inputs=None, states=None, seq_len=10):
+        return super().forward(inputs, states, seq_len)
+
+
+TenFrames.__name__ = "TrajGRU"
 
 
 def test_accelerated_models_compile():

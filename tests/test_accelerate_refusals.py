@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def test_a_subclass_with_its_own_forward():
     model = nn.Sequential(Shuffled(2, [3], KERNELS[:1], 1))
     with pytest.warns(UserWarning, match="accelerate: 0 is left alone.*own forward"):
         report = accelerate(model)
-    assert "its class has its own forward" in report.left_alone["0"]
+    assert report.left_alone["0"] == "it has a class with its own forward"
     assert type(model[0]) is Shuffled
     assert list(report.replaced) == ["0.cell_list.0"]
     inherits = nn.Sequential(OtherGates(2, 3, (3, 3), True))
@@ -68,6 +69,60 @@ def normed(module):
     return module
 
 
+class DropCell(convlstm.ConvLSTMCell):
+    def forward(self, input_tensor, cur_state):
+        return super().forward(input_tensor.relu(), cur_state)
+
+
+class Named(convlstm.ConvLSTMCell):
+    def sequence(self):
+        return "a method of ours by its name"
+
+
+class OtherName(nn.Module):
+    forward = convlstm.ConvLSTMCell.forward
+
+
+class Tensors(convlstm.ConvLSTM):
+    def forward(self, input_tensor, hidden_state=None):
+        return super().forward(input_tensor, hidden_state)[0][0]
+
+
+class Masked(convlstm.ConvLSTM):
+    def forward(self, input_tensor, h=None, mask=None):
+        return super().forward(input_tensor)
+
+
+class Remembers(convlstm.ConvLSTM):
+    def forward(self, input_tensor, hidden_state=None):
+        self.count = getattr(self, "count", 0) + 1
+        outputs, last = super().forward(input_tensor, hidden_state)
+        return [one * self.count for one in outputs], last
+
+
+class ToWhereItGoes(TrajGRU):
+    def wrap(self, image, flow):
+        return super().wrap(image, -flow)
+
+
+class Drops(convlstm.ConvLSTMCell):
+    def forward(self, input_tensor, cur_state):
+        dropped = nn.functional.dropout(input_tensor, 0.5, self.training)
+        return super().forward(dropped, cur_state)
+
+
+for changed_class in (Tensors, Masked, Remembers):
+    changed_class.__name__ = "ConvLSTM"
+ToWhereItGoes.__name__, Drops.__name__ = "TrajGRU", "ConvLSTMCell"
+
+
+def inside(kind):
+    """A layer whose cell is of another class."""
+    module = changed(*LSTM)
+    module.cell_list[0].__class__ = kind
+    return module
+
+
 BHW = (1, *SIZE)
 TRAJ = (TrajGRU, 2, 3, BHW)
 CELL = (convlstm.ConvLSTMCell, 2, 3, (3, 3), True)
@@ -79,7 +134,7 @@ DILATED = nn.Conv2d(3, 32, 5, padding=4, dilation=2)
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (lambda: changed(*TRAJ, _act_type=torch.sin), "act_type must be.*'sin'"),
+        (lambda: changed(*TRAJ, _act_type=torch.sin), "act_type must be an.*sin"),
         (lambda: changed(*TRAJ, _L=4), "flows_conv.weight must be .8, 32, 5, 5., got"),
         (lambda: changed(*TRAJ, _zoneout=2), "zoneout must lie in .0, 1., got 2"),
         (lambda: changed(*TRAJ, extra=nn.Linear(1, 1)), "it also has extra.bias, ext"),
@@ -94,6 +149,18 @@ DILATED = nn.Conv2d(3, 32, 5, padding=4, dilation=2)
         (lambda: changed(*CELL, forward=lambda *_: 0), "it has a forward of its own"),
         (lambda: changed(*CELL, hidden_dim=4), "conv.weight must be .16, 6, 3, 3., "),
         (lambda: changed(*LSTM, num_layers=2), "num_layers=2"),
+        (lambda: changed(*LSTM).to("meta"), "on the meta device"),
+        (lambda: inside(DropCell), "cell_list.0 has a class with its own forward"),
+        (lambda: inside(Named), "cell_list.0 has a class with its own sequence"),
+        (lambda: inside(OtherName), "cell_list.0 has a class of another name, OtherN"),
+        (lambda: Tensors(*LSTM[1:]), "its numbers are others: the results are"),
+        (
+            lambda: Masked(*LSTM[1:]),
+            "it has a forward that takes .input_tensor, h,",
+        ),
+        (lambda: Remembers(*LSTM[1:]), "its numbers change from call to call"),
+        (lambda: ToWhereItGoes(*TRAJ[1:]), "its numbers are others: result 0 by"),
+        (lambda: Drops(*CELL[1:]), "its numbers are others: result . by"),
         (lambda: type("TrajGRU", (nn.Linear,), {})(2, 3), "but not the attributes"),
         (lambda: changed(*GRU, dtype=None), "it does not run: TypeError"),
     ],
@@ -167,6 +234,26 @@ def test_verify_refuses():
         accelerate(model, verify=sample, probe=False)
     assert type(model.cell) is TutorialCell
     assert restore(model) == []
+
+
+@dataclass
+class Forecast:
+    frames: torch.Tensor
+
+
+class InAnObject(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell = convlstm.ConvLSTMCell(2, 3, (3, 3), True)
+
+    def forward(self, image, h):
+        return Forecast(self.cell(image, (h, h))[0])
+
+
+def test_verify_needs_tensors():
+    sample = torch.randn(2, 2, *SIZE), torch.randn(2, 3, *SIZE)
+    with pytest.raises(ValueError, match="no tensors in the results to compare"):
+        accelerate(InAnObject(), verify=sample)
 
 
 def test_verify_takes_one_tensor():

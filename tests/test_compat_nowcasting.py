@@ -193,7 +193,11 @@ def test_layers_by_name():
         ),
         (lambda: TrajGRU(2, 3, None)(), "TrajGRU: inputs or states must be given"),
         (lambda: ConvLSTM(2, 3, BHW, 5), "ConvLSTM: kernel_size must be odd, with"),
-        (lambda: activation("sigmoid"), "act_type must be one of.*got 'sigmoid'"),
+        (lambda: activation("elu"), "activation: act_type must be one of.*got 'elu'"),
+        (
+            lambda: TrajGRU(2, 3, BHW, act_type=activation("sigmoid")),
+            "TrajGRU: act_type must be an activation.*got 'sigmoid'",
+        ),
         (lambda: make_layers({"dense": [1]}), "make_layers: a name must.*'dense'"),
     ],
 )

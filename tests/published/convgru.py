@@ -63,7 +63,7 @@ class ConvGRU(nn.Module):
             sizes = len(input_tensor), cell.hidden_dim, self.height, self.width
             h, done = torch.zeros(sizes).type(self.dtype), []
             for image in input_tensor.unbind(1):
-                h = cell(image, h)
+                h = cell(input_tensor=image, h_cur=h)
                 done.append(h)
             input_tensor = torch.stack(done, 1)
             outputs.append(input_tensor)

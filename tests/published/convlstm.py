@@ -60,7 +60,8 @@ class ConvLSTM(nn.Module):
             zero = input_tensor.new_zeros(batch, cell.hidden_dim, *size)
             state, done = (zero, zero), []
             for t in range(steps):
-                state = cell(input_tensor[:, t], state)
+                image = input_tensor[:, t]
+                state = cell(input_tensor=image, cur_state=list(state))
                 done.append(state[0])
             input_tensor = torch.stack(done, 1)
             outputs.append(input_tensor)

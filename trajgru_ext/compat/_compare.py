@@ -1,5 +1,6 @@
 """Two versions of a module on the same arguments: how much their results differ."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 # Relative errors, in the Euclidean norm, that are round-off: float32 positions on an
 # image of some hundred pixels, kept from -1 to 1, are off by 1e-5 of a pixel, and a
-# sequence makes that more; sums over pixels cancel. A wrong formula is off by about 1.
+# sequence makes that more. A wrong formula is off by about 1.
 _TOLERANCE = {
     torch.float64: 1e-8,
     torch.float32: 2e-3,
@@ -18,7 +19,12 @@ _TOLERANCE = {
     torch.bfloat16: 0.3,
 }
 
-Results = dict[str, Tensor | None]
+# How much larger they may be: gradients come back through the sequence, jump where a
+# position passes a pixel, and cancel in sums over pixels. Those of the published
+# network for 480 x 480 pixels, in float32, are off by a hundredth.
+_OF_GRADIENTS = 20
+
+Results = dict[str, Any]  # tensors, no gradients, and the structure of what is returned
 
 
 @contextmanager
@@ -31,7 +37,8 @@ def unchanged(module: nn.Module) -> Iterator[None]:
     ]
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the original's own calls
             yield
     finally:
         for m, attributes, parts in before:
@@ -58,8 +65,10 @@ def run(
 
     torch.manual_seed(0)
     arguments = tree_map(fresh, arguments)
-    outputs = [t for t in tree_flatten(function(*arguments))[0] if _is_real(t)]
+    returned, structure = tree_flatten(function(*arguments))
+    outputs = [t for t in returned if _is_real(t)]
     found = {f"result {k}": t.detach() for k, t in enumerate(outputs)}
+    found["structure"] = structure
     leaves = {f"argument {k}": t for k, t in enumerate(tree_flatten(arguments)[0])}
     leaves = {name: t for name, t in {**leaves, **parameters}.items() if _is_real(t)}
     leaves = {name: t for name, t in leaves.items() if t.requires_grad}
@@ -79,15 +88,20 @@ def _is_real(value: Any) -> bool:
 
 def differences(got: Results, wanted: Results) -> list[str]:
     """What differs by more than round-off, the worst first."""
-    if list(got) != list(wanted):
-        return [f"results are {list(got)} instead of {list(wanted)}"]
-    errors = {name: _error(got[name], wanted[name]) for name in got}
+    if got["structure"] != wanted["structure"]:
+        return [f"the results are {got['structure']}, not {wanted['structure']}"]
+    if "result 0" not in wanted:
+        return ["there are no tensors in the results to compare"]
+    names = [name for name in wanted if name != "structure"]
+    if names != [name for name in got if name != "structure"]:
+        return ["other tensors have gradients"]
+    errors = {name: _error(name, got[name], wanted[name]) for name in names}
     wrong = [name for name, (error, bound) in errors.items() if not error <= bound]
     wrong.sort(key=lambda name: errors[name][0], reverse=True)
     return [f"{name} by {errors[name][0]:.2g}" for name in wrong]
 
 
-def _error(got: Tensor | None, wanted: Tensor | None) -> tuple[float, float]:
+def _error(name: str, got: Tensor | None, wanted: Tensor | None) -> tuple[float, float]:
     """The relative error, and how large it may be."""
     if got is None or wanted is None:
         # An unused parameter has no gradient, or one of 0.
@@ -95,7 +109,9 @@ def _error(got: Tensor | None, wanted: Tensor | None) -> tuple[float, float]:
         return (0.0 if other is None or not other.any() else float("inf")), 0.0
     if got.shape != wanted.shape or got.dtype != wanted.dtype:
         return float("inf"), 0.0
-    bound = _TOLERANCE[got.dtype]
+    bound = _TOLERANCE.get(got.dtype, max(_TOLERANCE.values()))
+    if name.startswith("gradient"):
+        bound = min(_OF_GRADIENTS * bound, max(_TOLERANCE.values()))
     difference = (got.double() - wanted.double()).norm()
     if difference == 0:
         return 0.0, bound

@@ -143,19 +143,15 @@ def _sample_of_openstl(module: Any, normal: Normal) -> tuple[Any, ...]:
 
 
 def _traj_gru(module: Any) -> Twins:
-    given = module._act_type
-    name = getattr(given, "_act_type", getattr(given, "__name__", repr(given)))
-    slope = getattr(given, "negative_slope", 0.2)
     sizes = module.i2h.in_channels, module._num_filter, None
     options = module._zoneout, module._L, module.i2h.kernel_size, module.i2h.stride
-    act = precipitation_nowcasting.activation(name, slope)
     # With torch before 1.3, or a repaired copy, and as it is today.
     for align_corners in (True, False):
         yield precipitation_nowcasting.TrajGRU(
             *sizes,
             *options,
             module.i2h.padding,
-            act_type=act,
+            act_type=module._act_type,
             align_corners=align_corners,
         )
 

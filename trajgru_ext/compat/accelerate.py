@@ -98,15 +98,17 @@ def accelerate(
     whose channels are together, which is faster.
 
     A module is left alone where it is a subclass with methods of its own (with a
-    warning), where something inside has hooks that would no longer run, or where its
-    numbers are others. For the latter it is run on small random data, unless `probe` is
-    False.
+    warning), where something inside has hooks that would no longer run, where it cannot
+    be run here, or where its numbers are others. For the latter it is run on small
+    random data with random parameters, unless `probe` is False. Hooks that are added
+    inside a layer afterwards do not run; pickles need this package too.
 
     Args:
         model: any module; it may itself be such a layer.
         verify: a sample of the model's input, or a tuple of its arguments. The model
-            is first run on it as it was and made fast, forward and backward, and stays
-            as it was where the results differ by more than round-off.
+            is first run on it as it was and made fast, forward and backward, in its
+            mode and with its hooks, and stays as it was where results or gradients
+            differ by more than round-off.
         recompute: what the backward pass computes again to save memory: "none", "gates"
             or "flows" (of layers without flows: the gates); see `trajgru_ext.traj_gru`.
             With either, those convolutions too.
@@ -126,6 +128,23 @@ def accelerate(
     if not isinstance(model, nn.Module):
         raise TypeError(f"{op}: model must be a Module, got {type(model).__name__}")
     check_choice(op, "recompute", recompute, RECOMPUTE)
+    fast = [(m, type(m)) for m in model.modules() if isinstance(m, _Accelerated)]
+    restore(model)  # another call may choose otherwise
+    try:
+        report, swaps = _find(op, model, recompute, probe)
+        if verify is not None and swaps:
+            _verify(op, model, swaps, verify)
+    except BaseException:
+        for module, kind in fast:
+            module.__class__ = kind
+        raise
+    _commit(swaps)
+    return report
+
+
+def _find(
+    op: str, model: nn.Module, recompute: str, probe: bool
+) -> tuple[Report, list[_Swap]]:
     report, swaps, inside = Report(), [], set()
     for name, module in model.named_modules():
         for child, stage in stages(module).items():
@@ -140,17 +159,13 @@ def accelerate(
         except _LeftAlone as left:
             report.left_alone[name] = str(left)
             if left.warn:
-                warnings.warn(
-                    f"{op}: {name or 'the model'} is left alone: {left}", stacklevel=2
-                )
+                what = f"{op}: {name or 'the model'} is left alone: {left}"
+                warnings.warn(what, stacklevel=3)
             continue
         report.replaced[name] = _name(found[0].kind._parts[0])
         swaps += found
         inside.update(module.modules())
-    if verify is not None and swaps:
-        _verify(op, model, swaps, verify)
-    _commit(swaps)
-    return report
+    return report, swaps
 
 
 def restore(model: nn.Module) -> list[str]:
@@ -189,17 +204,6 @@ def _swaps(
     module: nn.Module, published: type, recompute: str, probe: bool
 ) -> list[_Swap]:
     """The new classes of a module and of those inside it; or raise _LeftAlone."""
-    own = [
-        name
-        for name, value in vars(published).items()
-        if callable(value)
-        and name != "__init__"
-        and inspect.getattr_static(type(module), name) is not value
-    ]
-    if own:
-        raise _LeftAlone(f"its class has its own {', '.join(own)}", warn=True)
-    if "forward" in vars(module):
-        raise _LeftAlone("it has a forward of its own", warn=True)
     hooked = [
         name
         for name, inner in module.named_modules()
@@ -221,7 +225,9 @@ def _swaps(
         for twin in twins:
             why = misfit(module, twin)
             swaps = [] if why else _plan(module, twin, recompute)
-            if not why and probe:
+            if not why and probe and next(module.parameters()).is_meta:
+                why = "it has no numbers to compare, on the meta device"
+            elif not why and probe:
                 why = _disagreement(module, swaps, one.sample)
             if not why:
                 return swaps
@@ -241,9 +247,13 @@ def _plan(module: nn.Module, twin: nn.Module, recompute: str) -> list[_Swap]:
         if not type(ours).__module__.startswith("trajgru_ext."):
             continue
         theirs = module.get_submodule(name)
+        _check_methods(f"{name} has" if name else "it has", theirs, type(ours))
         has_flows = isinstance(ours, TrajGRU)
         again = "gates" if recompute == "flows" and not has_flows else recompute
         values = {**vars(ours), **ours._parameters, "recompute": again}
+        given = inspect.signature(theirs.forward).parameters.get("seq_len")
+        if given is not None and isinstance(given.default, int):
+            values["default_seq_len"] = given.default
         taken = _OF_MODULES | set(vars(theirs)) | set(theirs._parameters)
         attributes = {
             key: value
@@ -252,6 +262,33 @@ def _plan(module: nn.Module, twin: nn.Module, recompute: str) -> list[_Swap]:
         }
         swaps.append(_Swap(theirs, _class(type(ours), type(theirs), attributes)))
     return swaps
+
+
+def _check_methods(it: str, module: nn.Module, ours: type) -> None:
+    """Raise _LeftAlone where more than the published methods, or others, would run."""
+    published, kind = _published_base(module), type(module)
+    if published is None:
+        raise _LeftAlone(f"{it} a class of another name, {kind.__name__}", warn=True)
+    own = [
+        name
+        for name, value in vars(published).items()
+        if callable(value)
+        and name != "__init__"
+        and inspect.getattr_static(kind, name) is not value
+    ]
+    for base in kind.__mro__[: kind.__mro__.index(published)]:
+        hidden = vars(base).keys() & (set(dir(ours)) - set(dir(nn.Module)))
+        own += [name for name in sorted(hidden) if not name.startswith("__")]
+    if own:
+        listed = ", ".join(dict.fromkeys(own))
+        raise _LeftAlone(f"{it} a class with its own {listed}", warn=True)
+    for name, inner in module.named_modules():
+        if "forward" in vars(inner):
+            raise _LeftAlone(f"{it} a forward of its own in {name or kind}", warn=True)
+    takes = [list(inspect.signature(one.forward).parameters) for one in (kind, ours)]
+    if takes[0] != takes[1]:
+        got = ", ".join(takes[0][1:])
+        raise _LeftAlone(f"{it} a forward that takes ({got})")
 
 
 def _commit(swaps: list[_Swap]) -> None:
@@ -270,7 +307,7 @@ def _swapped(swaps: list[_Swap]) -> Iterator[None]:
 
 
 def _disagreement(module: nn.Module, swaps: list[_Swap], sample: Any) -> str | None:
-    """How the numbers differ on small random data."""
+    """How the numbers differ on small random data, with random parameters."""
     weight = next(module.parameters())
     generator = torch.Generator().manual_seed(0)
 
@@ -278,18 +315,32 @@ def _disagreement(module: nn.Module, swaps: list[_Swap], sample: Any) -> str | N
         return torch.randn(shape, generator=generator).to(weight)
 
     arguments = sample(module, normal)
-    results = []
-    for swap in (False, True):
-        with _compare.unchanged(module), torch.no_grad():
-            module.eval()
-            try:
-                with _swapped(swaps if swap else []):
-                    results.append(_compare.run(module.forward, arguments, {}))
-            except Exception as error:
-                what = "its replacement" if swap else "it"
-                return f"{what} does not run: {type(error).__name__}: {error}"
-    wrong = _compare.differences(results[1], results[0])
-    return f"its numbers are others: {', '.join(wrong)}" if wrong else None
+    values = {p: 0.2 * normal(*p.shape) for p in module.parameters()}
+    for training in (True, False):
+        results = []
+        for some in ([], swaps):
+            with _compare.unchanged(module), torch.no_grad(), _swapped(some):
+                _set_parameters(module, values)
+                module.train(training)
+                try:
+                    for _ in range(2):
+                        results.append(_compare.run(module.forward, arguments, {}))
+                except Exception as error:
+                    what = "its replacement" if some else "it"
+                    return f"{what} does not run: {type(error).__name__}: {error}"
+        first, again, fast, _ = results
+        if wrong := _compare.differences(again, first):
+            return f"its numbers change from call to call: {', '.join(wrong)}"
+        if wrong := _compare.differences(fast, first):
+            return f"its numbers are others: {', '.join(wrong)}"
+    return None
+
+
+def _set_parameters(module: nn.Module, values: dict[Tensor, Tensor]) -> None:
+    for inner in module.modules():
+        for name, parameter in inner._parameters.items():
+            if parameter is not None:
+                inner._parameters[name] = nn.Parameter(values[parameter])
 
 
 def _verify(op: str, model: nn.Module, swaps: list[_Swap], sample: Any) -> None:

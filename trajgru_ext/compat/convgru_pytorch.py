@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trajgru_ext import nn
@@ -12,6 +13,7 @@ from trajgru_ext.compat.convlstm_pytorch import (
     published_results,
 )
 from trajgru_ext.nn._conv_rnn import Layers, layer_sizes
+from trajgru_ext.ops import gru_output, gru_reset
 
 
 class ConvGRUCell(nn.ConvGRUCell):
@@ -25,8 +27,6 @@ class ConvGRUCell(nn.ConvGRUCell):
         bias: whether the convolutions have biases.
         dtype: the original's tensor type, as `torch.FloatTensor`; without effect, since
             states follow the weights.
-
-    Called with the input `[B, C, H, W]` and h, it returns the new h.
 
     """
 
@@ -47,6 +47,18 @@ class ConvGRUCell(nn.ConvGRUCell):
         self.padding = self.conv_gates.padding
         self.bias = bias
         self.dtype = dtype
+
+    def forward(self, input_tensor: Tensor, h_cur: Tensor) -> Tensor:
+        """From the input `[B, C, H, W]` and h the new h.
+
+        Raises:
+            TypeError, ValueError: as `trajgru_ext.gru_reset`.
+
+        """
+        gates = self.conv_gates(torch.cat([input_tensor, h_cur], dim=1))
+        u, left = gru_reset(gates, None, h_cur)
+        candidate = self.conv_can(torch.cat([input_tensor, left], dim=1))
+        return gru_output(u, candidate, h_cur, update="replace")
 
     def init_hidden(self, batch_size: int) -> Tensor:
         """A state of 0, on the device and in the dtype of the weights."""

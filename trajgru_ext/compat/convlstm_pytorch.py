@@ -8,6 +8,7 @@ from torch import Tensor
 
 from trajgru_ext import nn
 from trajgru_ext.nn._conv_rnn import Layers, layer_sizes
+from trajgru_ext.ops import lstm_gates
 
 Kernel = tuple[int, int]
 
@@ -21,8 +22,6 @@ class ConvLSTMCell(nn.ConvLSTMCell):
         kernel_size: (height, width), odd; the original takes even ones and fails.
         bias: whether the convolution has a bias.
 
-    Called with the input `[B, C, H, W]` and (h, c), it returns the new (h, c).
-
     """
 
     def __init__(
@@ -34,6 +33,19 @@ class ConvLSTMCell(nn.ConvLSTMCell):
         self.kernel_size = kernel_size
         self.padding = self.conv.padding
         self.bias = bias
+
+    def forward(
+        self, input_tensor: Tensor, cur_state: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """From the input `[B, C, H, W]` and (h, c) the new (h, c).
+
+        Raises:
+            TypeError, ValueError: as `trajgru_ext.lstm_gates`.
+
+        """
+        h, c = cur_state
+        gates = self.conv(torch.cat([input_tensor, h], dim=1))
+        return lstm_gates(gates, None, c, order=self.order)
 
     def init_hidden(
         self, batch_size: int, image_size: tuple[int, int]
@@ -117,7 +129,10 @@ def check_kernel_size(kind: str, kernel_size: Any) -> None:
 def published_results(
     net: Layers, outputs: list[Tensor], states: list[Any]
 ) -> tuple[list[Tensor], list[list[Tensor]]]:
-    """The outputs batch first, and states as lists, of all layers or of the last."""
-    outputs = [one.transpose(0, 1) for one in outputs]
+    """The outputs batch first, and states as lists, of all layers or of the last.
+
+    As the original's the outputs are contiguous: callers may view them in other sizes.
+    """
+    outputs = [one.transpose(0, 1).contiguous() for one in outputs]
     last = [[s] if isinstance(s, torch.Tensor) else list(s) for s in states]
     return (outputs, last) if net.return_all_layers else (outputs[-1:], last[-1:])

@@ -4,6 +4,7 @@ Devices and dtypes follow the inputs, images may have any size, and numbers of f
 are those of the inputs, where the original has a global configuration.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 _PEEPHOLES = ("Wci", "Wcf", "Wco")
-_FRAMES = 5  # without inputs or a number
+_FRAMES = 5  # without inputs or a number, as configured in the original
 
 BatchHeightWidth = tuple[int, int, int]
 
@@ -50,23 +51,43 @@ def wrap(input: Tensor, flow: Tensor) -> Tensor:
 
 
 class activation:
-    """The choice of an activation: "leaky" with a slope, "relu" or "tanh".
-
-    The original's "sigmoid" is refused.
-    """
+    """An activation by name: "leaky" with a slope, "relu" or "sigmoid"."""
 
     def __init__(
         self, act_type: str, negative_slope: float = SLOPE, inplace: bool = True
     ) -> None:
-        names = {"leaky": "leaky_relu", "relu": "relu", "tanh": "tanh"}
-        if act_type not in names:
-            listed = ", ".join(map(repr, names))
+        if act_type not in ("leaky", "relu", "sigmoid"):
             raise ValueError(
-                f"activation: act_type must be one of {listed}, got {act_type!r}"
+                "activation: act_type must be one of 'leaky', 'relu', 'sigmoid', got "
+                f"{act_type!r}"
             )
-        self.name = names[act_type]
+        self._act_type = act_type
         self.negative_slope = negative_slope
         self.inplace = inplace
+
+    def __call__(self, input: Tensor) -> Tensor:
+        """The activation of a tensor, in its place if so chosen."""
+        if self._act_type == "sigmoid":
+            return torch.sigmoid(input)
+        if self._act_type == "relu":
+            return nn.functional.relu(input, self.inplace)
+        return nn.functional.leaky_relu(input, self.negative_slope, self.inplace)
+
+
+def activation_options(act_type: Any) -> dict[str, Any]:
+    """A TrajGRU's, of an `activation`, also the original's, or torch.tanh or relu."""
+    functions = {torch.tanh: "tanh", torch.relu: "relu", nn.functional.relu: "relu"}
+    names = {"leaky": "leaky_relu", "relu": "relu"}
+    kind = getattr(act_type, "_act_type", act_type)
+    if isinstance(kind, str) and kind in names:
+        slope = act_type.negative_slope
+        return {"activation": names[kind], "negative_slope": slope}
+    if callable(kind) and kind in functions:
+        return {"activation": functions[kind]}
+    raise ValueError(
+        "TrajGRU: act_type must be an activation 'leaky' or 'relu', torch.tanh or "
+        f"torch.relu, got {kind!r}"
+    )
 
 
 class TrajGRU(_TrajGRU):
@@ -83,13 +104,15 @@ class TrajGRU(_TrajGRU):
         i2h_kernel, i2h_stride, i2h_pad: of the inputs' convolution, which must keep the
             size of the image.
         h2h_kernel, h2h_dilate: without effect, as in the original.
-        act_type: an `activation`.
+        act_type: an `activation`, "leaky" or "relu", or torch.tanh.
         align_corners: what the original leaves to `grid_sample`, whose default changed
             with torch 1.3. True is the warp of the paper. False is for models trained
             with a newer torch: those read at `(x - U) W / (W - 1) - 1/2` along the
             width, and so along the height.
 
     """
+
+    default_seq_len = _FRAMES
 
     def __init__(
         self,
@@ -103,7 +126,7 @@ class TrajGRU(_TrajGRU):
         i2h_pad: tuple[int, int] = (1, 1),
         h2h_kernel: tuple[int, int] = (5, 5),
         h2h_dilate: tuple[int, int] = (1, 1),
-        act_type: activation | None = None,
+        act_type: Callable[[Tensor], Tensor] | None = None,
         align_corners: bool = True,
     ) -> None:
         size = i2h_kernel[0]
@@ -121,8 +144,7 @@ class TrajGRU(_TrajGRU):
             num_filter,
             L,
             kernel_size=size,
-            activation=act.name,
-            negative_slope=act.negative_slope,
+            **activation_options(act),
             zoneout=zoneout,
             zero_flows=False,
         )
@@ -167,7 +189,7 @@ class TrajGRU(_TrajGRU):
             TypeError, ValueError: as `trajgru_ext.traj_gru`.
 
         """
-        steps = number_of_frames("TrajGRU", inputs, seq_len)
+        steps = number_of_frames(self, inputs, seq_len)
         if inputs is None and states is None:
             weight = self.h2f_conv1.weight
             states = zero_state("TrajGRU", self.b_h_w, self.hidden_channels, weight)
@@ -192,6 +214,7 @@ class ConvLSTM(nn.Module):
 
     """
 
+    default_seq_len = _FRAMES
     recompute = "none"
 
     def __init__(
@@ -240,7 +263,7 @@ class ConvLSTM(nn.Module):
             TypeError, ValueError: as `trajgru_ext.conv_lstm`.
 
         """
-        steps = number_of_frames("ConvLSTM", inputs, seq_len)
+        steps = number_of_frames(self, inputs, seq_len)
         weight = self._conv.weight
         h, c = (None, None) if states is None else states
         if inputs is None and h is None:
@@ -258,7 +281,7 @@ class ConvLSTM(nn.Module):
         """Add peepholes of 0 to the entries of a checkpoint that has none of them."""
         names = [f"{prefix}{name}" for name in _PEEPHOLES]
         if f"{prefix}_conv.weight" in state and not any(n in state for n in names):
-            for name in _PEEPHOLES:
+            for name in self._parameters.keys() & set(_PEEPHOLES):
                 state[f"{prefix}{name}"] = torch.zeros_like(getattr(self, name))
 
     def _load_from_state_dict(
@@ -268,10 +291,13 @@ class ConvLSTM(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def number_of_frames(kind: str, inputs: Tensor | None, seq_len: int | None) -> int:
-    """S: of the inputs, with which the number must agree, else the number, else 5."""
+def number_of_frames(
+    layer: nn.Module, inputs: Tensor | None, seq_len: int | None
+) -> int:
+    """S: of the inputs, with which the number must agree; else the number, or 5."""
+    kind = type(layer).__name__
     if inputs is None:
-        return _FRAMES if seq_len is None else seq_len
+        return layer.default_seq_len if seq_len is None else seq_len
     if seq_len is not None and seq_len != inputs.shape[0]:
         raise ValueError(
             f"{kind}: seq_len must be the number of frames, {inputs.shape[0]}, or be "

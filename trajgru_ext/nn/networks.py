@@ -210,6 +210,9 @@ def conv_lstm_forecaster(
     Source: Shi et al. 2015 (arXiv 1506.04214), table 1.
 
     """
+    if not isinstance(features, Sequence):
+        got = type(features).__name__
+        raise TypeError(f"conv_lstm_forecaster: features must be a list, got {got}")
     features = list(features)
     counts = {f"features[{k}]": count for k, count in enumerate(features)}
     check_positive("conv_lstm_forecaster", **{"len(features)": len(features)}, **counts)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from trajgru_ext.nn._recurrent import (
+    check_input_channels,
+    check_inputs,
     check_positive,
     check_zoneout,
     last_state,
@@ -39,10 +41,7 @@ class _TrajGRU(nn.Module):
     ) -> None:
         super().__init__()
         kind = type(self).__name__
-        if input_channels < 0:
-            raise ValueError(
-                f"{kind}: input_channels must not be below 0, got {input_channels}"
-            )
+        check_input_channels(kind, input_channels)
         sizes = {"hidden_channels": hidden_channels, "links": links}
         check_positive(kind, **sizes, flow_channels=flow_channels)
         kernels = {"kernel_size": kernel_size, "flow_kernel_size": flow_kernel_size}
@@ -89,11 +88,7 @@ class _TrajGRU(nn.Module):
         recompute: str,
         return_flows: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        if inputs is not None and self.input_channels == 0:
-            raise ValueError(
-                f"{type(self).__name__}: inputs must be None for input_channels=0, got "
-                f"a tensor of {list(inputs.shape)}"
-            )
+        check_inputs(type(self).__name__, self.input_channels, inputs)
         with_inputs = inputs is not None
         zoneout = self.zoneout if self.training else 0
         mask = zoneout_mask(zoneout, inputs, h, self.hidden_channels, steps)
