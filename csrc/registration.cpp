@@ -30,5 +30,14 @@ TRAJGRU_LIBRARY(m) {
   m.def("conv_lstm(Tensor? inputs, Tensor? h, Tensor? x_weight, Tensor? x_bias, Tensor h_weight, Tensor? h_bias, Tensor? c, Tensor? w_ci, Tensor? w_cf, Tensor? w_co, SymInt steps, int[] dilation, int[] slots, float forget_bias, Tensor? mask, bool keep_cells, bool keep_gates) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("conv_lstm_backward(Tensor? grad, Tensor? c_grad, Tensor? inputs, Tensor? h, Tensor? x_weight, Tensor? x_bias, Tensor h_weight, Tensor? h_bias, Tensor? c, Tensor? w_ci, Tensor? w_cf, Tensor? w_co, int[] dilation, int[] slots, float forget_bias, Tensor? mask, Tensor outputs, Tensor cells, Tensor gates, bool gates_kept, bool[] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("conv_lstm_backward_(Tensor? grad, Tensor? c_grad, Tensor? inputs, Tensor? h, Tensor? x_weight, Tensor? x_bias, Tensor h_weight, Tensor? h_bias, Tensor? c, Tensor? w_ci, Tensor? w_cf, Tensor? w_co, int[] dilation, int[] slots, float forget_bias, Tensor? mask, Tensor outputs, Tensor cells, Tensor(a!) gates, bool gates_kept, bool[] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("channel_mean(Tensor[] branches) -> Tensor");
+  m.def("hff_concat(Tensor[] branches, int skipped=0, Tensor? scale=None, Tensor? shift=None, Tensor? slope=None) -> Tensor");
+  m.def("hff_concat_backward(Tensor grad, int branches, int skipped) -> Tensor");
+  m.def("se_scale(Tensor input, Tensor logits) -> Tensor");
+  m.def("se_scale_backward(Tensor grad, Tensor input, Tensor logits, bool input_grad, bool logits_grad) -> (Tensor, Tensor)");
+  m.def("sk_select(Tensor[] branches, Tensor logits) -> Tensor");
+  m.def("sk_select_backward(Tensor grad, Tensor[] branches, Tensor logits, bool branches_grad, bool logits_grad) -> (Tensor, Tensor)");
+  m.def("spatial_pyramid_pool(Tensor input, int levels, bool largest) -> (Tensor, Tensor)");
+  m.def("spatial_pyramid_pool_backward(Tensor grad, Tensor places, SymInt height, SymInt width, int levels, bool largest, bool channels_last) -> Tensor");
 }
 // clang-format on

@@ -9,6 +9,7 @@ _extension.load()
 
 from trajgru_ext.ops import (  # noqa: E402 - loaded first
     _registry,
+    channel_mean,
     conv_gru,
     conv_lstm,
     flow_conv,
@@ -16,7 +17,11 @@ from trajgru_ext.ops import (  # noqa: E402 - loaded first
     gru_gates,
     gru_output,
     gru_reset,
+    hff_concat,
     lstm_gates,
+    se_scale,
+    sk_select,
+    spatial_pyramid_pool,
     traj_gru,
 )
 
@@ -27,6 +32,7 @@ from trajgru_ext.compat.accelerate import accelerate, restore  # noqa: E402 - as
 __version__ = "0.1.0"
 __all__ = [
     "accelerate",
+    "channel_mean",
     "conv_gru",
     "conv_lstm",
     "flow_conv",
@@ -34,7 +40,11 @@ __all__ = [
     "gru_gates",
     "gru_output",
     "gru_reset",
+    "hff_concat",
     "lstm_gates",
     "restore",
+    "se_scale",
+    "sk_select",
+    "spatial_pyramid_pool",
     "traj_gru",
 ]

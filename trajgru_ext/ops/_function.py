@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 class Function(torch.autograd.Function):
@@ -16,10 +17,26 @@ class Function(torch.autograd.Function):
 
     @classmethod
     def call(cls, *args: Any) -> Any:
-        """Apply the Function; with its forward-mode derivative where eager."""
+        """Apply the Function; with its forward-mode derivative where eager.
+
+        Where nothing differentiates, what a Function costs is spared: several times
+        what a small operator takes.
+        """
         if torch.compiler.is_compiling():
             return cls.apply(*args)
-        return _with_jvp(cls).apply(*args)
+        if _may_differentiate(args):
+            return _with_jvp(cls).apply(*args)
+        return cls.forward(*args)
+
+
+def _may_differentiate(args: tuple) -> bool:
+    """Whether autograd, forward mode or a transform of torch.func may be at work."""
+    # No public names tell of the latter two.
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return True
+    if not torch.is_grad_enabled():
+        return False
+    return any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
 
 
 _eager: dict[type, type] = {}
@@ -66,6 +83,23 @@ def fold(info: Any, in_dims: tuple, *tensors: Tensor) -> list[Tensor]:
 def unfold(info: Any, tensor: Tensor) -> Tensor:
     """Undo `fold`, the mapped dimension being the first."""
     return tensor.unflatten(0, (info.batch_size, tensor.shape[0] // info.batch_size))
+
+
+def unfold_stack(info: Any, stack: Tensor) -> Tensor:
+    """Undo `fold` for stacked results: the mapped dimension becomes the second."""
+    batch = stack.shape[1] // info.batch_size
+    return stack.unflatten(1, (info.batch_size, batch))
+
+
+def unfold_wanted(info: Any, found: Sequence[Tensor]) -> tuple[tuple, tuple]:
+    """Undo `fold` for results, and where their mapped dimension is.
+
+    What is not wanted is empty, and has no batch.
+    """
+    mapped = [one.dim() > 1 for one in found]
+    pairs = zip(found, mapped, strict=True)
+    values = tuple(unfold(info, one) if has else one for one, has in pairs)
+    return values, tuple(0 if has else None for has in mapped)
 
 
 def one_by_one(

@@ -12,7 +12,13 @@ from trajgru_ext.ops._arguments import (
     check_sizes,
     check_tensors,
 )
-from trajgru_ext.ops._function import fold, push_forward, unfold, wanted_only
+from trajgru_ext.ops._function import (
+    fold,
+    push_forward,
+    unfold,
+    unfold_wanted,
+    wanted_only,
+)
 from trajgru_ext.ops._layout import memory_format
 
 # As csrc/math/gates.h numbers them.
@@ -130,17 +136,18 @@ def empty_like_gates(
     )
 
 
-def _wide(tensor: Tensor, state: Tensor) -> Tensor:
+def wide(tensor: Tensor, state: Tensor) -> Tensor:
+    """The tensor in the dtype of the arithmetic for such a state."""
     return tensor.to(torch.promote_types(state.dtype, torch.float32))
 
 
 def add_gates(x_gates: Tensor | None, h_gates: Tensor | None, state: Tensor) -> Tensor:
     """The sum of the gates that are given, in the dtype of the arithmetic."""
     if x_gates is None:
-        return _wide(h_gates, state)
+        return wide(h_gates, state)
     if h_gates is None:
-        return _wide(x_gates, state)
-    return _wide(x_gates, state) + _wide(h_gates, state)
+        return wide(x_gates, state)
+    return wide(x_gates, state) + wide(h_gates, state)
 
 
 def slices(gates: Tensor, slots: Sequence[int]) -> list[Tensor]:
@@ -162,7 +169,7 @@ def blend(
     u: Tensor, n: Tensor, state: Tensor, keep: bool, mask: Tensor | None
 ) -> Tensor:
     """The new state of a GRU, in the dtype of the old."""
-    h = _wide(state, state)
+    h = wide(state, state)
     fresh = u * h + (1 - u) * n if keep else (1 - u) * h + u * n
     return (fresh if mask is None else torch.where(mask, h, fresh)).to(state.dtype)
 
@@ -232,8 +239,4 @@ def in_one_batch(
     found = function.call(*tensors, *args[folded:])
     if isinstance(found, Tensor):
         return unfold(info, found), 0
-    # What is not wanted is empty, and has no batch.
-    mapped = [one.dim() == 4 for one in found]
-    pairs = zip(found, mapped, strict=True)
-    values = tuple(unfold(info, one) if has else one for one, has in pairs)
-    return values, tuple(0 if has else None for has in mapped)
+    return unfold_wanted(info, found)

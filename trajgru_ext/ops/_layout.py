@@ -23,3 +23,12 @@ def empty_image(like: Tensor, channels: int | None = None) -> Tensor:
         device=like.device,
         memory_format=memory_format(like),
     )
+
+
+def empty_stack(count: int, like: Tensor, channels: int) -> Tensor:
+    """What an operator returns for `count` images, `[count, B, C, H, W]`."""
+    batch, _, height, width = like.shape
+    if memory_format(like) == torch.contiguous_format:
+        return like.new_empty(count, batch, channels, height, width)
+    stack = like.new_empty(count, batch, height, width, channels)
+    return stack.permute(0, 1, 4, 2, 3)

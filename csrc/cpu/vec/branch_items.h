@@ -1,0 +1,69 @@
+#pragma once
+
+// What the loops over branches go through, as cpu/branches.h numbers it. See
+// flow_warp.cpp for what files of this folder may use.
+
+#include "cpu/vec/packs.h"
+#include "math/branches.h"
+
+namespace trajgru_ext {
+namespace CPU_CAPABILITY {
+namespace {
+
+// channel: of planes.
+struct Item {
+  int64_t sample, channel, number, pixel, length;
+
+  Item(const BranchSize& size, int64_t item) {
+    const int64_t chunks = size.chunks(), row = item / chunks;
+    number = item - row * chunks;
+    sample = size.planes ? row / size.channels : row;
+    channel = size.planes ? row - sample * size.channels : 0;
+    pixel = number * size.chunk;
+    length = size.length(number);
+  }
+};
+
+// Where some images are in an item: pointers that move from pixel to pixel, since
+// finding an element anew would cost as much as what is done with it.
+template <typename T, int kMost>
+struct Cursors {
+  T* at[kMost];
+  int64_t pixel[kMost];
+  int count = 0;
+
+  void add(const BranchView<T>& view, const Item& item, int64_t channel) {
+    at[count] = view.at(item.sample, channel, item.pixel);
+    pixel[count++] = view.pixel;
+  }
+
+  void next(int64_t pixels = 1) {
+    for (int i = 0; i < count; ++i) at[i] += pixels * pixel[i];
+  }
+};
+
+template <typename T>
+using Cursor = Cursors<T, 1>;
+
+template <typename scalar_t>
+Cursors<const scalar_t, kMostBranches> cursors(const BranchView<const scalar_t>* views,
+                                               int count, const Item& item) {
+  Cursors<const scalar_t, kMostBranches> all;
+  for (int m = 0; m < count; ++m) all.add(views[m], item, item.channel);
+  return all;
+}
+
+// f(offset from the cursors, pack) for all that the item has, as it lies in memory.
+template <typename V, typename F, typename... C>
+[[gnu::always_inline]] inline void for_item(const BranchSize& size, const Item& item,
+                                            const F& f, C&... cursors) {
+  if (size.planes) return for_packs<V>(item.length, f);
+  for (int64_t p = 0; p < item.length; ++p) {
+    for_packs<V>(size.channels, f);
+    (cursors.next(), ...);
+  }
+}
+
+}  // namespace
+}  // namespace CPU_CAPABILITY
+}  // namespace trajgru_ext

@@ -1,0 +1,20 @@
+#include "cuda/hff_concat.cuh"
+
+#include "cuda/branches.h"
+#include "hff_operators.h"
+#include "library.h"
+
+namespace trajgru_ext::cuda {
+
+struct HffDevice : BranchDevice {
+  template <typename Args>
+  static void loop(const Args& args) {
+    run(args, args.size.batch * args.size.channels * args.size.pixels);
+  }
+};
+
+TRAJGRU_LIBRARY_IMPL(TRAJGRU_DEVICE_KEY, m) {
+  HffOperators<HffDevice>::implement(m);
+}
+
+}  // namespace trajgru_ext::cuda

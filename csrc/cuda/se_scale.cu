@@ -1,0 +1,13 @@
+#include "branch_operators.h"
+#include "cuda/branches.h"
+#include "library.h"
+
+namespace trajgru_ext::cuda {
+
+TRAJGRU_LIBRARY_IMPL(TRAJGRU_DEVICE_KEY, m) {
+  using Operators = BranchOperators<BranchDevice>;
+  m.impl("se_scale", &Operators::scale);
+  m.impl("se_scale_backward", &Operators::scale_backward);
+}
+
+}  // namespace trajgru_ext::cuda

@@ -1,0 +1,82 @@
+#pragma once
+
+// Spatial pyramid pooling (He et al. 2014, arXiv 1406.4729): level n has n x n bins of
+// kernel = stride = ceil(size / n), along each axis, over an image that is padded by
+// floor((kernel n - size + 1) / 2). Bins do not overlap; where n is large for the size,
+// some lie in the padding alone, and hold 0.
+//
+// A sample's result: level by level [channels, n, n].
+
+#include <cstdint>
+#include <limits>
+
+#include "math/branches.h"
+#include "math/host_device.h"
+
+namespace trajgru_ext {
+
+// Bins of all levels below n.
+TRAJGRU_HOST_DEVICE int64_t bins_below(int64_t n) {
+  return (n - 1) * n * (2 * n - 1) / 6;
+}
+
+// One axis of a level.
+struct PyramidAxis {
+  int64_t size, kernel, padding;
+
+  TRAJGRU_HOST_DEVICE PyramidAxis(int64_t size, int64_t bins)
+      : size(size),
+        kernel((size + bins - 1) / bins),
+        padding((kernel * bins - size + 1) / 2) {}
+
+  TRAJGRU_HOST_DEVICE int64_t bin(int64_t at) const { return (at + padding) / kernel; }
+
+  // The part of a bin that is inside: empty where end is not beyond begin.
+  TRAJGRU_HOST_DEVICE int64_t begin(int64_t bin) const {
+    const int64_t at = bin * kernel - padding;
+    return at > 0 ? at : 0;
+  }
+  TRAJGRU_HOST_DEVICE int64_t end(int64_t bin) const {
+    const int64_t at = (bin + 1) * kernel - padding;
+    return at < size ? at : size;
+  }
+};
+
+struct PyramidSize {
+  int64_t batch, channels, height, width;
+  int levels;
+  bool largest;  // of a bin, or the mean
+
+  TRAJGRU_HOST_DEVICE int64_t pixels() const { return height * width; }
+  TRAJGRU_HOST_DEVICE int64_t bins() const { return bins_below(levels + 1); }
+
+  // Where bin `number` of level n is in the result.
+  TRAJGRU_HOST_DEVICE int64_t place(int64_t b, int64_t c, int64_t n,
+                                    int64_t number) const {
+    return (b * bins() + bins_below(n)) * channels + c * n * n + number;
+  }
+};
+
+// Whether x takes the place of the largest so far: NaN always does, as in PyTorch.
+template <typename T>
+TRAJGRU_HOST_DEVICE bool exceeds(T x, T largest) {
+  return (x > largest) | (x != x);  // no branch, so that loops become vectors
+}
+
+template <typename scalar_t, typename T>
+struct PyramidPool {
+  PyramidSize size;
+  BranchView<const scalar_t> input;
+  scalar_t* output;
+  int32_t* places;  // the pixels of the largest, -1 for none; null for the mean
+};
+
+template <typename scalar_t, typename T>
+struct PyramidPoolBackward {
+  PyramidSize size;
+  const scalar_t* grad;
+  const int32_t* places;
+  BranchView<scalar_t> input_grad;
+};
+
+}  // namespace trajgru_ext

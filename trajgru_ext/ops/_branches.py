@@ -1,0 +1,72 @@
+"""What the operators on branches share: their checks, formulas and transforms."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from trajgru_ext.ops._arguments import check_sizes, check_tensors
+from trajgru_ext.ops._gates import wide
+
+# As csrc/math/branches.h states it.
+MOST_BRANCHES = 16
+
+
+def check_list(op: str, branches: Any, least: int) -> tuple[Tensor, ...]:
+    """The branches as a tuple, after a check of their number and kind."""
+    if not isinstance(branches, Sequence):
+        kind = type(branches).__name__
+        raise TypeError(f"{op}: branches must be a sequence of Tensors, got {kind}")
+    if not least <= len(branches) <= MOST_BRANCHES:
+        raise ValueError(
+            f"{op}: there must be {least} to {MOST_BRANCHES} branches, "
+            f"got {len(branches)}"
+        )
+    for m, branch in enumerate(branches):
+        check_tensors(op, **{f"branches[{m}]": branch})
+    return tuple(branches)
+
+
+def check_branches(op: str, branches: Sequence[Tensor]) -> None:
+    """Check that all are images of one size, dtype and device."""
+    first = branches[0]
+    for m, branch in enumerate(branches):
+        name = f"branches[{m}]"
+        check_sizes(op, name, branch, [-1] * 4, first)
+        if branch.shape != first.shape:
+            raise ValueError(
+                f"{op}: {name} must have the sizes of branches[0], "
+                f"{list(first.shape)}, got {list(branch.shape)}"
+            )
+        if branch.dtype != first.dtype:
+            raise TypeError(
+                f"{op}: {name} must have the dtype of branches[0], {first.dtype}, "
+                f"got {branch.dtype}"
+            )
+
+
+def check_logits(
+    op: str, logits: Tensor, letters: str, wanted: list[int], image: Tensor
+) -> None:
+    """Check the logits' sizes; letters: what those are called."""
+    check_sizes(op, "logits", logits, [-1] * logits.dim(), image)
+    if list(logits.shape) != wanted:
+        raise ValueError(
+            f"{op}: logits must be {letters} = {wanted} for images of "
+            f"{list(image.shape)}, got {list(logits.shape)}"
+        )
+
+
+def scaled(input: Tensor, logits: Tensor) -> tuple[Tensor]:
+    """The formula of se_scale, in torch operators."""
+    weight = wide(logits, input).sigmoid()[:, :, None, None]
+    return ((wide(input, input) * weight).to(input.dtype),)
+
+
+def selected(logits: Tensor, *branches: Tensor) -> tuple[Tensor]:
+    """The formula of sk_select, in torch operators."""
+    first = branches[0]
+    weights = wide(logits, first).softmax(1)[..., None, None].unbind(1)
+    pairs = zip(weights, branches, strict=True)
+    output = sum(weight * wide(branch, first) for weight, branch in pairs)
+    return (output.to(first.dtype),)

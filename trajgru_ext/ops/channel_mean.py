@@ -1,0 +1,74 @@
+"""The mean of each channel, of one image or of the sum of several."""
+
+from typing import Any
+
+from torch import Tensor
+
+from trajgru_ext.ops._branches import check_branches, check_list
+from trajgru_ext.ops._function import Function, fold, unfold
+from trajgru_ext.ops._registry import fake, operator
+
+
+def channel_mean(*branches: Tensor) -> Tensor:
+    """Average each channel of the sum of images, which itself is never formed.
+
+    ::
+
+        mean[b,c] = sum_m sum_ij branches[m][b,c,i,j] / (H W)
+
+    Differentiable any number of times in reverse mode and once in forward mode on top,
+    under `torch.func` and `torch.compile`. The same bit for bit for any number of
+    threads; no atomics on CUDA.
+
+    Args:
+        branches: 1 to 16 images `[B, C, H, W]` of one size, in float32, float64,
+            bfloat16 or float16; any strides, those in the memory format of the first
+            being the fastest.
+
+    Returns:
+        `[B, C]` in the dtype of the images; sums are formed in float32 (float64 for
+        float64). Images without pixels have the mean NaN.
+
+    Raises:
+        TypeError: an argument is no tensor, or not of a supported dtype.
+        ValueError: the number of images, a rank, size or device does not fit.
+
+    Source: the squeeze of Hu et al. 2018 (arXiv 1709.01507), and of Li et al. 2019
+    (arXiv 1903.06586).
+
+    """
+    return _ChannelMean.call(*check_list("channel_mean", branches, 1))
+
+
+@fake("channel_mean")
+def _fake_channel_mean(branches: list[Tensor]) -> Tensor:
+    check_branches("channel_mean", branches)
+    first = branches[0]
+    return first.new_empty(first.shape[:2])
+
+
+class _ChannelMean(Function):
+    @staticmethod
+    def forward(*branches: Tensor) -> Tensor:
+        return operator("channel_mean")(list(branches))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.sizes = inputs[0].shape
+
+    # The same number for all pixels, which no kernel needs to write.
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        height, width = ctx.sizes[2:]
+        pixels = max(height * width, 1)
+        each = (grad / pixels)[:, :, None, None].expand(ctx.sizes)
+        return tuple(each if needed else None for needed in ctx.needs_input_grad)
+
+    @staticmethod
+    def tangent(ctx: Any, *tangents: Any) -> Tensor:
+        given = [tangent for tangent in tangents if tangent is not None]
+        return sum(given[1:], given[0]).mean((2, 3))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
+        return unfold(info, _ChannelMean.call(*fold(info, in_dims, *args))), 0

@@ -1,0 +1,118 @@
+"""The excitation of a squeeze-and-excitation block: each channel times its gate."""
+
+from typing import Any
+
+from torch import Tensor
+
+from trajgru_ext.ops import _gates
+from trajgru_ext.ops._arguments import check_sizes, check_tensors
+from trajgru_ext.ops._branches import check_logits, scaled
+from trajgru_ext.ops._function import Function, fill_empty, wanted_only, wanted_or_none
+from trajgru_ext.ops._layout import empty_image
+from trajgru_ext.ops._registry import fake, operator
+
+
+def se_scale(input: Tensor, logits: Tensor) -> Tensor:
+    """Scale each channel by the sigma of its logit, in one pass.
+
+    ::
+
+        output[b,c,i,j] = input[b,c,i,j] * sigma(logits[b,c])
+
+    Differentiable any number of times in reverse mode and once in forward mode on top,
+    under `torch.func` and `torch.compile`; only the arguments are kept for backward,
+    which is one pass, too. The same bit for bit for any number of threads; no atomics
+    on CUDA.
+
+    Args:
+        input: `[B, C, H, W]` in float32, float64, bfloat16 or float16; any strides.
+        logits: `[B, C]` in any of the dtypes; read as float32, as float64 for a float64
+            input.
+
+    Returns:
+        `[B, C, H, W]` in the dtype and memory format of `input`.
+
+    Raises:
+        TypeError: an argument is no tensor, or not of a supported dtype.
+        ValueError: an argument's rank, size or device does not fit.
+
+    Source: Hu et al. 2018, "Squeeze-and-Excitation Networks" (arXiv 1709.01507), eq. 4.
+
+    """
+    check_tensors("se_scale", input=input, logits=logits)
+    return _SeScale.call(input, logits)
+
+
+@fake("se_scale")
+def _fake_se_scale(input: Tensor, logits: Tensor) -> Tensor:
+    op = "se_scale"
+    check_sizes(op, "input", input, [-1] * 4, input)
+    check_logits(op, logits, "[B, C]", list(input.shape[:2]), input)
+    return empty_image(input)
+
+
+@fake("se_scale_backward")
+def _fake_se_scale_backward(
+    grad: Tensor, input: Tensor, logits: Tensor, input_grad: bool, logits_grad: bool
+) -> tuple[Tensor, Tensor]:
+    return (
+        empty_image(input) if input_grad else input.new_empty(0),
+        logits.new_empty(logits.shape if logits_grad else 0),
+    )
+
+
+class _SeScale(Function):
+    @staticmethod
+    def forward(input: Tensor, logits: Tensor) -> Tensor:
+        return operator("se_scale")(input, logits)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad
+        found = _SeScaleBackward.call(grad, *ctx.saved_tensors, *wanted)
+        return tuple(wanted_or_none(found, wanted))
+
+    @staticmethod
+    def tangent(ctx: Any, *tangents: Any) -> Tensor:
+        return _gates.tangents_of(scaled, ctx.saved_tensors, tangents)[0]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
+        return _gates.in_one_batch(_SeScale, info, in_dims, args, folded=2)
+
+
+class _SeScaleBackward(Function):
+    @staticmethod
+    def forward(
+        grad: Tensor, input: Tensor, logits: Tensor, input_grad: bool, logits_grad: bool
+    ) -> tuple[Tensor, Tensor]:
+        backward = operator("se_scale_backward")
+        return backward(grad, input, logits, input_grad, logits_grad)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.wanted = inputs[3:]
+        ctx.save_for_backward(*inputs[:3])
+        ctx.save_for_forward(*inputs[:3])
+
+    # No kernel is worth it for the second derivative.
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        gradient = _gates.gradient_of(scaled, ctx.wanted)
+        seeds = wanted_only(cotangents, ctx.wanted)
+        return *_gates.pull_back(gradient, ctx.saved_tensors, seeds), None, None
+
+    @staticmethod
+    def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
+        gradient = _gates.gradient_of(scaled, ctx.wanted)
+        found = _gates.tangents_of(gradient, ctx.saved_tensors, tangents[:3])
+        return fill_empty(found, ctx.wanted, ctx.saved_tensors[0])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
+        return _gates.in_one_batch(_SeScaleBackward, info, in_dims, args, folded=3)

@@ -1,0 +1,178 @@
+"""The selection of a selective-kernel convolution: branches, weighted by channel."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trajgru_ext.ops import _gates
+from trajgru_ext.ops._arguments import check_tensors
+from trajgru_ext.ops._branches import (
+    check_branches,
+    check_list,
+    check_logits,
+    selected,
+)
+from trajgru_ext.ops._function import (
+    Function,
+    fill_empty,
+    fold,
+    unfold,
+    unfold_stack,
+    wanted_only,
+    wanted_or_none,
+)
+from trajgru_ext.ops._layout import empty_image, empty_stack
+from trajgru_ext.ops._registry import fake, operator
+
+
+def sk_select(branches: Sequence[Tensor], logits: Tensor) -> Tensor:
+    """Mix M branches, channel by channel, by the softmax of their logits.
+
+    ::
+
+        a[b,:,c] = softmax(logits[b,:,c])
+        output[b,c,i,j] = sum_m a[b,m,c] * branches[m][b,c,i,j]
+
+    Each branch is read once, in the backward pass, too. Differentiable any number of
+    times in reverse mode and once in forward mode on top, under `torch.func` and
+    `torch.compile`; only the arguments are kept for backward. The same bit for bit for
+    any number of threads; no atomics on CUDA.
+
+    Args:
+        branches: 2 to 16 images `[B, C, H, W]` of one size, in float32, float64,
+            bfloat16 or float16; any strides, those in the memory format of the first
+            being the fastest.
+        logits: `[B, M, C]` in any of the dtypes; read as float32, as float64 for
+            float64 branches.
+
+    Returns:
+        `[B, C, H, W]` in the dtype of the branches and the memory format of the first.
+
+    Raises:
+        TypeError: an argument is no tensor, or not of a supported dtype.
+        ValueError: the number of branches, a rank, size or device does not fit.
+
+    Source: Li et al. 2019, "Selective Kernel Networks" (arXiv 1903.06586), eq. 5-6.
+
+    """
+    op = "sk_select"
+    branches = check_list(op, branches, 2)
+    check_tensors(op, logits=logits)
+    return _SkSelect.call(logits, *branches)
+
+
+@fake("sk_select")
+def _fake_sk_select(branches: list[Tensor], logits: Tensor) -> Tensor:
+    op = "sk_select"
+    check_branches(op, branches)
+    first = branches[0]
+    batch, channels = first.shape[:2]
+    wanted = [batch, len(branches), channels]
+    check_logits(op, logits, "[B, M, C]", wanted, first)
+    return empty_image(first)
+
+
+@fake("sk_select_backward")
+def _fake_sk_select_backward(
+    grad: Tensor,
+    branches: list[Tensor],
+    logits: Tensor,
+    branches_grad: bool,
+    logits_grad: bool,
+) -> tuple[Tensor, Tensor]:
+    first = branches[0]
+    return (
+        empty_stack(len(branches), first, first.shape[1])
+        if branches_grad
+        else first.new_empty(0),
+        logits.new_empty(logits.shape if logits_grad else 0),
+    )
+
+
+class _SkSelect(Function):
+    @staticmethod
+    def forward(logits: Tensor, *branches: Tensor) -> Tensor:
+        return operator("sk_select")(list(branches), logits)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        needed = ctx.needs_input_grad
+        wanted = (any(needed[1:]), needed[0])
+        # torch.compile, which differentiates but once, does not trace a Function of any
+        # number of tensors within a backward pass.
+        compiling = torch.compiler.is_compiling()
+        call = _SkSelectBackward.forward if compiling else _SkSelectBackward.call
+        to_branches, to_logits = call(*wanted, grad, *ctx.saved_tensors)
+        each = to_branches.unbind() if wanted[0] else needed[1:]
+        return tuple(wanted_or_none((to_logits, *each), needed))
+
+    @staticmethod
+    def tangent(ctx: Any, *tangents: Any) -> Tensor:
+        return _gates.tangents_of(selected, ctx.saved_tensors, tangents)[0]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
+        return _gates.in_one_batch(_SkSelect, info, in_dims, args, folded=len(args))
+
+
+class _SkSelectBackward(Function):
+    """The gradients to the branches, all of them and stacked, and to the logits."""
+
+    @staticmethod
+    def forward(
+        branches_grad: bool,
+        logits_grad: bool,
+        grad: Tensor,
+        logits: Tensor,
+        *branches: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        backward = operator("sk_select_backward")
+        return backward(grad, list(branches), logits, branches_grad, logits_grad)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.wanted, tensors = inputs[:2], inputs[2:]
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    # No kernel is worth it for the second derivative.
+    @staticmethod
+    def _gradient(ctx: Any) -> _gates.Formula:
+        def gradient(*tensors: Tensor) -> tuple[Tensor, ...]:
+            every = [True] * (len(tensors) - 1)
+            to_logits, *each = _gates.gradient_of(selected, every)(*tensors)
+            return wanted_only((torch.stack(each), to_logits), ctx.wanted)
+
+        return gradient
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        gradient = _SkSelectBackward._gradient(ctx)
+        seeds = wanted_only(cotangents, ctx.wanted)
+        return None, None, *_gates.pull_back(gradient, ctx.saved_tensors, seeds)
+
+    @staticmethod
+    def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
+        gradient = _SkSelectBackward._gradient(ctx)
+        found = _gates.tangents_of(gradient, ctx.saved_tensors, tangents[2:])
+        return fill_empty(found, ctx.wanted, ctx.saved_tensors[0])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
+        branches_grad, logits_grad, *tensors = args
+        tensors = fold(info, in_dims[2:], *tensors)
+        found = _SkSelectBackward.call(branches_grad, logits_grad, *tensors)
+        to_branches, to_logits = found
+        if branches_grad:
+            to_branches = unfold_stack(info, to_branches)
+        if logits_grad:
+            to_logits = unfold(info, to_logits)
+        dims = (1 if branches_grad else None, 0 if logits_grad else None)
+        return (to_branches, to_logits), dims
