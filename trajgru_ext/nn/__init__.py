@@ -1,7 +1,8 @@
-"""Modules: cells, layers that run whole sequences, and networks of them."""
+"""Modules: cells, layers of whole sequences, networks of them, and blocks."""
 
 from trajgru_ext.nn.conv_gru import ConvGRU, ConvGRUCell
 from trajgru_ext.nn.conv_lstm import ConvLSTM, ConvLSTMCell
+from trajgru_ext.nn.eesp import EESP, DilatedPyramid, DilatedSeparableConv
 from trajgru_ext.nn.encoder_forecaster import EncoderForecaster
 from trajgru_ext.nn.networks import (
     conv_lstm_forecaster,
@@ -10,14 +11,36 @@ from trajgru_ext.nn.networks import (
     moving_mnist_conv_gru,
     moving_mnist_traj_gru,
 )
+from trajgru_ext.nn.selective_kernel import (
+    SelectiveKernelConv,
+    SelectiveKernelUnit,
+    sknet50,
+)
+from trajgru_ext.nn.spatial_pyramid import SpatialPyramidPooling
+from trajgru_ext.nn.squeeze_excitation import (
+    SEBasicBlock,
+    SEBottleneck,
+    SqueezeExcitation,
+    se_resnet34,
+    se_resnet50,
+)
 from trajgru_ext.nn.traj_gru import TrajGRU, TrajGRUCell
 
 __all__ = [
+    "EESP",
     "ConvGRU",
     "ConvGRUCell",
     "ConvLSTM",
     "ConvLSTMCell",
+    "DilatedPyramid",
+    "DilatedSeparableConv",
     "EncoderForecaster",
+    "SEBasicBlock",
+    "SEBottleneck",
+    "SelectiveKernelConv",
+    "SelectiveKernelUnit",
+    "SpatialPyramidPooling",
+    "SqueezeExcitation",
     "TrajGRU",
     "TrajGRUCell",
     "conv_lstm_forecaster",
@@ -25,4 +48,7 @@ __all__ = [
     "hko7_traj_gru",
     "moving_mnist_conv_gru",
     "moving_mnist_traj_gru",
+    "se_resnet34",
+    "se_resnet50",
+    "sknet50",
 ]

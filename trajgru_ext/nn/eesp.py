@@ -1,0 +1,214 @@
+"""Efficient spatial pyramids of dilated convolutions: EESP and a simpler block."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from trajgru_ext.nn._recurrent import check_positive
+from trajgru_ext.ops import hff_concat
+from trajgru_ext.ops._gates import check_choice
+
+
+class _Layers(nn.Module):
+    """A convolution, batch norm and PReLU, those that there are, under these names."""
+
+    def __init__(
+        self,
+        conv: nn.Conv2d | None,
+        channels: int,
+        *,
+        norm: bool = True,
+        activation: bool = True,
+    ) -> None:
+        super().__init__()
+        if conv is not None:
+            self.conv = conv
+        if norm:
+            self.bn = nn.BatchNorm2d(channels)
+        if activation:
+            self.act = nn.PReLU(channels)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """One after the other."""
+        for layer in self.children():
+            input = layer(input)
+        return input
+
+
+def _pointwise(channels: int, out_channels: int, groups: int) -> nn.Conv2d:
+    """A 1x1 convolution in as many of the groups as the channels allow."""
+    groups = math.gcd(channels, out_channels, groups)
+    return nn.Conv2d(channels, out_channels, 1, groups=groups, bias=False)
+
+
+def _depthwise(channels: int, dilation: int, stride: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution of each channel alone, that keeps the size but for its stride.
+
+    So does every dilation, and the branches fit each other.
+    """
+    return nn.Conv2d(
+        channels,
+        channels,
+        3,
+        stride,
+        padding=dilation,
+        dilation=dilation,
+        groups=channels,
+        bias=False,
+    )
+
+
+class EESP(nn.Module):
+    """The unit of ESPNetv2: dilated depthwise convolutions, hierarchically fused.
+
+    ::
+
+        p = PReLU(BN(conv1x1(x)))                             n = nOut / k channels
+        b_i = depthwise3x3(p, dilation=d_i)                   i = 0 to k - 1
+        s = PReLU(BN(cat(b_0, b_0 + b_1, ..., b_0 + ... + b_k-1)))
+        output = PReLU(BN(conv1x1(s)) + x)                    + x where sizes are equal
+
+    The 1x1 convolutions have k groups. The receptive fields of the branches, of size
+    2 d_i + 1, are 3, 5, 7, ... in order; those above `r_lim` are 3 instead. In
+    evaluation sums, batch norm and PReLU are one pass.
+
+    Constructor and keys are the published ones: `proj_1x1.conv`, `.bn` and `.act`;
+    `spp_dw.i.conv`; `br_after_cat.bn` and `.act`; `conv_1x1_exp.conv` and `.bn`;
+    `module_act`.
+
+    Args:
+        nIn: channels that come in.
+        nOut: channels that go out, a multiple of k.
+        stride: of the depthwise convolutions.
+        k: branches, at most 16. Where the channels are no multiples of k, the 1x1
+            convolutions have as many groups as they and k have in common.
+        r_lim: the largest receptive field.
+        down_method: "esp"; with "avg" and a stride of 2 the result is that of the
+            second 1x1 convolution, to be joined with an average-pooled input.
+
+    Source: Mehta et al. 2019, "ESPNetv2" (arXiv 1811.11431); sacmehta/ESPNetv2.
+
+    """
+
+    def __init__(
+        self,
+        nIn: int,
+        nOut: int,
+        stride: int = 1,
+        k: int = 4,
+        r_lim: int = 7,
+        down_method: str = "esp",
+    ) -> None:
+        super().__init__()
+        kind = type(self).__name__
+        check_positive(kind, nIn=nIn, nOut=nOut, stride=stride, k=k, r_lim=r_lim)
+        check_choice(kind, "down_method", down_method, ("avg", "esp"))
+        if nOut % k:
+            raise ValueError(f"{kind}: nOut must be a multiple of k, {k}, got {nOut}")
+        n = nOut // k
+        fields = sorted(f if f <= r_lim else 3 for f in range(3, 3 + 2 * k, 2))
+        self.stride = stride
+        self.downAvg = down_method == "avg"
+        self.proj_1x1 = _Layers(_pointwise(nIn, n, k), n)
+        self.spp_dw = nn.ModuleList(
+            _Layers(_depthwise(n, field // 2, stride), n, norm=False, activation=False)
+            for field in fields
+        )
+        self.conv_1x1_exp = _Layers(_pointwise(nOut, nOut, k), nOut, activation=False)
+        self.br_after_cat = _Layers(None, nOut)
+        self.module_act = nn.PReLU(nOut)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """`[B, nIn, H, W]` to `[B, nOut, H / stride, W / stride]`.
+
+        Raises:
+            TypeError, ValueError: as `hff_concat`.
+
+        """
+        projected = self.proj_1x1(input)
+        branches = [branch(projected) for branch in self.spp_dw]
+        expanded = self.conv_1x1_exp(self._fuse(branches))
+        if self.stride == 2 and self.downAvg:
+            return expanded
+        if expanded.shape == input.shape:
+            expanded = expanded + input
+        return self.module_act(expanded)
+
+    def _fuse(self, branches: list[Tensor]) -> Tensor:
+        norm, activation = self.br_after_cat.bn, self.br_after_cat.act
+        if norm.training:
+            return self.br_after_cat(hff_concat(branches))
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        shift = norm.bias - norm.running_mean * scale
+        return hff_concat(branches, 0, scale, shift, activation.weight)
+
+
+class DilatedSeparableConv(nn.Module):
+    """A dilated 3x3 convolution of each channel alone, and a 1x1 convolution of all.
+
+    The parameters are `depthwise.weight` and `pointwise.weight`.
+
+    Args:
+        in_channels: channels that come in.
+        out_channels: channels that go out.
+        dilation: of the first; the size stays.
+
+    Source: Chollet 2017 (arXiv 1610.02357), with dilation.
+
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
+        super().__init__()
+        sizes = {"in_channels": in_channels, "out_channels": out_channels}
+        check_positive(type(self).__name__, dilation=dilation, **sizes)
+        self.depthwise = _depthwise(in_channels, dilation)
+        self.pointwise = _pointwise(in_channels, out_channels, 1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """`[B, in, H, W]` to `[B, out, H, W]`."""
+        return self.pointwise(self.depthwise(input))
+
+
+class DilatedPyramid(nn.Module):
+    """The simpler unit: four separable branches, their sums, and no batch norm.
+
+    ::
+
+        p = conv1x1(x)
+        b_i = DilatedSeparableConv(p, dilation=i)             i = 1 to 4
+        output = conv1x1(cat(b_1 + b_2, b_1 + b_2 + b_3, b_1 + ... + b_4))
+
+    The parameters are those of `reduce`, `branches.i` and `expand`.
+
+    Args:
+        in_channels: channels that come in.
+        out_channels: channels of each branch, and that go out.
+        groups: of the 1x1 convolutions; what it has in common with the channels is
+            taken.
+
+    Source: after Mehta et al. 2018, "ESPNet" (arXiv 1803.06815).
+
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, groups: int = 4) -> None:
+        super().__init__()
+        sizes = {"in_channels": in_channels, "out_channels": out_channels}
+        check_positive(type(self).__name__, groups=groups, **sizes)
+        self.reduce = _pointwise(in_channels, out_channels, groups)
+        self.branches = nn.ModuleList(
+            DilatedSeparableConv(out_channels, out_channels, dilation)
+            for dilation in (1, 2, 3, 4)
+        )
+        self.expand = _pointwise(3 * out_channels, out_channels, groups)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """`[B, in, H, W]` to `[B, out, H, W]`.
+
+        Raises:
+            TypeError, ValueError: as `hff_concat`.
+
+        """
+        reduced = self.reduce(input)
+        branches = [branch(reduced) for branch in self.branches]
+        return self.expand(hff_concat(branches, skipped=1))
