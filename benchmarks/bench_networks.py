@@ -127,7 +127,7 @@ def main() -> None:
         if options.only in (None, name):
             records.append(bench_memory(name))
             records += bench(name, what, options)
-    write(options.json, records)
+            write(options.json, records)
 
 
 if __name__ == "__main__":
