@@ -121,7 +121,6 @@ LAYOUTS = pytest.mark.parametrize(
         (lambda: DilatedPyramid(8, 12), plain_pyramid, 8),
         (lambda: DilatedPyramid(3, 5), plain_pyramid, 3),
     ],
-    ids=str,
 )
 def test_blocks_match_plain_pytorch(make, plain, channels, layout):
     module = settled(make())
@@ -186,7 +185,6 @@ def made_plain(module):
         (lambda: SelectiveKernelUnit(16, 8, 32), 16, (32, 3, 2)),
         (lambda: SelectiveKernelUnit(16, 8, 32, M=3, stride=1), 16, (32, 6, 4)),
     ],
-    ids=str,
 )
 def test_residual_blocks(make, channels, wanted):
     module, x = settled(make()), image(3, channels, 6, 4)
