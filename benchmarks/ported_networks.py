@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample, leaky_relu
 
-from trajgru_ext.compat.precipitation_nowcasting import make_layers
+from trajgru_ext.compat.precipitation_nowcasting import EF, make_layers
 
 
 class Leaky:
@@ -141,19 +141,6 @@ class Forecaster(nn.Module):
         return input
 
 
-class EF(nn.Module):
-    """The original's: both."""
-
-    def __init__(self, encoder: Encoder, forecaster: Forecaster) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.forecaster = forecaster
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Frames to frames."""
-        return self.forecaster(self.encoder(input))
-
-
 def plain_layers(subnet: dict[str, list[int]]) -> nn.Sequential:
     """The original's layers, by name."""
     return nn.Sequential(OrderedDict(make_layers(subnet).named_children()))
@@ -173,8 +160,7 @@ class Sizes(NamedTuple):
     channels: list[int]  # of the encoder's inputs; the forecaster's, from the deepest
     back: list[int]
     features: list[int]
-    links: list[int]
-    back_links: list[int]
+    links: list[int]  # as the channels, of the encoder and of the forecaster
     sizes: list[int]
     image: int
     frames: int
@@ -201,7 +187,6 @@ HKO7 = Sizes(
     back=[192, 192, 64],
     features=[64, 192, 192],
     links=[13, 13, 9],
-    back_links=[13, 13, 9],
     sizes=[96, 32, 16],
     image=480,
     frames=5,
@@ -227,7 +212,6 @@ MOVING_MNIST = Sizes(
     back=[96, 96, 96],
     features=[64, 96, 96],
     links=[13, 13, 13],
-    back_links=[13, 13, 13],
     sizes=[64, 32, 16],
     image=64,
     frames=10,
@@ -239,12 +223,11 @@ MOVING_MNIST = Sizes(
 def network(what: Sizes) -> EF:
     """The original's encoder and forecaster, with its TrajGRU in plain PyTorch."""
 
-    def layers(channels: list[int], links: list[int], order: slice) -> list[TrajGRU]:
-        each = zip(
-            channels, what.features[order], links, what.sizes[order], strict=True
-        )
+    def layers(channels: list[int], order: slice) -> list[TrajGRU]:
+        sizes = what.features[order], what.links, what.sizes[order]
+        each = zip(channels, *sizes, strict=True)
         return [TrajGRU(c, f, (what.batch, n, n), L=links) for c, f, links, n in each]
 
-    encoder = Encoder(what.down, layers(what.channels, what.links, slice(None)))
-    back = layers(what.back, what.back_links, slice(None, None, -1))
+    encoder = Encoder(what.down, layers(what.channels, slice(None)))
+    back = layers(what.back, slice(None, None, -1))
     return EF(encoder, Forecaster(what.up, back, what.ahead))

@@ -68,6 +68,11 @@ def _size_that_ran(cell: Any) -> Size:
     return _SIZE if cell.Wci is None else tuple(cell.Wci.shape[2:])
 
 
+def _sample_of_layers(module: Any, normal: Normal, size: Size) -> tuple[Any, ...]:
+    times = (1, _FRAMES) if module.batch_first else (_FRAMES, 1)
+    return (normal(*times, module.input_dim, *size),)
+
+
 def _kernels(module: Any) -> list[tuple[int, int]]:
     return [tuple(kernel) for kernel in module.kernel_size]
 
@@ -84,8 +89,7 @@ def _convlstm(module: Any) -> Twins:
 
 
 def _sample_of_convlstm(module: Any, normal: Normal) -> tuple[Any, ...]:
-    times = (1, _FRAMES) if module.batch_first else (_FRAMES, 1)
-    return (normal(*times, module.input_dim, *_SIZE),)
+    return _sample_of_layers(module, normal, _SIZE)
 
 
 def _convgru_cell(module: Any) -> Twins:
@@ -103,8 +107,7 @@ def _convgru(module: Any) -> Twins:
 
 
 def _sample_of_convgru(module: Any, normal: Normal) -> tuple[Any, ...]:
-    times = (1, _FRAMES) if module.batch_first else (_FRAMES, 1)
-    return (normal(*times, module.input_dim, module.height, module.width),)
+    return _sample_of_layers(module, normal, (module.height, module.width))
 
 
 def _gate_by_gate_cell(module: Any) -> Twins:
@@ -119,13 +122,18 @@ def _gate_by_gate(module: Any) -> Twins:
     yield kind(*channels, module.kernel_size, *steps)
 
 
+def _openstl_size(module: Any) -> Size:
+    """The only one that layer norms run."""
+    _, *norm = module.conv_x
+    return norm[0].normalized_shape[1:] if norm else _SIZE
+
+
 def _openstl_cell(module: Any) -> Twins:
     conv, *norm = module.conv_x
-    size = norm[0].normalized_shape[1:] if norm else _SIZE
     twin = openstl.ConvLSTMCell(
         conv.in_channels,
         module.num_hidden,
-        *size,
+        *_openstl_size(module),
         conv.kernel_size[0],
         conv.stride[0],
         bool(norm),
@@ -137,9 +145,8 @@ def _openstl_cell(module: Any) -> Twins:
 
 
 def _sample_of_openstl(module: Any, normal: Normal) -> tuple[Any, ...]:
-    conv, *norm = module.conv_x
-    size = norm[0].normalized_shape[1:] if norm else _SIZE
-    return _sample_of_steps(normal, conv.in_channels, module.num_hidden, size)
+    channels = module.conv_x[0].in_channels, module.num_hidden
+    return _sample_of_steps(normal, *channels, _openstl_size(module))
 
 
 def _traj_gru(module: Any) -> Twins:
@@ -219,12 +226,13 @@ def misfit(module: nn.Module, twin: nn.Module) -> str | None:
     if extra := sorted(every - set(wanted)):
         return f"it also has {', '.join(extra)}"
     for name, shape in wanted.items():
-        got = getattr(_at(module, name.rpartition(".")[0]), name.rpartition(".")[2])
+        parent, _, last = name.rpartition(".")
+        got = getattr(module.get_submodule(parent), last)
         if not isinstance(got, Tensor) or tuple(got.shape) != shape:
             got = list(got.shape) if isinstance(got, Tensor) else got
             return f"{name} must be {list(shape)}, got {got}"
     for name, ours in twin.named_modules():
-        theirs = _at(module, name)
+        theirs = module.get_submodule(name)
         if set(dict(ours.named_children())) != set(dict(theirs.named_children())):
             return f"{name or 'it'} has other layers"
         if type(ours).__module__.startswith("torch.nn."):
@@ -232,7 +240,3 @@ def misfit(module: nn.Module, twin: nn.Module) -> str | None:
             if not same or theirs.extra_repr() != ours.extra_repr():
                 return f"{name} must be {ours}, got {theirs}"
     return None
-
-
-def _at(module: nn.Module, name: str) -> Any:
-    return module.get_submodule(name) if name else module

@@ -128,15 +128,14 @@ def accelerate(
     if not isinstance(model, nn.Module):
         raise TypeError(f"{op}: model must be a Module, got {type(model).__name__}")
     check_choice(op, "recompute", recompute, RECOMPUTE)
-    fast = [(m, type(m)) for m in model.modules() if isinstance(m, _Accelerated)]
+    fast = [_Swap(m, type(m)) for m in model.modules() if isinstance(m, _Accelerated)]
     restore(model)  # another call may choose otherwise
     try:
         report, swaps = _find(op, model, recompute, probe)
         if verify is not None and swaps:
             _verify(op, model, swaps, verify)
     except BaseException:
-        for module, kind in fast:
-            module.__class__ = kind
+        _commit(fast)
         raise
     _commit(swaps)
     return report
