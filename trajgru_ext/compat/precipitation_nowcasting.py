@@ -157,17 +157,16 @@ class TrajGRU(_TrajGRU):
             return (weight, bias), None
         # Read at x - s u - (1 - s) x - 1/2, with s = W / (W - 1), and so for y.
         height, width = images.shape[-2:]
-        scales, offsets = [], []
-        for axis, size in ((-1, width), (-2, height)):
-            scales.append(size / max(size - 1, 1))
-            dtype = torch.promote_types(weight.dtype, torch.float32)
-            places = torch.arange(size, device=weight.device, dtype=dtype)
-            offset = (1 - scales[-1]) * places + 0.5
-            offset = offset if axis == -1 else offset[:, None]
-            offsets.append(offset.expand(height, width))
+        scales = [size / max(size - 1, 1) for size in (width, height)]
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        options = {"dtype": dtype, "device": weight.device}
+        x = torch.arange(width, **options).expand(height, width)
+        y = torch.arange(height, **options)[:, None].expand(height, width)
+        pairs = zip(scales, (x, y), strict=True)
+        offset = torch.stack([(1 - scale) * place + 0.5 for scale, place in pairs])
         scale = weight.new_tensor(scales * self.links)
         flows_conv = weight * scale[:, None, None, None], bias * scale
-        return flows_conv, torch.stack(offsets * self.links)
+        return flows_conv, offset.repeat(self.links, 1, 1)
 
     def forward(
         self,
