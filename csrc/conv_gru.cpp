@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <tuple>
 
+#include "conv_algorithm.h"
 #include "gate_checks.h"
 #include "library.h"
 #include "sequence_checks.h"
@@ -13,8 +14,8 @@ namespace {
 
 // Slices [first, first + count) of a convolution's outputs, each of `features`.
 Conv conv_slices(const Conv& conv, int64_t first, int64_t count, int64_t features) {
-  Conv part = conv;
-  part.weight = conv.weight.narrow(0, first * features, count * features);
+  Conv part{conv.weight.narrow(0, first * features, count * features), conv.bias,
+            conv.dilation};
   if (conv.bias.has_value()) {
     part.bias = conv.bias->narrow(0, first * features, count * features);
   }
@@ -46,6 +47,10 @@ ConvGru::ConvGru(const char* op, const ConvRnnTensors& given, int64_t count,
   n_at = n * features;
   ru_conv = conv_slices(h_conv, first, 2, features);
   n_conv = conv_slices(h_conv, n, 1, features);
+  joined = !empty() && winograd_serves_both(images(0, features), x_conv, n_conv);
+  if (!joined || !inputs.defined()) return;
+  x_ru_conv = conv_slices(x_conv, first, 2, features);
+  x_n_conv = conv_slices(x_conv, n, 1, features);
 }
 
 ConvGruSteps ConvGru::prepare(int64_t first, int64_t last, bool keep_gates) const {
@@ -57,26 +62,33 @@ ConvGruSteps ConvGru::prepare(int64_t first, int64_t last, bool keep_gates) cons
 void ConvGru::update(ConvGruSteps& made, int64_t k, const at::Tensor& state,
                      const at::Tensor& output) const {
   const at::Tensor gates = of_step(made.gates, k);
-  const OptionalTensor kept = mask_of(made.first + k);
-  if (reset_before) return update_reset_before(gates, state, kept, output);
+  if (reset_before) return update_reset_before(gates, made.first + k, state, output);
   OptionalTensor candidate;
   if (made.candidates.defined()) candidate = of_step(made.candidates, k);
   gru_step(gates, h_gates(state, h_conv), or_zero(state), inputs.defined(), choices,
-           kept, candidate, output);
+           mask_of(made.first + k), candidate, output);
 }
 
-void ConvGru::update_reset_before(const at::Tensor& gates, const at::Tensor& state,
-                                  const OptionalTensor& kept,
+void ConvGru::update_reset_before(const at::Tensor& gates, int64_t t,
+                                  const at::Tensor& state,
                                   const at::Tensor& output) const {
-  const auto add_to = [&](const at::Tensor& part, const at::Tensor& h_part) {
+  // Both convolutions' sum; the inputs' part is there already where they are two.
+  const auto sum = [&](const at::Tensor& part, const at::Tensor& from,
+                       const Conv& from_x, const Conv& conv,
+                       std::optional<JointConv>& both) {
+    if (joined) {
+      if (!both.has_value()) both = joint(from_x, conv);
+      return winograd_conv(joint_images(t, from), *both, part);
+    }
+    const at::Tensor h_part = h_gates(from, conv);
     inputs.defined() ? part.add_(h_part) : part.copy_(h_part);
   };
   const at::Tensor old = or_zero(state);
-  add_to(ru(gates), h_gates(state, ru_conv));
+  sum(ru(gates), state, x_ru_conv, ru_conv, joint_ru_);
   const auto [u, reset] = gru_reset(ru(gates), old, ru_slots);
   const at::Tensor passed = state.defined() ? channels_last(reset) : at::Tensor();
-  add_to(n(gates), h_gates(passed, n_conv));
-  output.copy_(gru_output(u, n(gates), old, choices, kept));
+  sum(n(gates), passed, x_n_conv, n_conv, joint_n_);
+  output.copy_(gru_output(u, n(gates), old, choices, mask_of(t)));
 }
 
 namespace {

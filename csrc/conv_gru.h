@@ -34,6 +34,7 @@ struct ConvGru : ConvRnn {
   // Reset before: the convolution of the state, that of what the reset gate lets
   // through, and where the slices of both begin; reset and update gate lie together.
   Conv ru_conv, n_conv;
+  Conv x_ru_conv, x_n_conv;  // those of the inputs, where they are joined
   int64_t ru_at = 0, n_at = 0;
   std::vector<int64_t> ru_slots;
 
@@ -56,8 +57,11 @@ struct ConvGru : ConvRnn {
               const at::Tensor& output) const;
 
  private:
-  void update_reset_before(const at::Tensor& gates, const at::Tensor& state,
-                           const OptionalTensor& kept, const at::Tensor& output) const;
+  void update_reset_before(const at::Tensor& gates, int64_t t, const at::Tensor& state,
+                           const at::Tensor& output) const;
+
+  // Reset before, where the convolutions are joined: once needed.
+  mutable std::optional<JointConv> joint_ru_, joint_n_;
 };
 
 }  // namespace trajgru_ext

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <tuple>
 
+#include "conv_algorithm.h"
 #include "gate_checks.h"
 #include "library.h"
 #include "sequence_checks.h"
@@ -26,6 +27,7 @@ ConvLstm::ConvLstm(const char* op, const ConvRnnTensors& given,
   }
   choices.slots = slots.vec();
   choices.forget_bias = forget_bias;
+  joined = !empty() && winograd_serves_gates(images(0, features), x_conv, h_conv);
   check_peephole(op, peephole.w_ci, peephole.w_cf, peephole.w_co,
                  {batch, features, height, width}, options.device());
   if (!peephole.w_ci.has_value()) return;
@@ -46,6 +48,13 @@ void ConvLstm::update(int64_t t, const at::Tensor& gates, const at::Tensor& h_be
   const OptionalTensor kept = mask_of(t);
   OptionalTensor old;
   if (kept.has_value()) old = or_zero(h_before);
+  if (joined) {
+    if (!step_conv_.has_value()) step_conv_ = joint(x_conv, h_conv, 4);
+    OptionalTensor left;
+    if (leaves) left = gates;
+    return winograd_lstm_step(joint_images(t, h_before), *step_conv_, old,
+                              or_zero(c_before), choices, kept, left, h_after, c_after);
+  }
   lstm_step(gates, h_gates(h_before, h_conv), old, or_zero(c_before), inputs.defined(),
             choices, kept, leaves, h_after, c_after);
 }

@@ -29,6 +29,9 @@ struct ConvLstm : ConvRnn {
   void update(int64_t t, const at::Tensor& gates, const at::Tensor& h_before,
               const at::Tensor& c_before, bool leaves, const at::Tensor& h_after,
               const at::Tensor& c_after) const;
+
+ private:
+  mutable std::optional<JointConv> step_conv_;  // of joined convolutions, once needed
 };
 
 }  // namespace trajgru_ext

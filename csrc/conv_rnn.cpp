@@ -41,13 +41,33 @@ std::array<int64_t, 2> ConvRnn::within_image(std::array<int64_t, 2> dilation) co
 }
 
 Tensor ConvRnn::x_gates(int64_t first, int64_t count) const {
-  if (!inputs.defined()) return images(count, h_conv.weight.size(0));
+  if (!inputs.defined() || joined) return images(count, h_conv.weight.size(0));
   return convolve(inputs_of(first, count), x_conv);
 }
 
 Tensor ConvRnn::h_gates(const Tensor& state, const Conv& conv) const {
   if (state.defined()) return convolve(state, conv);
   return images(1, conv.weight.size(0)).copy_(conv_of_zero(conv));
+}
+
+JointConv ConvRnn::joint(const Conv& x, const Conv& h, int64_t gates) const {
+  JointConv made{{}, h.bias, h.weight.size(2)};
+  if (!inputs.defined()) {
+    made.weights = winograd_weights({h.weight}, false, gates);
+    return made;
+  }
+  made.weights = winograd_weights({x.weight, h.weight}, false, gates);
+  if (!h.bias.has_value()) {
+    made.bias = x.bias;
+  } else if (x.bias.has_value()) {
+    made.bias = x.bias->add(*h.bias);
+  }
+  return made;
+}
+
+std::vector<Tensor> ConvRnn::joint_images(int64_t t, const Tensor& state) const {
+  if (!inputs.defined()) return {or_zero(state)};
+  return {inputs_of(t, 1), or_zero(state)};
 }
 
 InputsGrad::InputsGrad(const ConvRnn& net, const std::vector<bool>& wanted) {

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <optional>
+#include <vector>
 
 #include "convolution.h"
 #include "sequence.h"
@@ -24,17 +25,26 @@ struct ConvRnn : Sequence {
   Conv x_conv;  // undefined without inputs
   Conv h_conv;
 
+  // Whether both convolutions of a step are one, so that nothing is computed ahead from
+  // the inputs.
+  bool joined = false;
+
   // Checks the arguments. gates: slices of the weights; dilation: two numbers for the
   // inputs, and two for the state.
   ConvRnn(const char* op, const ConvRnnTensors& given, int64_t steps, int64_t gates,
           at::IntArrayRef dilation, const OptionalTensor& mask);
 
-  // The inputs' part of the gates of some steps, uninitialised without inputs.
+  // The inputs' part of the gates of some steps; uninitialised without inputs, or where
+  // the convolutions are joined.
   at::Tensor x_gates(int64_t first, int64_t count) const;
 
   // The state's part of the gates of a step, by h_conv or a part of it; a state that is
   // undefined is 0.
   at::Tensor h_gates(const at::Tensor& state, const Conv& conv) const;
+
+  // Of parts of both convolutions, and the images that it takes in step t.
+  JointConv joint(const Conv& x, const Conv& h, int64_t gates = 1) const;
+  std::vector<at::Tensor> joint_images(int64_t t, const at::Tensor& state) const;
 
  private:
   std::array<int64_t, 2> within_image(std::array<int64_t, 2> dilation) const;

@@ -11,7 +11,10 @@
 #include <array>
 #include <vector>
 
+#include "conv_algorithm.h"
+#include "cpu/gate_device.h"
 #include "cpu/parallel.h"
+#include "operators.h"
 #include "tensors.h"
 
 namespace trajgru_ext {
@@ -42,12 +45,15 @@ bool rounds_by_threads(const Tensor& image, const Conv& conv) {
   return !one_dnn || (image.size(0) == 1 && image.numel() <= kSmall);
 }
 
+Tensor empty_images(const Tensor& like, int64_t channels) {
+  return at::empty({like.size(0), channels, like.size(2), like.size(3)},
+                   like.options().memory_format(at::MemoryFormat::ChannelsLast));
+}
+
 // f(image number), by one thread each, put together.
 template <typename F>
 Tensor each_image(const Tensor& images, int64_t channels, const F& f) {
-  const Tensor output =
-      at::empty({images.size(0), channels, images.size(2), images.size(3)},
-                images.options().memory_format(at::MemoryFormat::ChannelsLast));
+  const Tensor output = empty_images(images, channels);
   for_items(images.size(0), [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) output.narrow(0, n, 1).copy_(f(n));
   });
@@ -133,7 +139,25 @@ void add(Tensor& sum, const Tensor& part) {
   if (sum.defined()) sum.add_(part);
 }
 
+// The image itself where a pixel's channels lie together.
+Tensor with_pixels(const Tensor& image) {
+  return image.stride(1) == 1 ? image : channels_last(image);
+}
+
+Tensor few_products(const Tensor& image, const Tensor& weights,
+                    const std::optional<Tensor>& bias, int64_t outputs, int64_t taps) {
+  const Tensor output = empty_images(image, outputs);
+  winograd_conv({with_pixels(image)}, {weights, bias, taps}, output);
+  return output;
+}
+
 }  // namespace
+
+const Tensor& Conv::packed_weight(bool rotated) const {
+  Tensor& made = packed[rotated];
+  if (!made.defined()) made = winograd_weights({weight}, rotated);
+  return made;
+}
 
 Conv Conv::to(at::ScalarType dtype) const {
   Conv cast{weight.to(dtype), bias, dilation};
@@ -157,6 +181,10 @@ Tensor conv_of_zero(const Conv& conv) {
 }
 
 Tensor convolve(const Tensor& image, const Conv& conv) {
+  if (winograd_serves(image, conv)) {
+    return few_products(image, conv.packed_weight(false), conv.bias,
+                        conv.weight.size(0), conv.weight.size(2));
+  }
   if (rounds_by_threads(image, conv)) {
     return each_image(image, conv.weight.size(0), [&](int64_t n) {
       return convolution(image.narrow(0, n, 1), conv);
@@ -166,6 +194,10 @@ Tensor convolve(const Tensor& image, const Conv& conv) {
 }
 
 Tensor convolve_backward(const Tensor& grad, const Tensor& image, const Conv& conv) {
+  if (winograd_serves(image, conv)) {
+    return few_products(grad, conv.packed_weight(true), std::nullopt,
+                        conv.weight.size(1), conv.weight.size(2));
+  }
   const auto to_image = [&](const Tensor& of, const Tensor& from) {
     return std::get<0>(
         convolution_backward(of, from, conv, same_padding(conv), {true, false, false}));
@@ -181,6 +213,14 @@ Tensor convolve_backward(const Tensor& grad, const Tensor& image, const Conv& co
 void add_conv_grad(const Tensor& grad, const Tensor& image, const Conv& conv,
                    ConvGrad& sums) {
   if (!sums.weight.defined() && !sums.bias.defined()) return;
+  if (sums.weight.defined() && winograd_serves_weights_grad(image, conv)) {
+    sums.weight.add_(winograd_weights_grad(with_pixels(grad), with_pixels(image),
+                                           conv.weight.size(2)));
+    if (sums.bias.defined()) {
+      sums.bias.add_(CpuGateDevice::sum_pixels(grad).sum({0, 2, 3}));
+    }
+    return;
+  }
   std::vector<Piece> all = {{0, image.size(0), 0, image.size(2)}};
   if (image.is_cpu()) all = pieces(image);
   std::vector<std::tuple<Tensor, Tensor>> parts(all.size());

@@ -16,7 +16,11 @@ struct Conv {
   at::Tensor weight;  // [O, C, k, k']
   std::optional<at::Tensor> bias;
   std::array<int64_t, 2> dilation = {1, 1};
+  // The weight packed for Winograd's convolution and its gradient to the image, once it
+  // is needed.
+  mutable std::array<at::Tensor, 2> packed = {};
 
+  const at::Tensor& packed_weight(bool rotated) const;
   Conv to(at::ScalarType dtype) const;
 };
 

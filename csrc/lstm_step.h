@@ -66,6 +66,23 @@ struct LstmSteps {
                       mask->device());
   }
 
+  // Everything but the gates.
+  static void check_step(const char* op, const OptionalTensor& h, const Tensor& c,
+                         const OptionalTensor& w_ci, const OptionalTensor& w_cf,
+                         const OptionalTensor& w_co, at::IntArrayRef slots,
+                         const OptionalTensor& mask, const Tensor& h_output,
+                         const Tensor& c_output) {
+    check_slots(op, slots, 4);
+    check_image(op, "c", c, c.device());
+    check_peephole(op, w_ci, w_cf, w_co, c.sizes(), c.device());
+    check_mask(op, mask, c);
+    TORCH_CHECK_VALUE(!mask.has_value() || h.has_value(), op,
+                      ": h must be given with a mask, got None");
+    if (h.has_value()) check_like_state(op, "h", *h, "c", c);
+    check_like_state(op, "h_output", h_output, "c", c);
+    check_like_state(op, "c_output", c_output, "c", c);
+  }
+
   static void step(const Tensor& gates, const Tensor& h_gates, const OptionalTensor& h,
                    const Tensor& c, bool has_inputs, const OptionalTensor& w_ci,
                    const OptionalTensor& w_cf, const OptionalTensor& w_co,
@@ -74,13 +91,7 @@ struct LstmSteps {
                    const Tensor& c_output) {
     static constexpr const char* op = "lstm_step";
     check_gates(op, gates, h_gates, "c", c, slots, 4);
-    check_peephole(op, w_ci, w_cf, w_co, c.sizes(), c.device());
-    check_mask(op, mask, c);
-    TORCH_CHECK_VALUE(!mask.has_value() || h.has_value(), op,
-                      ": h must be given with a mask, got None");
-    if (h.has_value()) check_like_state(op, "h", *h, "c", c);
-    check_like_state(op, "h_output", h_output, "c", c);
-    check_like_state(op, "c_output", c_output, "c", c);
+    check_step(op, h, c, w_ci, w_cf, w_co, slots, mask, h_output, c_output);
     const typename Device::Guard guard(c.device());
     const PlainDispatch plain;
     const LstmStepOperands in(h_gates, c, mask, w_ci, w_cf, w_co, Device::kRowLength);

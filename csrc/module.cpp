@@ -5,6 +5,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <array>
+#include <string>
+
+#include "conv_algorithm.h"
 #include "cpu/capability.h"
 
 namespace trajgru_ext {
@@ -33,11 +38,28 @@ py::dict facts() {
   return facts;
 }
 
+const std::array<std::string, 3> kConvAlgorithms = {"auto", "direct", "winograd"};
+
+std::string conv_algorithm_name() {
+  return kConvAlgorithms[static_cast<size_t>(conv_algorithm())];
+}
+
+void set_conv_algorithm_name(const std::string& name) {
+  const auto found = std::find(kConvAlgorithms.begin(), kConvAlgorithms.end(), name);
+  if (found == kConvAlgorithms.end()) {
+    throw py::value_error(
+        "conv_algorithm: must be 'auto', 'direct' or 'winograd', got '" + name + "'");
+  }
+  set_conv_algorithm(static_cast<ConvAlgorithm>(found - kConvAlgorithms.begin()));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Registers torch.ops.trajgru_ext and reports build and runtime facts.";
   m.def("facts", &facts, "How the extension was built and what it runs on.");
+  m.def("conv_algorithm", &conv_algorithm_name, "How sequences convolve on the CPU.");
+  m.def("set_conv_algorithm", &set_conv_algorithm_name, "Chooses it.");
 }
 
 }  // namespace trajgru_ext

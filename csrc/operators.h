@@ -157,4 +157,63 @@ inline void lstm_step_backward(const at::Tensor& gates, const at::Tensor& c,
           choices.slots, mask, c_grad, h_kept_grad, weight_grads);
 }
 
+// Of the build's own CPU operators; the emulation has none.
+inline bool has_winograd() {
+  static const bool found =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow(TRAJGRU_NAMESPACE_NAME "::winograd_conv", "")
+          .hasKernelForDispatchKey(c10::DispatchKey::CPU);
+  return found;
+}
+
+// weights: of images whose channels follow one another, packed for winograd_conv; of
+// the gradient to the image where `rotated`.
+inline at::Tensor winograd_weights(at::TensorList weights, bool rotated,
+                                   int64_t gates = 1) {
+  using Signature = at::Tensor(at::TensorList, bool, int64_t);
+  const auto op = find_operator<Signature>("winograd_weights");
+  return op.call(weights, rotated, gates);
+}
+
+// A convolution of one or two images, packed for Winograd's.
+struct JointConv {
+  at::Tensor weights;
+  OptionalTensor bias;
+  int64_t taps;
+};
+
+// output: with the channels of a pixel together.
+inline void winograd_conv(at::TensorList images, const JointConv& conv,
+                          const at::Tensor& output) {
+  using Signature = void(at::TensorList, const at::Tensor&, const OptionalTensor&,
+                         int64_t, const at::Tensor&);
+  const auto op = find_operator<Signature>("winograd_conv");
+  op.call(images, conv.weights, conv.bias, conv.taps, output);
+}
+
+inline at::Tensor winograd_weights_grad(const at::Tensor& grad, const at::Tensor& image,
+                                        int64_t taps) {
+  using Signature = at::Tensor(const at::Tensor&, const at::Tensor&, int64_t);
+  const auto op = find_operator<Signature>("winograd_weights_grad");
+  return op.call(grad, image, taps);
+}
+
+// lstm_step after a convolution to all gates; gates: where they are left, if anywhere.
+inline void winograd_lstm_step(at::TensorList images, const JointConv& conv,
+                               const OptionalTensor& h, const at::Tensor& c,
+                               const LstmChoices& choices, const OptionalTensor& mask,
+                               const OptionalTensor& gates, const at::Tensor& h_output,
+                               const at::Tensor& c_output) {
+  using Signature =
+      void(at::TensorList, const at::Tensor&, const OptionalTensor&, int64_t,
+           const OptionalTensor&, const at::Tensor&, const OptionalTensor&,
+           const OptionalTensor&, const OptionalTensor&, at::IntArrayRef, double,
+           const OptionalTensor&, const OptionalTensor&, const at::Tensor&,
+           const at::Tensor&);
+  const auto op = find_operator<Signature>("winograd_lstm_step");
+  op.call(images, conv.weights, conv.bias, conv.taps, h, c, choices.w_ci, choices.w_cf,
+          choices.w_co, choices.slots, choices.forget_bias, mask, gates, h_output,
+          c_output);
+}
+
 }  // namespace trajgru_ext

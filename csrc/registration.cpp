@@ -30,6 +30,10 @@ TRAJGRU_LIBRARY(m) {
   m.def("conv_lstm(Tensor? inputs, Tensor? h, Tensor? x_weight, Tensor? x_bias, Tensor h_weight, Tensor? h_bias, Tensor? c, Tensor? w_ci, Tensor? w_cf, Tensor? w_co, SymInt steps, int[] dilation, int[] slots, float forget_bias, Tensor? mask, bool keep_cells, bool keep_gates) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("conv_lstm_backward(Tensor? grad, Tensor? c_grad, Tensor? inputs, Tensor? h, Tensor? x_weight, Tensor? x_bias, Tensor h_weight, Tensor? h_bias, Tensor? c, Tensor? w_ci, Tensor? w_cf, Tensor? w_co, int[] dilation, int[] slots, float forget_bias, Tensor? mask, Tensor outputs, Tensor cells, Tensor gates, bool gates_kept, bool[] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("conv_lstm_backward_(Tensor? grad, Tensor? c_grad, Tensor? inputs, Tensor? h, Tensor? x_weight, Tensor? x_bias, Tensor h_weight, Tensor? h_bias, Tensor? c, Tensor? w_ci, Tensor? w_cf, Tensor? w_co, int[] dilation, int[] slots, float forget_bias, Tensor? mask, Tensor outputs, Tensor cells, Tensor(a!) gates, bool gates_kept, bool[] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("winograd_weights(Tensor[] weights, bool rotated, int gates=1) -> Tensor");
+  m.def("winograd_conv(Tensor[] images, Tensor weights, Tensor? bias, int taps, Tensor(a!) output) -> ()");
+  m.def("winograd_lstm_step(Tensor[] images, Tensor weights, Tensor? bias, int taps, Tensor? h, Tensor c, Tensor? w_ci, Tensor? w_cf, Tensor? w_co, int[] slots, float forget_bias, Tensor? mask, Tensor(a!)? gates, Tensor(b!) h_output, Tensor(c!) c_output) -> ()");
+  m.def("winograd_weights_grad(Tensor grad, Tensor image, int taps) -> Tensor");
   m.def("channel_mean(Tensor[] branches) -> Tensor");
   m.def("hff_concat(Tensor[] branches, int skipped=0, Tensor? scale=None, Tensor? shift=None, Tensor? slope=None) -> Tensor");
   m.def("hff_concat_backward(Tensor grad, int branches, int skipped) -> Tensor");

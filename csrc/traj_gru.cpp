@@ -73,6 +73,7 @@ TrajGru::TrajGru(const char* op, const OptionalTensor& sequence,
   if (ret.bias.has_value()) {
     check_beside(op, "ret_bias", *ret.bias, {3 * outputs}, like);
   }
+  coordinates = flows.to(opmath_dtype(like));
   take_images(op, sequence, state, zoneout_mask, outputs, like, h2f.weight);
   if (inputs.defined()) {
     TORCH_CHECK_VALUE(i2h && i2f, op,
@@ -115,9 +116,8 @@ void TrajGru::generate_flows(TrajGruSteps& made, int64_t k, const Tensor& state)
   const Tensor from_h = state.defined() ? convolve(state, h2f) : conv_of_zero(h2f);
   inputs.defined() ? hidden.add_(from_h) : hidden.copy_(from_h);
   activate_(hidden, choices);
-  const at::ScalarType coordinates = made.flows.scalar_type();
   Tensor flow = of_step(made.flows, k);
-  flow.copy_(convolve(hidden.to(coordinates), flows.to(coordinates)));
+  flow.copy_(convolve(hidden.to(flow.scalar_type()), coordinates));
   if (flow_offset.defined()) flow.add_(flow_offset);
 }
 

@@ -31,6 +31,7 @@ struct TrajGruSteps {
 struct TrajGru : Sequence {
   std::optional<Conv> i2h, i2f;  // where there are inputs
   Conv h2f, flows, ret;          // the weight of ret: [3F, L F]
+  Conv coordinates;              // flows in the dtype of coordinates
   GruChoices choices;
   at::Tensor flow_offset;  // [1, 2L, H, W] in the dtype of coordinates, or undefined
 

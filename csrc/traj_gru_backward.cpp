@@ -152,7 +152,7 @@ void Backward::step_back(const TrajGruSteps& some, int64_t k) {
   const Tensor hidden = net_.of_step(some.hidden, k);
   const at::ScalarType coordinates = flows_grad.scalar_type();
   const Tensor to_hidden =
-      convolve_backward(flows_grad, hidden.to(coordinates), net_.flows.to(coordinates));
+      convolve_backward(flows_grad, hidden.to(coordinates), net_.coordinates);
   hidden_grad.copy_(
       activation_backward(to_hidden.to(hidden.scalar_type()), hidden, net_.choices));
   if (to_state) h_grad_.add_(convolve_backward(hidden_grad, state, net_.h2f));
@@ -173,8 +173,8 @@ void Backward::add_parameter_grads(const TrajGruSteps& some) {
   const auto part = [&](const Tensor& all) { return net_.of_step(all, idle, busy); };
   const Tensor hidden_grads = part(hidden_grads_), flows_grads = part(flows_grads_);
   const at::ScalarType coordinates = flows_grads.scalar_type();
-  add_conv_grad(flows_grads, part(some.hidden).to(coordinates),
-                net_.flows.to(coordinates), flows_);
+  add_conv_grad(flows_grads, part(some.hidden).to(coordinates), net_.coordinates,
+                flows_);
   add_conv_grad(hidden_grads,
                 net_.states_before(outputs_, net_.h, some.first + idle, some.last),
                 net_.h2f, h2f_);

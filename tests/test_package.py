@@ -72,6 +72,8 @@ def test_every_schema_has_a_fake_kernel_and_a_reference():
         for schema in torch._C._jit_get_all_schemas()
         if schema.name.startswith("trajgru_ext::")
     }
+    # The sequences' convolutions on the CPU, never called by a graph.
+    names = {name for name in names if not name.startswith("winograd_")}
     assert names == set(_registry._fakes)
     forward = {name for name in names if not name.rstrip("_").endswith("_backward")}
     # What the sequences alone call, on their own buffers.

@@ -28,11 +28,13 @@ from trajgru_ext.ops import (  # noqa: E402 - loaded first
 _registry.register_fakes("trajgru_ext")
 
 from trajgru_ext.compat.accelerate import accelerate, restore  # noqa: E402 - as above
+from trajgru_ext.conv_algorithm import conv_algorithm  # noqa: E402 - as above
 
 __version__ = "0.1.0"
 __all__ = [
     "accelerate",
     "channel_mean",
+    "conv_algorithm",
     "conv_gru",
     "conv_lstm",
     "flow_conv",

@@ -1,6 +1,7 @@
 // All operators again, from the CUDA sources, on CPU tensors and under a namespace of
 // their own (TRAJGRU_NAMESPACE).
 
+#include "conv_algorithm.cpp"
 #include "conv_gru.cpp"
 #include "conv_gru_backward.cpp"
 #include "conv_lstm.cpp"

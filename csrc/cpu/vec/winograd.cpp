@@ -1,0 +1,216 @@
+#include "cpu/vec/winograd.h"
+
+namespace trajgru_ext {
+namespace CPU_CAPABILITY {
+namespace {
+
+template <int taps, typename T>
+void convolve(const WinogradConv<T>& conv, int64_t begin, int64_t end, T* buffer) {
+  constexpr int side = kTileOutputs;
+  const int64_t panel_size = product_kernels<T>().panel;
+  convolve<taps>(conv, begin, end, buffer,
+                 [&](const Patch& patch, const auto& products, int64_t panel) {
+                   const int64_t first = panel * panel_size;
+                   const int64_t outputs = std::min(kColumns, conv.features - first);
+                   T* to = conv.output + patch.sample * conv.batch +
+                           patch.row * conv.row + patch.column * conv.col + first;
+                   const bool inside = patch.inside(side);
+                   for (int64_t c = 0; c < outputs; c += kLanes<T>) {
+                     const int64_t count = outputs - c;
+                     Vec<T> out[side * side];
+                     products.template outputs<taps>(c, out);
+                     const Vec<T> bias = conv.bias == nullptr
+                                             ? Vec<T>(T(0))
+                                             : load(conv.bias + first + c, count);
+                     for (int i = 0; i < side; ++i) {
+                       for (int j = 0; j < side; ++j) {
+                         if (!inside && !patch.holds(i, j)) continue;
+                         store(out[i * side + j] + bias,
+                               to + i * conv.row + j * conv.col + c, count);
+                       }
+                     }
+                   }
+                 });
+}
+
+template <typename T>
+void convolve(const WinogradConv<T>& conv, int64_t begin, int64_t end, T* buffer) {
+  conv.tiles.taps == 3 ? convolve<3>(conv, begin, end, buffer)
+                       : convolve<5>(conv, begin, end, buffer);
+}
+
+template <typename T>
+int64_t panels(int64_t features) {
+  return product_kernels<T>().panels(features);
+}
+
+template <typename T>
+int64_t weights_size(const WinogradWeights<T>& weights) {
+  const WinogradTiles tiles{0, 0, 0, weights.taps};
+  return tiles.points() * weights.gates * panels<T>(weights.features) *
+         product_kernels<T>().panel * weights.depth;
+}
+
+// In double precision: the weights are rounded once. begin, end: panels.
+template <int taps, typename T>
+void pack(const WinogradWeights<T>& weights, int64_t begin, int64_t end, T* packed) {
+  using Wide = Vec<double>;
+  constexpr int points = winograd_points(taps);
+  constexpr WinogradPoints<taps> chosen;
+  const int64_t panel = product_kernels<T>().panel;
+  const int64_t point = weights_size(weights) / (points * points);
+  for (int64_t number = begin; number < end; ++number) {
+    const int64_t gate = number % weights.gates;
+    for (int64_t c = 0; c < weights.channels; ++c) {
+      T* to = packed + (number * weights.depth + weights.first_channel + c) * panel;
+      for (int64_t column = 0; column < panel; column += Wide::size()) {
+        const int64_t feature = number / weights.gates * panel + column;
+        const int64_t count =
+            std::clamp<int64_t>(weights.features - feature, 0, Wide::size());
+        double tap[taps * taps][Wide::size()] = {};
+        for (int64_t n = 0; n < count; ++n) {
+          const int64_t output = gate * weights.features + feature + n;
+          for (int i = 0; i < taps; ++i) {
+            for (int j = 0; j < taps; ++j) {
+              tap[i * taps + j][n] = *weights.at(output, c, i, j);
+            }
+          }
+        }
+        Wide in[taps * taps], out[points * points];
+        for (int i = 0; i < taps * taps; ++i) in[i] = Wide::loadu(tap[i]);
+        on_square<taps, points>(
+            in, out, [](const Wide* g, Wide* u) { evaluate<taps, taps>(g, u); });
+        for (int k = 0; k < points * points; ++k) {
+          const double scale = chosen.scale[k / points] * chosen.scale[k % points];
+          double row[Wide::size()];
+          (out[k] * Wide(scale)).store(row);
+          for (int n = 0; n < Wide::size(); ++n) {
+            to[k * point + column + n] = static_cast<T>(row[n]);
+          }
+        }
+      }
+    }
+  }
+}
+
+template <typename T>
+void pack(const WinogradWeights<T>& weights, int64_t begin, int64_t end, T* packed) {
+  weights.taps == 3 ? pack<3>(weights, begin, end, packed)
+                    : pack<5>(weights, begin, end, packed);
+}
+
+// Tiles whose products are summed up at a time.
+constexpr int64_t kGradTogether = 48;
+
+template <typename T>
+struct GradBuffer {
+  int64_t points, row, point, panels, product_point;
+
+  explicit GradBuffer(const WinogradWeightsGrad<T>& grad) {
+    const int64_t panel = product_kernels<T>().panel;
+    points = grad.tiles.points();
+    row = in_lines<T>(grad.channels + kLanes<T>);
+    point = point_stride<T>(kGradTogether * row);
+    panels = product_kernels<T>().panels(grad.outputs);
+    product_point = point_stride<T>(kGradTogether * panels * panel);
+  }
+
+  int64_t size() const { return points * (point + product_point); }
+};
+
+template <typename T>
+int64_t grad_buffer_size(const WinogradWeightsGrad<T>& grad) {
+  return GradBuffer<T>(grad).size();
+}
+
+template <int taps, typename T>
+void sum_grad(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end,
+              T* buffer) {
+  const ProductKernels<T>& products = product_kernels<T>();
+  const GradBuffer<T> parts(grad);
+  T* values = buffer;
+  T* right = buffer + parts.points * parts.point;
+  if (begin == end) {
+    std::fill_n(grad.sums, parts.points * grad.outputs * grad.channels, T(0));
+  }
+  for (int64_t first = begin; first < end; first += kGradTogether) {
+    const int64_t tiles = std::min(kGradTogether, end - first);
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      transform_image<taps>(grad.tiles, first + tile, grad.image, grad.channels,
+                            values + tile * parts.row, parts.point);
+      // Packed, as the right side of a product whose sum is over the tiles.
+      for (int64_t n = 0; n < parts.panels; ++n) {
+        PixelView<T> some = grad.grad;
+        some.data += n * products.panel;
+        transform_grad<taps>(
+            grad.tiles, first + tile, some,
+            std::min(products.panel, grad.outputs - n * products.panel),
+            right + (n * tiles + tile) * products.panel, parts.product_point);
+      }
+    }
+    for (int64_t k = 0; k < parts.points; ++k) {
+      products.multiply_transposed({grad.channels, tiles, grad.outputs,
+                                    values + k * parts.point, parts.row,
+                                    right + k * parts.product_point,
+                                    grad.sums + k * grad.channels * grad.outputs,
+                                    grad.outputs, first == begin ? zeros<T> : nullptr});
+    }
+  }
+}
+
+template <typename T>
+void sum_grad(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end,
+              T* buffer) {
+  grad.tiles.taps == 3 ? sum_grad<3>(grad, begin, end, buffer)
+                       : sum_grad<5>(grad, begin, end, buffer);
+}
+
+template <int taps, typename T>
+void finish_grad(const T* sums, int64_t outputs, int64_t channels, T* weights_grad,
+                 int64_t output_stride) {
+  constexpr int points = winograd_points(taps);
+  constexpr WinogradPoints<taps> chosen;
+  const int64_t all = outputs * channels;
+  for (int64_t c = 0; c < channels; ++c) {
+    for (int64_t o = 0; o < outputs; o += kLanes<T>) {
+      const int64_t count = std::min(outputs - o, kLanes<T>);
+      Vec<T> in[points * points], out[taps * taps];
+      for (int k = 0; k < points * points; ++k) {
+        const double scale = chosen.scale[k / points] * chosen.scale[k % points];
+        in[k] = load(sums + k * all + c * outputs + o, count) *
+                Vec<T>(static_cast<T>(scale));
+      }
+      on_square<points, taps>(in, out, [](const Vec<T>* u, Vec<T>* g) {
+        evaluate_transposed<taps, taps>(u, g);
+      });
+      T rows[taps * taps][kLanes<T>];
+      for (int i = 0; i < taps * taps; ++i) out[i].store(rows[i]);
+      for (int64_t n = 0; n < count; ++n) {
+        T* to = weights_grad + (o + n) * output_stride + c * taps * taps;
+        for (int i = 0; i < taps * taps; ++i) to[i] = rows[i][n];
+      }
+    }
+  }
+}
+
+template <typename T>
+void finish_grad(const T* sums, int64_t outputs, int64_t channels, int64_t taps,
+                 T* weights_grad, int64_t output_stride) {
+  taps == 3 ? finish_grad<3>(sums, outputs, channels, weights_grad, output_stride)
+            : finish_grad<5>(sums, outputs, channels, weights_grad, output_stride);
+}
+
+}  // namespace
+
+template <typename T>
+const WinogradKernels<T>& winograd_kernels() {
+  static constexpr WinogradKernels<T> kernels = {
+      panels<T>,   weights_size<T>,     pack<T>,     together<T>,   buffer_size<T>,
+      convolve<T>, grad_buffer_size<T>, sum_grad<T>, finish_grad<T>};
+  return kernels;
+}
+
+template const WinogradKernels<float>& winograd_kernels<float>();
+
+}  // namespace CPU_CAPABILITY
+}  // namespace trajgru_ext

@@ -1,0 +1,168 @@
+#pragma once
+
+// Winograd's minimal filtering (Lavin and Gray 2016, arXiv 1509.09308) in one
+// dimension: four outputs y of a correlation with 3 or 5 taps g, from n = taps + 3
+// values d by n products,
+//
+//     y = A_4^T ((S A_taps g) . (B^T d)),    y_k = sum_i d_(k+i) g_i.
+//
+// A_k evaluates a polynomial of k coefficients at n points: 0, some pairs p and -p, and
+// infinity, where it is the last coefficient. B^T d comes from the polynomials that
+// vanish at all the points but one, and S divides by their values there. In two
+// dimensions each is applied to the rows and to the columns.
+
+#include "math/host_device.h"
+
+namespace trajgru_ext {
+
+constexpr int kTileOutputs = 4;
+
+constexpr int winograd_points(int taps) {
+  return taps + kTileOutputs - 1;
+}
+
+// The pairs of points: those whose float32 results of random data were least off among
+// some hundreds; for 3 taps by a seventh of what the usual 1 and 2 are.
+template <int taps>
+struct WinogradPairs;
+template <>
+struct WinogradPairs<3> {
+  static constexpr double kPoint[] = {0.70710678118654752440, 1.41421356237309504880};
+  static constexpr double kSquare[] = {0.5, 2.0};
+};
+template <>
+struct WinogradPairs<5> {
+  static constexpr double kPoint[] = {0.5, 1.0, 2.0};
+  static constexpr double kSquare[] = {0.25, 1.0, 4.0};
+};
+
+// What follows from them.
+template <int taps>
+struct WinogradPoints {
+  static constexpr int kPairs = (taps + 1) / 2, kCount = winograd_points(taps);
+
+  double power[kPairs][kCount] = {};       // of a point: its powers
+  double all[kPairs + 1] = {};             // of x^2: vanishes at all the pairs
+  double others[kPairs][kPairs + 1] = {};  // at all but one
+  double scale[kCount] = {};               // S
+
+  static constexpr double square(int pair) {
+    return WinogradPairs<taps>::kSquare[pair];
+  }
+
+  constexpr WinogradPoints() {
+    all[0] = 1;
+    for (int i = 0; i < kPairs; ++i) {
+      double even = 1;
+      for (int k = 0; k < kCount; ++k) {
+        power[i][k] = k % 2 == 0 ? even : even * WinogradPairs<taps>::kPoint[i];
+        if (k % 2 == 1) even *= square(i);
+      }
+      others[i][0] = 1;
+      double value = 2 * square(i);
+      for (int j = 0; j < kPairs; ++j) {
+        if (j == i) continue;
+        multiply(others[i], square(j));
+        value *= square(i) - square(j);
+      }
+      scale[1 + 2 * i] = scale[2 + 2 * i] = 1 / value;
+      multiply(all, square(i));
+    }
+    scale[0] = 1 / all[0];
+    scale[kCount - 1] = 1;
+  }
+
+ private:
+  // By x^2 - root.
+  static constexpr void multiply(double* coefficients, double root) {
+    for (int k = kPairs; k > 0; --k) {
+      coefficients[k] = coefficients[k - 1] - root * coefficients[k];
+    }
+    coefficients[0] *= -root;
+  }
+};
+
+// first + sum of factors[i] * values[2 i], from i = 0. V: a vector of floating-point
+// numbers, with fmadd(x, y, z) = x y + z.
+template <int count, typename V>
+TRAJGRU_HOST_DEVICE V every_other(const double* factors, const V* values) {
+  V sum = factors[count - 1] == 1 ? values[2 * count - 2]
+                                  : values[2 * count - 2] * V(factors[count - 1]);
+#pragma GCC unroll 8
+  for (int i = count - 2; i >= 0; --i) sum = fmadd(V(factors[i]), values[2 * i], sum);
+  return sum;
+}
+
+// values = A_k coefficients.
+template <int taps, int k, typename V>
+TRAJGRU_HOST_DEVICE void evaluate(const V* coefficients, V* values) {
+  constexpr WinogradPoints<taps> points;
+  values[0] = coefficients[0];
+#pragma GCC unroll 8
+  for (int i = 0; i < points.kPairs; ++i) {
+    V part[2] = {coefficients[0], coefficients[1] * V(points.power[i][1])};
+#pragma GCC unroll 8
+    for (int j = 2; j < k; ++j) {
+      part[j % 2] = fmadd(V(points.power[i][j]), coefficients[j], part[j % 2]);
+    }
+    values[1 + 2 * i] = part[0] + part[1];
+    values[2 + 2 * i] = part[0] - part[1];
+  }
+  values[points.kCount - 1] = coefficients[k - 1];
+}
+
+// sums = A_k^T values.
+template <int taps, int k, typename V>
+TRAJGRU_HOST_DEVICE void evaluate_transposed(const V* values, V* sums) {
+  constexpr WinogradPoints<taps> points;
+#pragma GCC unroll 8
+  for (int i = 0; i < points.kPairs; ++i) {
+    const V part[2] = {values[1 + 2 * i] + values[2 + 2 * i],
+                       values[1 + 2 * i] - values[2 + 2 * i]};
+    if (i == 0) {
+      sums[0] = values[0] + part[0];
+#pragma GCC unroll 8
+      for (int j = 1; j < k; ++j) sums[j] = part[j % 2] * V(points.power[0][j]);
+    } else {
+      sums[0] = sums[0] + part[0];
+#pragma GCC unroll 8
+      for (int j = 1; j < k; ++j) {
+        sums[j] = fmadd(V(points.power[i][j]), part[j % 2], sums[j]);
+      }
+    }
+  }
+  sums[k - 1] = sums[k - 1] + values[points.kCount - 1];
+}
+
+// values = B^T d.
+template <int taps, typename V>
+TRAJGRU_HOST_DEVICE void separate(const V* d, V* values) {
+  constexpr WinogradPoints<taps> points;
+  constexpr int pairs = points.kPairs;
+  values[0] = every_other<pairs + 1>(points.all, d);
+#pragma GCC unroll 8
+  for (int i = 0; i < pairs; ++i) {
+    const V even = every_other<pairs>(points.others[i], d + 2);
+    const V odd = every_other<pairs>(points.others[i], d + 1) * V(points.power[i][1]);
+    values[1 + 2 * i] = even + odd;
+    values[2 + 2 * i] = even - odd;
+  }
+  values[points.kCount - 1] = every_other<pairs + 1>(points.all, d + 1);
+}
+
+// f, of `from` to `to` numbers, applied to the rows and the columns of a square.
+template <int from, int to, typename V, typename F>
+TRAJGRU_HOST_DEVICE void on_square(const V* square, V* result, const F& f) {
+  V half[to * from];
+#pragma GCC unroll 8
+  for (int column = 0; column < from; ++column) {
+    V in[from], out[to];
+    for (int i = 0; i < from; ++i) in[i] = square[i * from + column];
+    f(in, out);
+    for (int i = 0; i < to; ++i) half[i * from + column] = out[i];
+  }
+#pragma GCC unroll 8
+  for (int row = 0; row < to; ++row) f(half + row * from, result + row * to);
+}
+
+}  // namespace trajgru_ext
