@@ -98,8 +98,9 @@ FAULTS = [
         *("cpu/vec/flow_warp.cpp", "flow_warp"),
     ),
     Fault(
-        *("the wrong stride", "cpu/vec/flow_warp.cpp", "band + p * out.pixel"),
-        *("band + p * size.channels", "cpu/vec/flow_warp.cpp", "flow_warp"),
+        *("the wrong stride", "cpu/vec/tile.h", "first = at.cell.row * input.row +"),
+        "first = at.cell.row * size.width * input.col +",
+        *("cpu/vec/flow_warp.cpp", "flow_warp"),
     ),
     Fault(
         *("a dropped bias", "cpu/flow_conv.cpp", "bias->to(sums).contiguous()"),

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 RESULTS = Path(__file__).parent / "reproducible_results.py"
-# As many roundings as a chain of steps and sums is off by; the largest result is 1.
-ROUNDINGS = {"float32": 2000, "bfloat16": 30}
+# By how many roundings of the largest result two sets may differ, after sequences too.
+ROUNDINGS = {"float32": 500, "bfloat16": 8}
 
 
 def run(capability: str, path: Path) -> dict[str, list[torch.Tensor]]:
@@ -38,5 +38,4 @@ def test_threads_runs_and_instruction_sets(tmp_path):
             eps = torch.finfo(getattr(torch, dtype)).eps
             for one, other in zip(tensors, found[sets[-1]][key], strict=True):
                 distance = (one.double() - other.double()).abs().max()
-                print(key, name, sets[-1], distance / other.double().abs().max() / eps)
                 assert distance <= ROUNDINGS[dtype] * eps * other.double().abs().max()
