@@ -9,6 +9,7 @@ alone. Ends with status 1 where a fault survives, or is not where it should be.
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -104,7 +105,7 @@ FAULTS = [
     ),
     Fault(
         *("a dropped bias", "cpu/flow_conv.cpp", "bias->to(sums).contiguous()"),
-        *("at::zeros_like(*bias, bias->options().dtype(sums))", "cpu/flow_conv.cpp"),
+        *("at::zeros(bias->sizes(), bias->options().dtype(sums))", "cpu/flow_conv.cpp"),
         "flow_conv",
     ),
     Fault(
@@ -207,12 +208,13 @@ def run_tests(
         text=True,
         check=False,
     )
-    tests = [line for line in done.stdout.splitlines() if line.startswith("tests/")]
+    # "tests/test_x.py::test_y[...] FAILED [ 1%]"; names may have spaces.
+    tests = re.findall(r"^(tests/\S+?::.*?) *(?:FAILED|$)", done.stdout, re.MULTILINE)
     # A crash leaves the name of its test; ThreadSanitizer ends what it finds with 66.
     how = {1: "", 66: "ThreadSanitizer in "}
     if done.returncode >= 0 and done.returncode not in how:
         return False, done.stdout[-300:] if done.returncode else ""
-    return True, how.get(done.returncode, "a crash of ") + tests[-1].split(" ")[0]
+    return True, how.get(done.returncode, "a crash of ") + tests[-1]
 
 
 def main(names: Sequence[str]) -> int:

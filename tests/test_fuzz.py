@@ -83,6 +83,11 @@ def test_values_and_gradients(backend, name, seed):
         drawn.tensor(*one.shape, dtype=one.dtype, kind="normal", plant=False)
         for one in plain
     ]
+    # What the slope at NaN is nobody says.
+    pairs = zip(seeds, plain, strict=True)
+    seeds = [
+        s.masked_fill(p.isnan().cpu(), 0) if p.isnan().any() else s for s, p in pairs
+    ]
     results, gradients = derivatives(
         trajgru_ext, name, on_device, [seed.to(backend.device) for seed in seeds]
     )

@@ -105,7 +105,7 @@ def gru_gates(
     """Compute a GRU's new state, the reset following the convolution."""
     x, s = _gates(x_gates, h_gates, order)
     r, u = (x["r"] + s["r"]).sigmoid(), (x["u"] + s["u"]).sigmoid()
-    candidate = x["n"] + r * s["n"]
+    candidate = x["n"] if h_gates is None else x["n"] + r * s["n"]
     return gru_output(u, candidate, h, activation, negative_slope, update, zoneout_mask)
 
 
