@@ -26,9 +26,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TESTS := -m pytest -n $(WORKERS)
 SANITIZED := $(TESTS) --quiet -m kernels -k cuda-emulated tests
 
-test sanitize fuzz: export OMP_WAIT_POLICY = passive
+test sanitize sanitize-cpu fuzz: export OMP_WAIT_POLICY = passive
 
-.PHONY: build demo test lint format sanitize fuzz mutations cuda-static wheel bench clean
+.PHONY: build demo test lint format sanitize sanitize-cpu fuzz mutations cuda-static wheel bench clean
 
 build: $(BUILT)
 
@@ -81,6 +81,15 @@ sanitize: build
 	TRAJGRU_SANITIZER=thread TRAJGRU_EMULATION=threads TSAN_OPTIONS=halt_on_error=1 \
 	  LD_PRELOAD="$$(c++ -print-file-name=libtsan.so)" \
 	  $(BIN)/python $(SANITIZED) -k "cuda-emulated and naive_formula and float32"
+
+# The CPU operators, in a build of its own beside the other.
+sanitize-cpu: build
+	TRAJGRU_CUDA=0 TRAJGRU_SANITIZER=address,undefined \
+	  $(BIN)/python setup.py --quiet build --build-lib build/sanitized
+	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitized CASES=200 \
+	  LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
+	  $(BIN)/pytest -n $(WORKERS) --quiet --hypothesis-profile=fuzz tests \
+	    -k "(cpu or wrong) and not emulated" -m kernels
 
 # Every operator with CASES drawn arguments and as many wrong ones, at random.
 fuzz: build

@@ -375,6 +375,7 @@ def spoiled(d: Drawn, value: Any) -> Any:
         items[which : which + 1] = [] if dropped else [spoiled(d, items[which])]
         return type(value)(items)
     dense = isinstance(value, Tensor) and value.layout == torch.strided
+    dense = dense and value.dtype in DTYPES
     if dense and value.device.type == "cpu" and d.pick([True, True, False]):
         return d.pick(wrong_tensors(value))()
     return d.pick(OBJECTS)

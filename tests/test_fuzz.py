@@ -19,6 +19,8 @@ from torch.utils._pytree import tree_map
 import trajgru_ext
 from trajgru_ext import reference
 
+pytestmark = pytest.mark.kernels
+
 SEEDS = st.integers(0, 2**62)
 EVERY = pytest.mark.parametrize("name", OPERATORS)
 

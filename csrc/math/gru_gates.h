@@ -72,7 +72,8 @@ TRAJGRU_HOST_DEVICE void update(const GruGatesBackward<D>& args, const At& at) {
   const V fresh = at.kept(args.mask, V(0), grad);
   const auto to = gru_state_grad(args.update, parts.u, parts.n, parts.h, fresh);
   const V q = activation_grad(args.update, parts.q, parts.n, to.n);
-  const V r = q * parts.m * sigma_slope(parts.r);
+  // Without an h-part the reset gate, which may be NaN, has none either.
+  const V r = args.h_gates.present() ? q * parts.m * sigma_slope(parts.r) : V(0);
   const V u = to.u * sigma_slope(parts.u);
   if (args.x_grad.present()) {
     at.store(args.x_grad, args.slots.r, r);
