@@ -39,11 +39,8 @@ def derivatives(function, image: Tensor, *others: Tensor) -> tuple[Tensor, Tenso
     """The result's last rows, and the gradient to the image from the image itself."""
     leaf = image.detach().requires_grad_()
     result = function(leaf, *others)
-    end = last(result).detach().clone()
-    graph, seed = result.grad_fn, image
-    assert seed.shape == result.shape
-    del result
-    return end, graph(seed)[0]
+    (gradient,) = torch.autograd.grad(result, leaf, image)
+    return last(result.detach()), gradient
 
 
 def test_flow_warp():
