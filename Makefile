@@ -12,6 +12,7 @@ TORCH ?=
 RADAR ?=
 PYTEST ?=
 WORKERS ?= 2
+CASES ?= 20000
 DEMO ?= --output out/extrapolate.png --scores out/extrapolate.json
 
 TESTED_TORCH := torch==2.13.0
@@ -25,9 +26,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TESTS := -m pytest -n $(WORKERS)
 SANITIZED := $(TESTS) --quiet -m kernels -k cuda-emulated tests
 
-test sanitize: export OMP_WAIT_POLICY = passive
+test sanitize sanitize-cpu fuzz: export OMP_WAIT_POLICY = passive
 
-.PHONY: build demo test lint format sanitize cuda-static wheel bench clean
+.PHONY: build demo test lint format sanitize sanitize-cpu fuzz mutations cuda-static wheel bench clean
 
 build: $(BUILT)
 
@@ -81,6 +82,24 @@ sanitize: build
 	  LD_PRELOAD="$$(c++ -print-file-name=libtsan.so)" \
 	  $(BIN)/python $(SANITIZED) -k "cuda-emulated and naive_formula and float32"
 
+# The CPU operators, in a build of its own beside the other.
+sanitize-cpu: build
+	TRAJGRU_CUDA=0 TRAJGRU_SANITIZER=address,undefined \
+	  $(BIN)/python setup.py --quiet build --build-lib build/sanitized
+	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitized CASES=200 \
+	  LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
+	  $(BIN)/pytest -n $(WORKERS) --quiet --hypothesis-profile=fuzz tests \
+	    -k "(cpu or wrong) and not emulated" -m kernels
+
+# Every operator with CASES drawn arguments and as many wrong ones, at random.
+fuzz: build
+	CASES=$(CASES) $(BIN)/python $(TESTS) tests/test_fuzz.py -k "not cuda" \
+	  --hypothesis-profile=fuzz --hypothesis-show-statistics
+
+# Faults planted in the kernels one by one, all of which the tests should notice.
+mutations: build
+	$(BIN)/python tests/mutations.py
+
 cuda-static: build
 	$(BIN)/python tests/cuda_static.py
 
@@ -93,6 +112,8 @@ wheel: build
 	  echo "$$site" > $$(echo build/wheel/venv/lib/python3*/site-packages)/torch-found.pth
 	build/wheel/venv/bin/python -m pip install --quiet --no-deps build/wheel/*.whl
 	cd build/wheel && venv/bin/trajgru-ext info
+	$(BIN)/python setup.py --quiet sdist --dist-dir build/wheel
+	$(BIN)/python tests/check_distribution.py build/wheel/*.whl build/wheel/*.tar.gz
 
 bench: build
 	set -e; for bench in benchmarks/bench_*.py; do $(BIN)/python $$bench; done

@@ -2,7 +2,8 @@
 
 CUDA kernels are built with a CUDA build of torch and nvcc (CUDA_HOME);
 TRAJGRU_CUDA=0 leaves them out, TRAJGRU_CUDA=1 makes their absence an error, and
-TORCH_CUDA_ARCH_LIST chooses the architectures.
+TORCH_CUDA_ARCH_LIST chooses the architectures. TRAJGRU_SANITIZER=address,undefined is
+for a build that is tested under these sanitizers: slow, and of the baseline kernels.
 """
 
 import os
@@ -33,7 +34,8 @@ HERE = Path(__file__).parent.resolve()
 # From the oldest that CUDA 13 builds for to the newest; PTX for what comes later.
 CUDA_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
 
-X86 = platform.machine().lower() in ("x86_64", "amd64")
+SANITIZER = os.environ.get("TRAJGRU_SANITIZER", "")
+X86 = platform.machine().lower() in ("x86_64", "amd64") and not SANITIZER
 INSTRUCTION_SETS = {"DEFAULT": []}
 if X86:
     INSTRUCTION_SETS["AVX2"] = ["-mavx2", "-mfma", "-mf16c"]
@@ -85,7 +87,8 @@ class Build(cpp_extension.BuildExtension):
         super().finalize_options()
         # One place for every kind of build, so that a wheel takes the objects of an
         # editable install; those built against one torch never fit another.
-        self.build_temp = str(HERE / "build" / f"objects-torch-{torch.__version__}")
+        name = f"objects-torch-{torch.__version__}{SANITIZER and '-sanitized'}"
+        self.build_temp = str(HERE / "build" / name)
 
     def build_extension(self, ext):
         flags = ext.extra_compile_args["cxx"]
@@ -138,6 +141,8 @@ def extension():
         flags.append(f"-Wno-{warning}")
     if X86:
         flags.append("-DTRAJGRU_X86")
+    sanitize = [f"-fsanitize={SANITIZER}", "-fno-sanitize-recover"] if SANITIZER else []
+    flags += ["-O1", *sanitize] if SANITIZER else []
     cuda = [] if NO_CUDA else sources("csrc/cuda/*.cu")
     return make(
         name="trajgru_ext._C",
@@ -148,7 +153,7 @@ def extension():
             "cxx": flags,
             "nvcc": ["-O3", "-std=c++20", "-lineinfo", "--threads=1"],
         },
-        extra_link_args=["-fopenmp"],
+        extra_link_args=["-fopenmp", *sanitize],
     )
 
 

@@ -28,9 +28,9 @@ void Sequence::take_images(const char* op, const OptionalTensor& sequence,
                       ": inputs must be [T, B, C, H, W], C > 0, got ",
                       sequence->sizes());
     inputs = *sequence;
-    // One channel fits both formats: then as the state, or the weights.
+    // One channel fits both formats: then as the weights, or the state below.
     if (sequence->size(2) == 1) {
-      format = memory_format(state.has_value() ? *state : weight);
+      format = memory_format(weight);
     } else if (steps > 0) {
       format = memory_format(sequence->select(0, 0));
     }
@@ -45,7 +45,7 @@ void Sequence::take_images(const char* op, const OptionalTensor& sequence,
     check_beside(op, "h", *state, {batch, features, height, width}, like);
     h = channels_last(*state);
     h_format = memory_format(*state);
-    if (!sequence.has_value()) format = h_format;
+    if (!sequence.has_value() || sequence->size(2) == 1) format = h_format;
   }
   if (old_state_mask.has_value()) {
     const auto wanted = sizes(features);

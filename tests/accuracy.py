@@ -1,9 +1,20 @@
 """How far a result may be from the exact one, by dtype and number of summed terms."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+# A sum of some dozens of products, each of a few factors, is off by so many roundings.
+TERMS = 64
+# How often at most the formula is asked how far it moves.
+SAMPLES = 64
+# Beside such values the others would not be seen.
+LARGE = 1e4
 
 
 def opmath(dtype: torch.dtype) -> torch.dtype:
@@ -37,3 +48,103 @@ def assert_accurate(
         atol=bound,
         equal_nan=True,
     )
+
+
+class Roundings(TorchDispatchMode):
+    """Within it the result of every operation is off by some roundings at random."""
+
+    def __init__(self, eps: float, tiny: float) -> None:
+        super().__init__()
+        self.eps, self.tiny = eps, tiny
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if any(one.alias_info for one in func._schema.returns):
+            return found  # a view, or written in place
+        # Single precision's sigma(-100) need not be 0.
+        least = self.tiny if func is torch.ops.aten.sigmoid.default else 0.0
+        return tree_map(lambda one: self._off(one, least), found)
+
+    def _off(self, value: Any, least: float) -> Any:
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        size = self.eps * value.abs() + torch.where(value == 0, least, self.tiny)
+        off = value + size * torch.randn_like(value)
+        return torch.where(value.isfinite(), off, value)
+
+
+def assert_as_exact(
+    got: list[Tensor],
+    exact: Callable[[], list[Tensor]],
+    *,
+    values: int,
+    dtype: torch.dtype,
+    rounded: bool,
+    overflows: bool = False,
+) -> None:
+    """Compare results with those of an exact formula, arguments being of any values.
+
+    A result is right where it is that of the formula with every operation off by a few
+    roundings. Most are within `TERMS` roundings of the largest of their kind; where
+    they are not, since terms cancel, gates saturate or a slope jumps, the formula is
+    computed with such errors, to see how far it moves. Values are NaN or infinite where
+    the formula's are, gradients finite wherever the formula's are.
+
+    values: how many of the results, the first, are no gradients. dtype: of the
+    arguments; rounded: whether what is between the operations of the formula is
+    rounded to it. overflows: whether arguments are so large that products of them on
+    the way to a gradient may overflow.
+    """
+    eps = torch.finfo(dtype if rounded else opmath(dtype)).eps
+    wanted, spread, samples = exact(), None, 0
+    for k, (one, want) in enumerate(zip(got, wanted, strict=True)):
+        assert one.shape == want.shape, (k, one.shape, want.shape)
+        if not want.numel():
+            continue
+        limit, value = torch.finfo(one.dtype), one.detach().double().cpu()
+        size = want.abs()
+        defined = size < limit.max / 2  # and not NaN
+        largest = torch.where(defined, size, 0).max()
+        magnitude = size if largest > LARGE else largest
+        bound = TERMS * eps * magnitude + limit.eps * size + limit.tiny
+        wrong = defined & ~((value - want).abs() <= bound)
+        if k < values:
+            beyond = size > 2 * limit.max
+            wrong |= want.isnan() & ~value.isnan()
+            wrong |= beyond & (value != want.sign() * torch.inf)
+        elif overflows:
+            wrong &= value.isfinite()
+        while wrong.any():
+            if spread is not None:
+                wrong &= ~((value - want).abs() <= bound + spread[k])
+                wrong &= spread[k].isfinite()
+            if not wrong.any():
+                break
+            assert samples < SAMPLES, (k, value[wrong], want[wrong], spread[k][wrong])
+            more = _spread(exact, wanted, dtype, eps)
+            pairs = zip(spread or more, more, strict=True)
+            spread, samples = [torch.maximum(a, b) for a, b in pairs], samples + 8
+
+
+def _spread(
+    exact: Callable[[], list[Tensor]],
+    wanted: list[Tensor],
+    dtype: torch.dtype,
+    eps: float,
+) -> list[Tensor]:
+    """How far results move where all operations are off; infinite where they jump."""
+    samples = []
+    for _ in range(8):
+        with Roundings(8 * eps, torch.finfo(opmath(dtype)).tiny):
+            samples.append(exact())
+    return [
+        torch.stack([_distance(s, want) for s in each]).amax(0)
+        for want, *each in zip(wanted, *samples, strict=True)
+    ]
+
+
+def _distance(one: Tensor, other: Tensor) -> Tensor:
+    same = (one == other) | (one.isnan() & other.isnan())
+    return torch.where(same, 0, (one - other).abs().nan_to_num(torch.inf, torch.inf))

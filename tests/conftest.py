@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from emulation.build import NAMESPACE, build
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from trajgru_ext import _build
 from trajgru_ext.ops import _registry
@@ -18,15 +18,26 @@ settings.register_profile(
     "trajgru_ext",
     deadline=None,
     derandomize=True,
+    database=None,
     print_blob=True,
     # The backend is switched for a test, not for an example.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("trajgru_ext")
+# At random, and many: `make fuzz`.
+settings.register_profile(
+    "fuzz",
+    settings.get_profile("trajgru_ext"),
+    derandomize=False,
+    max_examples=int(os.environ.get("CASES", "20000")),
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--radar", help="real radar frames, fmi_20160928.npz")
+    parser.addoption("--large", action="store_true", help="tensors of many GiB, too")
 
 
 @pytest.fixture

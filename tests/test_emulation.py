@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from emulation.build import HERE, compile_host
+from torch.utils import cpp_extension
 
 SANITIZERS = {
     "plain": [],
@@ -60,3 +61,14 @@ def test_a_barrier_that_not_all_threads_reach_is_an_error(tmp_path, executor):
     done = run(tmp_path, "DIVERGENCE", "plain", executor)
     assert done.returncode == 3
     assert "a barrier that not all threads reach" in done.stdout
+
+
+def test_index_functions_past_2_to_the_32(tmp_path):
+    """Nothing is allocated: what the kernels compute is where they would read."""
+    program = tmp_path / "indices"
+    includes = [f"-isystem{path}" for path in cpp_extension.include_paths()]
+    compile_host(HERE / "indices.cpp", program, "-fsanitize=undefined", *includes)
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert done.stderr == ""
+    assert int(done.stdout.split()[0]) > 60

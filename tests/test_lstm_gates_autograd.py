@@ -189,7 +189,11 @@ WEIGHT = torch.zeros(1, 3, 1, 1)
         ({"forget_bias": "1"}, TypeError, "forget_bias must be a number, got str"),
         ({"peephole": WEIGHT}, ValueError, "peephole must be three tensors.*Tensor"),
         ({"peephole": [WEIGHT] * 2}, ValueError, "peephole must be three.*list of 2"),
-        ({"peephole": [WEIGHT, WEIGHT, 1]}, TypeError, "w_co must be a Tensor, got"),
+        (
+            {"peephole": [WEIGHT, WEIGHT, 1]},
+            TypeError,
+            r"peephole\[2\] must be a Tensor",
+        ),
         ({"peephole": [WEIGHT[0]] * 3}, ValueError, r"peephole .*got \[3, 1, 1\]"),
         ({"peephole": [WEIGHT.int()] * 3}, TypeError, "peephole must be float32"),
         ({"peephole": [WEIGHT, WEIGHT, STATE[:1]]}, ValueError, "peephole must be thr"),

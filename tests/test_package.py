@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import textwrap
 
 import pytest
 import torch
@@ -81,3 +82,26 @@ def test_every_schema_has_a_fake_kernel_and_a_reference():
     assert forward == set(ops.__all__)
     for name in forward:
         assert callable(getattr(reference, name))
+
+
+def test_nothing_is_downloaded_started_or_unpickled(tmp_path):
+    """By import, by operators and by a checkpoint that is read."""
+    script = """
+        import sys, torch
+        refused = ("socket.", "urllib.", "subprocess.", "os.system", "pickle.")
+
+        def hook(event, arguments):
+            if event.startswith(refused):
+                raise SystemExit(f"{event} {arguments}")
+
+        sys.addaudithook(hook)
+        import trajgru_ext, trajgru_ext.compat, trajgru_ext.nn
+        x = torch.ones(1, 1, 2, 2, requires_grad=True)
+        trajgru_ext.flow_warp(x, torch.zeros(1, 2, 2, 2)).sum().backward()
+        layer = trajgru_ext.nn.ConvGRU(1, 2)
+        layer(torch.ones(2, 1, 1, 3, 3))
+        torch.save(layer.state_dict(), sys.argv[1])
+        trajgru_ext.compat.load(sys.argv[1], layer)
+    """
+    done = python("-c", textwrap.dedent(script), str(tmp_path / "weights.pt"))
+    assert done.returncode == 0, done.stderr

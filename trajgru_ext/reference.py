@@ -23,7 +23,8 @@ def _hat(steps: Tensor, displacement: Tensor) -> Tensor:
     rising = (displacement >= -1 - steps) & (displacement < -steps)
     falling = (displacement >= -steps) & (displacement < 1 - steps)
     weight = torch.where(rising, 1 + distance, torch.where(falling, 1 - distance, 0))
-    return torch.where(distance.isnan(), torch.nan, weight)
+    undefined = torch.where(distance.isnan(), distance, 0)
+    return weight + undefined * undefined  # NaN in its derivative, too
 
 
 def flow_warp(input: Tensor, flow: Tensor, flow_scale: float = 1.0) -> Tensor:
@@ -32,23 +33,31 @@ def flow_warp(input: Tensor, flow: Tensor, flow_scale: float = 1.0) -> Tensor:
     M[b,c,i,j] = sum_m sum_n I[b,c,m,n] max(0, 1-|i+V-m|) max(0, 1-|j+U-n|)
     """
     image, uv = input.double(), flow_scale * flow.double()
-    batch, channels, height, width = image.shape
+    # Half of a position is none.
+    uv = torch.where(uv.isnan().any(1, True), uv.sum(1, True), uv)
+    height, width = image.shape[2:]
     rows = torch.arange(height, dtype=torch.float64, device=image.device)
     cols = torch.arange(width, dtype=torch.float64, device=image.device)
-    pixels = []
-    for b in range(batch):
-        for i in range(height):
-            for j in range(width):
-                u, v = uv[b, 0, i, j], uv[b, 1, i, j]
-                weight = _hat(i - rows, v)[:, None] * _hat(j - cols, u)
-                # What has no weight is not read: it may be NaN.
-                unread = (weight == 0) & ~image[b].isfinite()
-                terms = weight * torch.where(unread, 0, image[b])
-                pixels.append(terms.sum((1, 2)))
-    if not pixels:
+    if not image.numel():
         return image + uv.sum()  # empty, and connected to both
-    output = torch.stack(pixels).view(batch, height, width, channels)
-    return output.permute(0, 3, 1, 2)
+    lines = []
+    for i in range(height):
+        u, v = uv[:, 0, i, :, None], uv[:, 1, i, :, None]
+        # [B, j, m, n]: what each pixel of the line reads of every pixel.
+        down, across = _hat(i - rows, v), _hat(cols[:, None] - cols, u)
+        lines.append(_weigh(down[..., :, None] * across[..., None, :], image))
+    return torch.stack(lines, 1).permute(0, 3, 1, 2)
+
+
+def _weigh(weight: Tensor, image: Tensor) -> Tensor:
+    """sum_mn weight[b,j,m,n] image[b,c,m,n]; what has no weight may be NaN."""
+    finite = image.isfinite()
+    total = torch.einsum("bjmn,bcmn->bjc", weight, torch.where(finite, image, 0))
+    for b, m, n in (~finite).any(1).nonzero().tolist():
+        weights = weight[b, :, m, n, None]
+        unread = (weights == 0) | finite[b, :, m, n]
+        total[b] += weights * torch.where(unread, 0, image[b, :, m, n])
+    return total
 
 
 def flow_conv(
@@ -59,8 +68,9 @@ def flow_conv(
     flow_scale: float = 1.0,
 ) -> Tensor:
     """Warp along each link's flow, concatenate, and mix by a 1x1 convolution."""
-    links = flows.double().split(2, dim=1)
-    warped = torch.cat([flow_warp(input, flow, flow_scale) for flow in links], dim=1)
+    links = [flows[:, k : k + 2] for k in range(0, flows.shape[1], 2)]
+    warped = [flow_warp(input, flow, flow_scale) for flow in links]
+    warped = torch.cat([input.double()[:, :0], *warped], dim=1)  # of no links, too
     output = torch.einsum("ok,bkhw->bohw", weight.double().flatten(1), warped)
     return output if bias is None else output + bias.double()[:, None, None]
 
@@ -95,7 +105,7 @@ def gru_gates(
     """Compute a GRU's new state, the reset following the convolution."""
     x, s = _gates(x_gates, h_gates, order)
     r, u = (x["r"] + s["r"]).sigmoid(), (x["u"] + s["u"]).sigmoid()
-    candidate = x["n"] + r * s["n"]
+    candidate = x["n"] if h_gates is None else x["n"] + r * s["n"]
     return gru_output(u, candidate, h, activation, negative_slope, update, zoneout_mask)
 
 
@@ -135,13 +145,13 @@ def lstm_gates(
     """Compute an LSTM's new hidden and cell state: see `trajgru_ext.lstm_gates`."""
     x, s = _gates(x_gates, h_gates, order)
     old = c.double()
-    w_ci, w_cf, w_co = (
-        (0.0, 0.0, 0.0) if peephole is None else (w.double() for w in peephole)
-    )
-    i = (x["i"] + s["i"] + w_ci * old).sigmoid()
-    f = (x["f"] + s["f"] + w_cf * old + forget_bias).sigmoid()
-    new = f * old + i * (x["g"] + s["g"]).tanh()
-    o = (x["o"] + s["o"] + w_co * new).sigmoid()
+    a = {gate: x[gate] + s[gate] for gate in order}
+    if peephole is not None:
+        w_ci, w_cf, w_co = (w.double() for w in peephole)
+        a["i"], a["f"] = a["i"] + w_ci * old, a["f"] + w_cf * old
+    i, f, g = a["i"].sigmoid(), (a["f"] + forget_bias).sigmoid(), a["g"].tanh()
+    new = f * old + i * g
+    o = (a["o"] if peephole is None else a["o"] + w_co * new).sigmoid()
     return o * new.tanh(), new
 
 
@@ -151,6 +161,9 @@ Conv = tuple[Tensor, Tensor | None]
 def convolve(image: Tensor, conv: Conv, dilation: int | tuple[int, int] = 1) -> Tensor:
     """Convolve, keeping the size, with a weight and a bias or None."""
     weight, bias = (None if part is None else part.double() for part in conv)
+    if 0 in image.shape[2:]:  # which torch refuses
+        none = image.double().sum() * weight.sum()
+        return none.expand(len(image), len(weight), *image.shape[2:])
     both = (dilation, dilation) if isinstance(dilation, int) else dilation
     sizes = zip(both, weight.shape[2:], strict=True)
     padding = [one * (size // 2) for one, size in sizes]
@@ -172,7 +185,8 @@ def traj_gru(
     flow_offset: Tensor | float = 0,
 ) -> tuple[Tensor, Tensor]:
     """Run a TrajGRU step by step, and return its states and flows."""
-    if h is None:
+    unmoved = h is None
+    if unmoved:
         features, (_, batch, _, *size) = len(ret[0]) // 3, inputs.shape
         h = inputs.new_zeros(batch, features, *size)
     outputs, all_flows = [], []
@@ -183,7 +197,9 @@ def traj_gru(
             x_gates = convolve(inputs[t], i2h)
         hidden = _activate(hidden, activation, negative_slope)
         flows = convolve(hidden, flows_conv) + flow_offset
-        hh = flow_conv(h, flows, *ret, flow_scale=-1.0)
+        # A state that there is not is not moved, even along flows that are NaN.
+        along = torch.zeros_like(flows) if unmoved and t == 0 else flows
+        hh = flow_conv(h, along, *ret, flow_scale=-1.0)
         mask = None if zoneout_mask is None else zoneout_mask[t]
         options = {"activation": activation, "negative_slope": negative_slope}
         h = gru_gates(x_gates, hh, h, zoneout_mask=mask, **options)

@@ -74,16 +74,17 @@ TRAJGRU_HOST_DEVICE V activate(const GruUpdate<T>& update, V q) {
   }
 }
 
-// The derivative at q, n being the value.
+// The gradient to q from that to n, the value at q. Where the slope is 0 it is 0, even
+// from an infinite one.
 template <typename V, typename T>
-TRAJGRU_HOST_DEVICE V activation_slope(const GruUpdate<T>& update, V q, V n) {
+TRAJGRU_HOST_DEVICE V activation_grad(const GruUpdate<T>& update, V q, V n, V grad) {
   switch (update.activation) {
     case Activation::tanh:
-      return tanh_slope(n);
+      return grad * tanh_slope(n);
     case Activation::relu:
-      return where_positive(q, V(1), V(0));
+      return where_positive(q, grad, V(0));
     default:
-      return where_positive(q, V(1), V(update.negative_slope));
+      return where_positive(q, grad, V(update.negative_slope) * grad);
   }
 }
 

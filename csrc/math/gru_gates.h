@@ -71,8 +71,9 @@ TRAJGRU_HOST_DEVICE void update(const GruGatesBackward<D>& args, const At& at) {
   const V grad = at.load(args.grad, 0);
   const V fresh = at.kept(args.mask, V(0), grad);
   const auto to = gru_state_grad(args.update, parts.u, parts.n, parts.h, fresh);
-  const V q = to.n * activation_slope(args.update, parts.q, parts.n);
-  const V r = q * parts.m * sigma_slope(parts.r);
+  const V q = activation_grad(args.update, parts.q, parts.n, to.n);
+  // Without an h-part the reset gate, which may be NaN, has none either.
+  const V r = args.h_gates.present() ? q * parts.m * sigma_slope(parts.r) : V(0);
   const V u = to.u * sigma_slope(parts.u);
   if (args.x_grad.present()) {
     at.store(args.x_grad, args.slots.r, r);
@@ -168,8 +169,7 @@ TRAJGRU_HOST_DEVICE void update(const GruOutputBackward<D>& args, const At& at) 
   const auto to =
       gru_state_grad(args.update, at.load(args.u, 0), n, at.load(args.h, 0), fresh);
   if (args.candidate_grad.present()) {
-    const V slope = activation_slope(args.update, q, n);
-    at.store(args.candidate_grad, 0, to.n * slope);
+    at.store(args.candidate_grad, 0, activation_grad(args.update, q, n, to.n));
   }
   if (args.u_grad.present()) at.store(args.u_grad, 0, to.u);
   if (args.h_grad.present()) {

@@ -73,7 +73,7 @@ TRAJGRU_HOST_DEVICE void update(const GruStepBackward<D>& args, const At& at) {
   const V fresh = at.kept(args.mask, V(0), grad);
   const auto to = gru_state_grad(args.update, u, n, V(at.load(args.h, 0)), fresh);
   // A value has the sign of its argument, so that it tells the slope.
-  const V q_grad = to.n * activation_slope(args.update, n, n);
+  const V q_grad = activation_grad(args.update, n, n, to.n);
   const V r_grad = q_grad * m * sigma_slope(r), u_grad = to.u * sigma_slope(u);
   at.store(args.gates, args.slots.r, r_grad);
   at.store(args.gates, args.slots.u, u_grad);

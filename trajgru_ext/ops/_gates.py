@@ -73,7 +73,7 @@ def check_gate_tensor(
 
 def check_choice(op: str, name: str, value: Any, choices: Sequence[str]) -> None:
     """Raise a ValueError for a value that is none of the choices."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         listed = ", ".join(map(repr, choices))
         raise ValueError(f"{op}: {name} must be one of {listed}, got {value!r}")
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from trajgru_ext.ops import _gates
 from trajgru_ext.ops._arguments import (
+    DTYPES,
     autocast,
     check_device,
     check_same_dtype,
@@ -20,6 +21,8 @@ from trajgru_ext.ops._registry import fake
 
 # What the backward pass of a convolutional sequence computes again.
 RECOMPUTE = ("gates", "none")
+# More states than this no memory holds.
+_MOST = 2**31
 
 
 def number_of_steps(op: str, inputs: Tensor | None, steps: int | None) -> int:
@@ -29,6 +32,8 @@ def number_of_steps(op: str, inputs: Tensor | None, steps: int | None) -> int:
     if inputs is None:
         if steps is None:
             raise ValueError(f"{op}: steps must be given without inputs, got None")
+        if not abs(steps) < _MOST:
+            raise ValueError(f"{op}: steps must be below 2**31, got {steps}")
         return steps
     if steps is not None and inputs.dim() > 0 and steps != inputs.shape[0]:
         raise ValueError(
@@ -106,6 +111,8 @@ def without_padding(inputs: Tensor | None, past: Tensor | None) -> Tensor | None
     """The inputs, 0 past the end, so that NaN there reaches no gradient."""
     if inputs is None or past is None or inputs.dim() != 5:
         return inputs
+    if inputs.dtype not in DTYPES or inputs.device != past.device:
+        return inputs  # which the operator refuses
     return inputs.masked_fill(past, 0)
 
 
@@ -131,9 +138,10 @@ def check_dilation(op: str, name: str, dilation: Any) -> tuple[int, int]:
     """The dilation along height and width, from one number or two."""
     pair = (dilation, dilation) if isinstance(dilation, int) else dilation
     fits = isinstance(pair, (tuple, list)) and len(pair) == 2
-    if not fits or not all(isinstance(d, int) and d > 0 for d in pair):
+    if not fits or not all(isinstance(d, int) and 0 < d < 2**62 for d in pair):
         raise ValueError(
-            f"{op}: {name} must be a positive number or two, got {dilation!r}"
+            f"{op}: {name} must be a positive number or two, below 2**62, got "
+            f"{dilation!r}"
         )
     return tuple(pair)
 

@@ -11,7 +11,7 @@ from trajgru_ext.ops import (
     _gates,
     _sequences,
 )
-from trajgru_ext.ops._arguments import check_tensors
+from trajgru_ext.ops._arguments import check_sizes, check_tensors
 from trajgru_ext.ops._function import (
     Function,
     fill_empty,
@@ -127,8 +127,8 @@ def conv_gru(
         slots = (0, 1, 2)
     parameters = _sequences.autocast_present(inputs, h, *parameters)
     inputs, h, *parameters = parameters
-    features = parameters[2].shape[1] if parameters[2].dim() > 1 else 0
-    sizes = _sequences.state_sizes(inputs, h, features, steps)
+    check_sizes(op, "h_weight", parameters[2], [-1] * 4, parameters[2])
+    sizes = _sequences.state_sizes(inputs, h, parameters[2].shape[1], steps)
     past = _sequences.past_the_end(op, lengths, sizes, parameters[2])
     mask = _sequences.old_states_mask(op, zoneout_mask, past, sizes, parameters[2])
     inputs = _sequences.without_padding(inputs, past)

@@ -10,7 +10,7 @@ from trajgru_ext.ops import (
     _gates,
     _sequences,
 )
-from trajgru_ext.ops._arguments import check_number, check_tensors
+from trajgru_ext.ops._arguments import check_number, check_sizes, check_tensors
 from trajgru_ext.ops._function import (
     Function,
     fill_empty,
@@ -116,8 +116,8 @@ def conv_lstm(
     every = (inputs, h, x_weight, x_bias, h_weight, h_bias, c, *weights)
     every = _sequences.autocast_present(*every)
     inputs, h, h_weight = every[0], every[1], every[4]
-    features = h_weight.shape[1] if h_weight.dim() > 1 else 0
-    sizes = _sequences.state_sizes(inputs, h, features, steps)
+    check_sizes(op, "h_weight", h_weight, [-1] * 4, h_weight)
+    sizes = _sequences.state_sizes(inputs, h, h_weight.shape[1], steps)
     past = _sequences.past_the_end(op, lengths, sizes, h_weight)
     mask = _sequences.old_states_mask(op, None, past, sizes, h_weight)
     every[0] = _sequences.without_padding(inputs, past)

@@ -85,10 +85,10 @@ def peephole_weights(op: str, peephole: Any) -> tuple[Tensor | None, ...]:
         kind = type(peephole).__name__
         raise ValueError(
             f"{op}: peephole must be three tensors (w_ci, w_cf, w_co), got {kind}"
-            + (f" of {len(peephole)}" if hasattr(peephole, "__len__") else "")
+            + (f" of {len(peephole)}" if isinstance(peephole, (tuple, list)) else "")
         )
-    names = ("w_ci", "w_cf", "w_co")
-    check_tensors(op, **dict(zip(names, peephole, strict=True)))
+    for k, weight in enumerate(peephole):
+        check_tensors(op, **{f"peephole[{k}]": weight})
     return tuple(peephole)
 
 

@@ -109,6 +109,9 @@ def traj_gru(
     _gates.check_choice(op, "activation", activation, _gates.ACTIVATIONS)
     _gates.check_slope(op, negative_slope)
     _gates.check_choice(op, "recompute", recompute, RECOMPUTE)
+    if not isinstance(return_flows, bool):
+        kind = type(return_flows).__name__
+        raise TypeError(f"{op}: return_flows must be True or False, got {kind}")
     steps = _sequences.number_of_steps(op, inputs, steps)
     if flow_offset is not None:
         check_tensors(op, flow_offset=flow_offset)
@@ -148,7 +151,7 @@ def _conv(name: str, pair: Any) -> tuple[Tensor | None, Tensor | None]:
 def _kept(tensors: Sequence[Tensor | None], recompute: str, return_flows: bool) -> int:
     """How much the forward pass leaves, by number."""
     kept = RECOMPUTE.index(recompute) if _sequences.differentiated(tensors) else 0
-    return max(kept, int(return_flows))
+    return max(kept, RECOMPUTE.index("gates")) if return_flows else kept
 
 
 def _formula(

@@ -1,0 +1,242 @@
+"""Plants faults in the kernels, one at a time, and shows that the tests catch each.
+
+`python tests/mutations.py [name ...]`, after a build in place, works on a copy of the
+tree. A fault in a CPU source is compiled into one instruction set's objects and linked
+with the others; one in a CUDA source, or a formula, into an emulation of the operator
+alone. Ends with status 1 where a fault survives, or is not where it should be.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils import cpp_extension
+
+ROOT = Path(__file__).parent.parent
+OBJECTS = ROOT / "build" / f"objects-torch-{torch.__version__}"
+CAPABILITY = "AVX2"
+
+
+@dataclass
+class Fault:
+    """`right` in the file becomes `wrong`; `tests`, by `compiled`, should notice."""
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+    compiled: str
+    tests: str
+    sanitizer: str = ""
+
+
+BORDERS = "return row >= 0 && row < height && col >= 0 && col < width;"
+FAULTS = [
+    Fault(
+        *("the top border off by one", "math/bilinear.h", BORDERS),
+        *(BORDERS.replace("row >= 0", "row >= 1"), "cuda/flow_warp.cu", "flow_warp"),
+    ),
+    Fault(
+        *("the right border off by one", "math/bilinear.h", BORDERS),
+        *(BORDERS.replace("col <", "col <="), "cuda/flow_warp.cu", "flow_warp"),
+    ),
+    Fault(
+        *("the bottom border off by one", "math/bilinear.h", "cell.row < height &&"),
+        *("cell.row < height - 1 &&", "cuda/flow_warp.cu", "flow_warp"),
+    ),
+    Fault(
+        *("the left border off by one", "math/bilinear.h", "cell.col >= -1"),
+        *("cell.col >= 0", "cuda/flow_warp.cu", "flow_warp"),
+    ),
+    Fault(
+        *("a missing atomic", "cuda/warp_pixel.cuh"),
+        "atomicAdd(sums.data + sum + c * sums.channel, weight * g)",
+        "sums.data[sum + c * sums.channel] += weight * g",
+        *("cuda/flow_warp.cu", "flow_warp", "thread"),
+    ),
+    Fault(
+        *("offsets of 32 bits", "cuda/images.h", "if (last >= kLimit) return false;"),
+        *("", "cuda/flow_warp.cu", "flow_warp"),
+    ),
+    Fault(
+        *("NaN converted to an integer", "math/bilinear.h"),
+        "!(std::fabs(u) < limit && std::fabs(v) < limit)",
+        "std::fabs(u) >= limit || std::fabs(v) >= limit",
+        *("cuda/flow_warp.cu", "flow_warp"),
+    ),
+    Fault(
+        *("a warp's sum without its last lanes", "cuda/branches.cuh"),
+        *("distance = kWarpThreads / 2", "distance = kWarpThreads / 4"),
+        *("cuda/channel_mean.cu", "block_operators"),
+    ),
+    Fault(
+        *("the softmax overflows", "math/branches.h", " - largest)", ")"),
+        *("cuda/sk_select.cu", "block_operators fuzz"),
+    ),
+    Fault(
+        *("the first bin off by one", "math/spatial_pyramid_pool.h"),
+        *("(kernel * bins - size + 1) / 2", "(kernel * bins - size) / 2"),
+        *("cuda/spatial_pyramid_pool.cu", "fuzz"),
+    ),
+    Fault(
+        *("x and y swapped", "cpu/vec/flow_warp.cpp", "args.flow_scale * du"),
+        *("args.flow_scale * dv", "cpu/vec/flow_warp.cpp", "flow_warp"),
+    ),
+    Fault(
+        *("an uninitialised tail", "cpu/vec/tile.h"),
+        "for (; c < channels; ++c) {\n    coord_t sum = 0;",
+        "for (; c + 1 < channels; ++c) {\n    coord_t sum = 0;",
+        *("cpu/vec/flow_warp.cpp", "flow_warp"),
+    ),
+    Fault(
+        *("the wrong stride", "cpu/vec/tile.h", "first = at.cell.row * input.row +"),
+        "first = at.cell.row * size.width * input.col +",
+        *("cpu/vec/flow_warp.cpp", "flow_warp"),
+    ),
+    Fault(
+        *("a dropped bias", "cpu/flow_conv.cpp", "bias->to(sums).contiguous()"),
+        *("at::zeros(bias->sizes(), bias->options().dtype(sums))", "cpu/flow_conv.cpp"),
+        "flow_conv",
+    ),
+    Fault(
+        *("gates in the wrong order", "math/lstm_gates.h"),
+        "args.h_gates, slots.f) + V(args.forget_bias)",
+        "args.h_gates, slots.g) + V(args.forget_bias)",
+        *("cpu/vec/lstm_gates.cpp", "lstm_gates"),
+    ),
+    Fault(
+        *("the mask the other way round", "cpu/vec/lanes.h", "from[k] ? 1 : 0"),
+        *("from[k] ? 0 : 1", "cpu/vec/gru_gates.cpp", "gru_gates"),
+    ),
+    Fault(
+        *("a branch skipped too many", "math/hff_concat.h", "if (i >= args.skipped)"),
+        *("if (i > args.skipped)", "cpu/vec/hff_concat.cpp", "block_operators"),
+    ),
+]
+
+
+def plant(fault: Fault, tree: Path) -> None:
+    """Write the fault into the copy of the tree."""
+    path = tree / "csrc" / fault.file
+    text = path.read_text()
+    if fault.right not in text:
+        raise SystemExit(f"{fault.name}: {fault.file} does not have {fault.right!r}")
+    path.write_text(text.replace(fault.right, fault.wrong))
+
+
+def compile_operator(fault: Fault, tree: Path) -> dict[str, str]:
+    """Leave the emulation of one operator to the tests; what they run under."""
+    source = tree / "tests" / "emulation" / "operators.cpp"
+    source.write_text(f'#include "registration.cpp"\n#include "{fault.compiled}"\n')
+    if not fault.sanitizer:
+        return {}
+    flag = ["c++", f"-print-file-name=lib{fault.sanitizer[0]}san.so"]
+    runtime = subprocess.run(flag, capture_output=True, text=True, check=True).stdout
+    return {
+        "TRAJGRU_SANITIZER": fault.sanitizer,
+        "TRAJGRU_EMULATION": "threads",
+        "TSAN_OPTIONS": "halt_on_error=1",
+        "LD_PRELOAD": runtime.strip(),
+    }
+
+
+def compile_object(fault: Fault, tree: Path) -> dict[str, str]:
+    """Compile a CPU source of the copy, and link it with the objects of the build."""
+    vector = fault.compiled.startswith("cpu/vec/")
+    folder = OBJECTS / CAPABILITY if vector else OBJECTS
+    commands = subprocess.run(
+        ["ninja", "-C", folder, "-t", "compdb"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    source = str(ROOT / "csrc" / fault.compiled)
+    built = next(one for one in json.loads(commands) if one["file"] == source)
+    mutated = tree / "mutated.o"
+    command = built["command"].replace(built["output"], str(mutated))
+    command = command.replace(str(ROOT / "csrc"), str(tree / "csrc"))
+    subprocess.run(command, shell=True, check=True, capture_output=True)
+    objects = sorted(OBJECTS.glob("csrc/**/*.o"))
+    objects += sorted(OBJECTS.glob("[A-Z]*/csrc/**/*.o"))
+    objects = [mutated if str(one) == built["output"] else one for one in objects]
+    library = next((tree / "trajgru_ext").glob("_C.*.so"))
+    library.unlink()
+    link = ["c++", "-shared", "-fopenmp", *map(str, objects), "-o", str(library)]
+    link += [f"-L{path}" for path in cpp_extension.library_paths()]
+    link += ["-lc10", "-ltorch_cpu", "-ltorch", "-ltorch_python"]
+    subprocess.run(link, check=True, capture_output=True)
+    return {"ATEN_CPU_CAPABILITY": CAPABILITY.lower()}
+
+
+def copy_tree(tree: Path) -> None:
+    """What the tests need, the extension as a link."""
+    for folder in ("csrc", "tests", "trajgru_ext", "benchmarks", "examples"):
+        ignored = shutil.ignore_patterns("build", "__pycache__", "*.so")
+        shutil.copytree(ROOT / folder, tree / folder, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", tree)
+    (tree / "tests" / "emulation" / "build").mkdir()
+    for library in (ROOT / "trajgru_ext").glob("_C.*.so"):
+        (tree / "trajgru_ext" / library.name).symlink_to(library)
+
+
+def run_tests(
+    fault: Fault, tree: Path, environment: dict[str, str]
+) -> tuple[bool, str]:
+    """Whether the tests notice, and the first that does."""
+    which = "cpu"
+    if fault.compiled.endswith(".cu"):  # of which there is one operator alone
+        which = f"cuda-emulated and {Path(fault.compiled).stem}"
+    if fault.sanitizer:
+        which += " and naive_formula and float32"
+    files = [f"tests/test_{one}.py" for one in fault.tests.split()]
+    command = [sys.executable, "-m", "pytest", "-x", "-v", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "-k", which, *files],
+        cwd=tree,
+        env={**os.environ, "PYTHONPATH": str(tree), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # "tests/test_x.py::test_y[...] FAILED [ 1%]"; names may have spaces.
+    tests = re.findall(r"^(tests/\S+?::.*?) *(?:FAILED|$)", done.stdout, re.MULTILINE)
+    # A crash leaves the name of its test; ThreadSanitizer ends what it finds with 66.
+    how = {1: "", 66: "ThreadSanitizer in "}
+    if done.returncode >= 0 and done.returncode not in how:
+        return False, done.stdout[-300:] if done.returncode else ""
+    return True, how.get(done.returncode, "a crash of ") + tests[-1]
+
+
+def main(names: Sequence[str]) -> int:
+    survived = 0
+    for fault in [one for one in FAULTS if not names or one.name in names]:
+        begun = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            tree = Path(folder)
+            copy_tree(tree)
+            plant(fault, tree)
+            emulated = fault.compiled.endswith(".cu")
+            prepare = compile_operator if emulated else compile_object
+            caught, by = run_tests(fault, tree, prepare(fault, tree))
+        survived += not caught
+        seconds = time.monotonic() - begun
+        verdict = "caught by" if caught else "SURVIVED"
+        print(f"{fault.name:<38} {seconds:5.0f} s  {verdict} {by}", flush=True)
+    print(f"{survived} not caught")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="of faults; all where none are given")
+    sys.exit(main(parser.parse_args().names))
