@@ -50,8 +50,8 @@ def balanced_loss(
             be anything but NaN or infinite.
         mask: bool, of the same shape.
         scale: HKO-7's for 480x480 pixels.
-        balance: 1 is HKO-7's loss, under which uncertain rain is forecast far rather
-            than not at all; 0 counts all pixels alike, and forecasts of it are faint.
+        balance: 1 is HKO-7's loss, under which heavy rain that may come had better be
+            forecast; 0 counts all pixels alike.
 
     Returns:
         a scalar.
