@@ -1,4 +1,4 @@
-# make demo    watch the warp forecast
+# make demo    train, forecast, score; DEMO="--frames ..." takes other frames
 # make test    the whole suite
 #
 # Both make a virtual environment in VENV, with the torch that PYTHON can import, else
@@ -13,7 +13,7 @@ RADAR ?=
 PYTEST ?=
 WORKERS ?= 2
 CASES ?= 20000
-DEMO ?= --output out/extrapolate.png --scores out/extrapolate.json
+DEMO ?=
 
 TESTED_TORCH := torch==2.13.0
 LINTERS := ruff==0.14.5 clang-format==18.1.8
@@ -33,7 +33,7 @@ test sanitize sanitize-cpu fuzz: export OMP_WAIT_POLICY = passive
 build: $(BUILT)
 
 demo: build
-	$(BIN)/python examples/extrapolate.py $(DEMO)
+	$(BIN)/python examples/nowcast.py $(DEMO)
 
 test: build
 	$(BIN)/python $(TESTS) tests $(if $(RADAR),--radar=$(RADAR)) $(PYTEST)

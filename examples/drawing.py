@@ -1,20 +1,19 @@
-"""The picture of a forecast: what came, what was forecast, and how good it was."""
+"""Pictures of a forecast: what came, what was forecast, and along which flows."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import matplotlib
 import numpy as np
+from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
-from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, Normalize
+from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from torch import Tensor
+
+from trajgru_ext.nowcasting.radar import pixels_to_rain
 
 matplotlib.use("Agg")
 
@@ -33,181 +32,120 @@ RAIN_COLOURS = (
     "#8e2a8b",
 )
 DRY = "#f7f7f5"
-UNKNOWN = "#cfcfcf"  # what lay outside the last frame
+MISSING = "#cfcfcf"
 INK = "#222222"
-LINE_COLOURS = ("#1f6fb5", "#2e9e5b", "#d9662b")
-COLUMNS = 4  # lead times shown
+COLUMNS = 5  # lead times shown
 ARROWS = 12  # along the longer side
-
-
-class Score(Protocol):
-    """What the drawing reads of a score."""
-
-    lead_minutes: float
-    threshold: float | None
-    forecast: float | None
-    persistence: float | None
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What is drawn: rain in mm/h, or brightness in [0, 1]."""
+    """What is drawn, as pixels `[T, H, W]` of the HKO-7 scale, NaN where missing."""
 
-    last: NDArray  # [H, W]
-    observed: NDArray  # [ahead, H, W]
-    forecast: NDArray  # [ahead, H, W], NaN where unknown
-    motion: NDArray  # [2, H, W], pixels a frame
-    scores: Sequence[Score]
+    past: Tensor
+    rows: dict[str, Tensor]  # what came and each forecast, by name
+    flows: Tensor | None  # [T, links, 2, h, w], pixels a frame along x and y
     minutes: float  # a frame
-    rain: bool
+    rain: bool  # draw rain rates, else brightness
     title: str
     credit: str
 
+    def shown(self, frame: Tensor) -> NDArray:
+        """A frame in the unit that is drawn."""
+        return (pixels_to_rain(frame) if self.rain else frame).numpy()
+
+    def colours(self) -> tuple[Colormap, Normalize]:
+        """The colours of that unit."""
+        if not self.rain:
+            colours = matplotlib.colormaps["magma"].with_extremes(bad=MISSING)
+            return colours, Normalize(0, 1)
+        colours = ListedColormap(RAIN_COLOURS).with_extremes(under=DRY, bad=MISSING)
+        return colours, BoundaryNorm(RAIN_LEVELS, len(RAIN_COLOURS))
+
 
 def draw(picture: Picture, path: Path) -> None:
-    """Write the picture as PNG."""
-    leads = _leads(len(picture.observed))
-    width = 4.6 + 2.75 * len(leads)
-    figure = Figure(figsize=(width, 9.6), layout="constrained", facecolor="white")
-    header, body, footer = figure.subfigures(3, 1, height_ratios=(0.5, 8.9, 0.25))
-    header.text(
-        0.5, 0.45, picture.title, fontsize=16, color=INK, ha="center", va="center"
-    )
-    if picture.credit:
-        credit = f"Data: {picture.credit}"
-        footer.text(
-            0.99, 0.6, credit, fontsize=10, color="#555555", ha="right", va="center"
-        )
-    left, right = body.subfigures(1, 2, width_ratios=(4.6, width - 4.6))
-
-    above, below = left.subplots(2, 1, height_ratios=(1.35, 1))
-    _draw_motion(above, picture)
-    _draw_scores(below, picture)
-
-    rows = (
-        ("Observed", picture.observed),
-        ("Forecast", picture.forecast),
-        ("Persistence", np.broadcast_to(picture.last, picture.observed.shape)),
-    )
-    panels = right.subplots(len(rows), len(leads), squeeze=False)
-    for (name, frames), axes in zip(rows, panels, strict=True):
-        for lead, panel in zip(leads, axes, strict=True):
-            image = _show(panel, frames[lead - 1], picture.rain)
-        axes[0].set_ylabel(name, fontsize=13, color=INK)
-    for lead, panel in zip(leads, panels[0], strict=True):
-        panel.set_title(f"+{lead * picture.minutes:g} min", fontsize=13, color=INK)
-    _draw_legend(right, panels, image, picture)
-    figure.savefig(path, dpi=110)
-
-
-def _leads(ahead: int) -> list[int]:
-    """The lead times shown, evenly spaced and ending with the last."""
+    """Write a PNG: a row for what came, one a forecast, and one of flows."""
+    ahead = len(next(iter(picture.rows.values())))
     columns = min(COLUMNS, ahead)
-    return [round(ahead * (k + 1) / columns) for k in range(columns)]
+    leads = [round(ahead * (k + 1) / columns) for k in range(columns)]
+    count = len(picture.rows) + (picture.flows is not None)
+    size = (1 + 2.4 * columns, 1.2 + 2.45 * count)
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    figure.suptitle(picture.title, fontsize=15, color=INK)
+    panels = figure.subplots(count, columns, squeeze=False)
+    for (name, frames), axes in zip(picture.rows.items(), panels, strict=False):
+        for lead, panel in zip(leads, axes, strict=True):
+            image = _show(panel, picture, frames[lead - 1])
+        axes[0].set_ylabel(name, fontsize=12, color=INK)
+    for lead, panel in zip(leads, panels[0], strict=True):
+        panel.set_title(f"+{lead * picture.minutes:g} min", fontsize=12, color=INK)
+    if picture.flows is not None:
+        _draw_flows(panels[-1], picture, leads[0])
+    bar = figure.colorbar(image, ax=panels, location="bottom", aspect=50, shrink=0.6)
+    bar.set_label("rain rate [mm/h]" if picture.rain else "brightness", fontsize=11)
+    if picture.rain:
+        bar.set_ticks(RAIN_LEVELS, labels=[f"{level:g}" for level in RAIN_LEVELS])
+    if picture.credit:
+        figure.supxlabel(f"Data: {picture.credit}", fontsize=9, color=INK)
+    figure.savefig(path, dpi=100)
 
 
-def _show(axes: Axes, frame: NDArray, rain: bool) -> AxesImage:
-    if rain:
-        colours = ListedColormap(RAIN_COLOURS).with_extremes(under=DRY, bad=UNKNOWN)
-        norm = BoundaryNorm(RAIN_LEVELS, len(RAIN_COLOURS))
-    else:
-        colours = matplotlib.colormaps["magma"].with_extremes(bad=UNKNOWN)
-        norm = Normalize(0, 1)
-    image = axes.imshow(frame, cmap=colours, norm=norm, interpolation="nearest")
+def animate(picture: Picture, path: Path) -> None:
+    """Write a GIF of the past and then of what came beside each forecast."""
+    columns = len(picture.rows)
+    size = (0.4 + 2.6 * columns, 3.2)
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    panels = figure.subplots(1, columns, squeeze=False)[0]
+    images = []
+    for name, panel in zip(picture.rows, panels, strict=True):
+        images.append(_show(panel, picture, picture.past[0]))
+        panel.set_title(name, fontsize=11, color=INK)
+    before, ahead = len(picture.past), len(next(iter(picture.rows.values())))
+
+    def show(moment: int) -> list[AxesImage]:
+        lead = moment - before + 1
+        figure.suptitle(f"{lead * picture.minutes:+g} min", fontsize=12, color=INK)
+        for image, frames in zip(images, picture.rows.values(), strict=True):
+            frame = picture.past[moment] if lead <= 0 else frames[lead - 1]
+            image.set_data(picture.shown(frame))
+        return images
+
+    movie = FuncAnimation(figure, show, frames=before + ahead)
+    movie.save(path, writer=PillowWriter(fps=4), dpi=70)
+
+
+def _show(axes: Axes, picture: Picture, frame: Tensor) -> AxesImage:
+    colours, norm = picture.colours()
+    shown = picture.shown(frame)
+    image = axes.imshow(shown, cmap=colours, norm=norm, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color("#999999")
     return image
 
 
-def _draw_legend(
-    figure: SubFigure, panels: NDArray, image: AxesImage, picture: Picture
-) -> None:
-    bar = figure.colorbar(
-        image, ax=panels, location="bottom", aspect=50, shrink=0.75, pad=0.02
-    )
-    bar.set_label("rain rate [mm/h]" if picture.rain else "brightness", fontsize=11)
-    if picture.rain:
-        bar.set_ticks(RAIN_LEVELS, labels=[f"{level:g}" for level in RAIN_LEVELS])
-    bar.outline.set_edgecolor("#999999")
-    if np.isnan(picture.forecast).any():
-        unknown = Patch(facecolor=UNKNOWN, label="came from outside")
-        bar.ax.legend(
-            handles=[unknown],
-            loc="center left",
-            bbox_to_anchor=(1.01, 0.5),
-            frameon=False,
+def _draw_flows(panels: NDArray, picture: Picture, lead: int) -> None:
+    """The flows of the links at one lead time, over the last frame that was seen."""
+    flows = picture.flows[lead - 1].numpy()
+    scale = (
+        picture.past.shape[1] / flows.shape[2]
+    )  # pixels of the frame to one of the flow
+    every = max(1, round(max(flows.shape[2:]) / ARROWS))
+    y, x = (np.arange(every // 2, n, every) for n in flows.shape[2:])
+    fastest = np.hypot(*flows.swapaxes(0, 1)).max()
+    for link, panel in enumerate(panels):
+        if link >= len(flows):
+            panel.set_axis_off()
+            continue
+        _show(panel, picture, picture.past[-1])
+        u, v = flows[link][:, y[:, None], x]
+        panel.quiver(
+            *((x + 0.5) * scale - 0.5, (y + 0.5) * scale - 0.5, u, v),
+            angles="xy",
+            scale_units="xy",
+            scale=fastest / (1.5 * every * scale) or 1,  # the longest passes the next
+            width=0.008,
+            color=INK if picture.rain else "white",
         )
-
-
-def _draw_motion(axes: Axes, picture: Picture) -> None:
-    """The last frame, with arrows as long as the way of some frames."""
-    _show(axes, picture.last, picture.rain)
-    axes.set_title("Last frame and its motion", fontsize=13, color=INK)
-    height, width = picture.last.shape
-    spacing = max(height, width) / ARROWS
-    x = np.arange(spacing / 2, width, spacing)
-    y = np.arange(spacing / 2, height, spacing)
-    u, v = picture.motion[:, y.astype(int)[:, None], x.astype(int)]
-    fastest = float(np.hypot(u, v).max())
-    if fastest == 0:
-        return
-    arrows = axes.quiver(
-        *(x, y, u, v),
-        angles="xy",
-        scale_units="xy",
-        scale=fastest / (1.2 * spacing),  # the longest reaches just past the next
-        width=0.006,
-        color=INK if picture.rain else "white",
-        edgecolor="white" if picture.rain else INK,
-        linewidth=0.5,
-    )
-    speed = float(f"{fastest:.1g}")
-    label = f"{speed:g} pixels in {picture.minutes:g} min"
-    axes.quiverkey(arrows, 0.8, -0.05, speed, label, labelpos="W", color=INK)
-
-
-def _draw_scores(axes: Axes, picture: Picture) -> None:
-    """Scores by lead time: forecast drawn through, persistence dashed."""
-    thresholds = list(dict.fromkeys(s.threshold for s in picture.scores))
-    colours = LINE_COLOURS if picture.rain else LINE_COLOURS[:1]
-    for threshold, colour in zip(thresholds, colours, strict=True):
-        scores = [s for s in picture.scores if s.threshold == threshold]
-        minutes = [s.lead_minutes for s in scores]
-        forecast = [np.nan if s.forecast is None else s.forecast for s in scores]
-        persistence = [
-            np.nan if s.persistence is None else s.persistence for s in scores
-        ]
-        name = f"\u2265 {threshold:g} mm/h" if picture.rain else "all pixels"
-        axes.plot(minutes, forecast, "o-", color=colour, ms=4, lw=2, label=name)
-        axes.plot(minutes, persistence, "o--", color=colour, ms=3, lw=1.2, alpha=0.8)
-    if picture.rain:
-        title, label = "Critical success index (1 is perfect)", "CSI"
-        axes.set_ylim(0, 1)
-    else:
-        title, label = "Mean squared error (0 is perfect)", "MSE"
-        axes.set_ylim(bottom=0)
-    axes.set_title(title, fontsize=13, color=INK)
-    axes.set(xlabel="lead time [min]", ylabel=label)
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 1.5, 2, 3, 5, 10]))
-    axes.grid(color="#e3e3e3")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    styles = [
-        Line2D([], [], color=INK, lw=2, marker="o", ms=4, label="forecast"),
-        Line2D(
-            [], [], color=INK, lw=1.2, ls="--", marker="o", ms=3, label="persistence"
-        ),
-    ]
-    if picture.rain:
-        styles += [
-            Line2D([], [], color=c, lw=4, label=f"\u2265 {t:g} mm/h")
-            for t, c in zip(thresholds, colours, strict=True)
-        ]
-    axes.legend(
-        handles=styles,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.16),
-        ncols=3,
-        frameon=False,
-    )
+        panel.set_xlabel(f"link {link + 1}", fontsize=10, color=INK)
+    longest = f"longest arrow: {fastest:.2g} pixels"
+    panels[0].set_ylabel(f"Learned flows\n{longest}", fontsize=11, color=INK)

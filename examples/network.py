@@ -1,0 +1,84 @@
+"""The demonstration's network: small enough to learn in minutes on a CPU."""
+
+import torch
+from torch import Tensor, nn
+
+from trajgru_ext.nn import ConvGRU, ConvLSTM, EncoderForecaster, TrajGRU
+
+PATCH = 4  # pixels along each side that the finer level takes together
+DIVISOR = 2 * PATCH  # of height and width of the frames
+CHANNELS = 32  # of the convolutions beside the finer level
+FEATURES = (32, 48)  # of the states, the finer level first
+SLOPE = 0.2  # of the leaky ReLUs, as in HKO-7
+
+
+def network(model: str, steps: int, recompute: str = "none") -> EncoderForecaster:
+    """Make an encoder-forecaster of two levels, frames `[T, B, 1, H, W]`.
+
+    Args:
+        model: "traj_gru", "conv_gru" or "conv_lstm", the kind of its layers.
+        steps: number of coming frames.
+        recompute: "none" or "gates": whether to save memory.
+
+    """
+
+    def followed(module: nn.Module) -> nn.Module:
+        return nn.Sequential(module, nn.LeakyReLU(SLOPE, inplace=True))
+
+    def layer(inputs: int, features: int) -> nn.Module:
+        sizes = {"input_channels": inputs, "hidden_channels": features}
+        if model == "traj_gru":
+            return TrajGRU(**sizes, links=5, flow_channels=16, recompute=recompute)
+        if model == "conv_gru":
+            options = {"activation": "leaky_relu", "negative_slope": SLOPE}
+            return ConvGRU(**sizes, kernel_size=5, recompute=recompute, **options)
+        return ConvLSTM(**sizes, kernel_size=5, recompute=recompute)
+
+    patch = PATCH * PATCH
+    fine, coarse = FEATURES
+    first = followed(nn.Conv2d(patch, CHANNELS, 3, padding=1))
+    head = nn.Sequential(
+        followed(nn.Conv2d(fine, 2 * CHANNELS, 3, padding=1)),
+        nn.Conv2d(2 * CHANNELS, patch, 3, padding=1),
+        nn.PixelShuffle(PATCH),
+    )
+    return EncoderForecaster(
+        down=[
+            nn.Sequential(nn.PixelUnshuffle(PATCH), first),
+            followed(nn.Conv2d(fine, coarse, 4, stride=2, padding=1)),
+        ],
+        encoder=[layer(CHANNELS, fine), layer(coarse, coarse)],
+        forecaster=[layer(coarse, fine), layer(0, coarse)],
+        up=[followed(nn.ConvTranspose2d(coarse, coarse, 4, stride=2, padding=1))],
+        head=head,
+        steps=steps,
+        recompute=recompute != "none",
+    )
+
+
+@torch.no_grad()
+def learned_flows(net: EncoderForecaster, past: Tensor) -> Tensor | None:
+    """The flows of a TrajGRU network's finer level while it forecasts.
+
+    Args:
+        net: of `network`.
+        past: frames `[T, B, 1, H, W]`.
+
+    Returns:
+        `[steps, B, links, 2, H/4, W/4]`, along x and y in pixels of the frames, along
+        which the state moves; None where the layers are no TrajGRU.
+
+    """
+    layer = net.forecaster[0]
+    if not isinstance(layer, TrajGRU):
+        return None
+    call = {}
+
+    def note(_: nn.Module, inputs: tuple, options: dict) -> None:
+        call.update(inputs=inputs, options=options)
+
+    handle = layer.register_forward_pre_hook(note, with_kwargs=True)
+    net.forward(past)
+    handle.remove()
+    flows = layer(*call["inputs"], **call["options"], return_flows=True)[2]
+    return PATCH * flows.unflatten(2, (-1, 2))
