@@ -1,17 +1,20 @@
 """Every operator made of PyTorch's own: grid_sample, conv2d and the like.
 
-For formats that know no operators of others, as ONNX, and for comparison. The functions
-take the arguments of the operators' schemas (csrc/registration.cpp) and return as many
-tensors, with nothing in those that only a backward pass reads.
+For formats that know no operators of others, as ONNX, and for comparison: within
+`decomposed()` all that this package computes is computed so. The functions take the
+arguments of the operators' schemas (csrc/registration.cpp) and return as many tensors,
+with nothing in those that only a backward pass reads.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, grid_sample, max_pool2d, pad
 
+from trajgru_ext.ops import _registry
 from trajgru_ext.ops._branches import scaled, selected
 from trajgru_ext.ops._gates import add_gates
 from trajgru_ext.ops.conv_gru import conv_gru_formula
@@ -169,3 +172,12 @@ DECOMPOSITIONS: dict[str, Callable[..., Any]] = {
     "sk_select": lambda branches, logits: selected(logits, *branches)[0],
     "spatial_pyramid_pool": _spatial_pyramid_pool,
 }
+
+
+def decomposed() -> AbstractContextManager[None]:
+    """Within the context, PyTorch's own operators take the place of this package's.
+
+    Functions and layers then give the same values and gradients more slowly, by
+    autograd; not for code that is compiled. The switch is one for the whole process.
+    """
+    return _registry.replacing(DECOMPOSITIONS)

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trajgru_ext.decompositions import DECOMPOSITIONS
-from trajgru_ext.ops import _registry
+from trajgru_ext.decompositions import decomposed
 
 
 def export(
@@ -44,9 +43,6 @@ def export(
     """
     if model.training:
         raise ValueError("onnx.export: model must be in evaluation mode, got training")
-    with torch.no_grad():
+    with torch.no_grad(), decomposed():
         program = torch.export.export(model, args, dynamic_shapes=dynamic_shapes)
-        program = program.run_decompositions(
-            {_registry.operator(name): f for name, f in DECOMPOSITIONS.items()}
-        )
     return torch.onnx.export(program, f=file, opset_version=20, dynamo=True, **options)
