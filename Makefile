@@ -3,14 +3,15 @@
 #
 # Both make a virtual environment in VENV, with the torch that PYTHON can import, else
 # with a tested one; TORCH=torch==2.13.0 picks a version. RADAR=PATH adds the tests that
-# need real radar frames, PYTEST=... passes options on, WORKERS is how many processes
-# share the tests.
+# need real radar frames, PYTEST=... and BENCH=... pass options on, WORKERS is how many
+# processes share the tests.
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?=
 RADAR ?=
 PYTEST ?=
+BENCH ?=
 WORKERS ?= 2
 DEMO ?= --output out/extrapolate.png --scores out/extrapolate.json
 
@@ -95,7 +96,7 @@ wheel: build
 	cd build/wheel && venv/bin/trajgru-ext info
 
 bench: build
-	set -e; for bench in benchmarks/bench_*.py; do $(BIN)/python $$bench; done
+	$(BIN)/python benchmarks/run.py $(BENCH)
 
 clean:
 	rm -rf build dist out $(VENV) tests/emulation/build *.egg-info
