@@ -20,7 +20,8 @@ from trajgru_ext.info import collect
 
 Side = Callable[[], object]
 DEVICE = os.environ.get("BENCH_DEVICE", "cpu")
-torch.set_default_device(DEVICE)
+if DEVICE != "cpu":
+    torch.set_default_device(DEVICE)
 
 
 def add_arguments(

@@ -73,7 +73,7 @@ def test_what_is_wrong_is_found(monkeypatch, capsys, fault):
     wrong = lambda input, logits: function(input, logits)  # noqa: E731 - their names
     monkeypatch.setattr(trajgru_ext, "se_scale", wrong)
     assert cli.main(["check", "--json"]) == 1
-    report = json.loads(capsys.readouterr().out.replace("NaN", "null"))
+    report = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     wrong = {f["against"] for f in report["findings"] if not f["passed"]}
     assert against in wrong
     assert not report["passed"]

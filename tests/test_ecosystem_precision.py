@@ -32,7 +32,7 @@ def close(got, wanted, share):
 @SMALL
 @LOW
 def test_steps_of_training_under_autocast(kind, low):
-    """Scaled, as float16 needs it; the loss falls as in float32, and so do no bits."""
+    """Scaled, as float16 needs it: gradients are those of float32, the loss falls."""
     net, frames = make_small(kind).float(), sample_frames(3, 2, 2, 4, 6).float()
     wanted = gradients(copy.deepcopy(net), frames)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
@@ -45,7 +45,7 @@ def test_steps_of_training_under_autocast(kind, low):
         scaler.unscale_(optimizer)
         if step == 0:
             got = [parameter.grad for parameter in net.parameters()]
-            close(got, wanted, 64 * torch.finfo(low).eps)
+            close(got, wanted, 32 * torch.finfo(low).eps)
         scaler.step(optimizer)
         scaler.update()
         losses.append(loss.item())

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -40,6 +41,9 @@ def check(options: argparse.Namespace) -> int:
     seconds = round(time.perf_counter() - start, 1)
     if options.json:
         rows = [asdict(one) | {"passed": one.passed} for one in made]
+        for row in rows:
+            if not math.isfinite(row["error"]):
+                row["error"] = None  # JSON has no NaN
         report = {"passed": not wrong, "device": options.device, "seconds": seconds}
         print(json.dumps(report | {"machine": collect(), "findings": rows}, indent=1))
     else:
