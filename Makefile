@@ -3,14 +3,15 @@
 #
 # Both make a virtual environment in VENV, with the torch that PYTHON can import, else
 # with a tested one; TORCH=torch==2.13.0 picks a version. RADAR=PATH adds the tests that
-# need real radar frames, PYTEST=... passes options on, WORKERS is how many processes
-# share the tests.
+# need real radar frames, PYTEST=... and BENCH=... pass options on, WORKERS is how many
+# processes share the tests.
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?=
 RADAR ?=
 PYTEST ?=
+BENCH ?=
 WORKERS ?= 2
 CASES ?= 20000
 DEMO ?=
@@ -116,7 +117,7 @@ wheel: build
 	$(BIN)/python tests/check_distribution.py build/wheel/*.whl build/wheel/*.tar.gz
 
 bench: build
-	set -e; for bench in benchmarks/bench_*.py; do $(BIN)/python $$bench; done
+	$(BIN)/python benchmarks/run.py $(BENCH)
 
 clean:
 	rm -rf build dist out $(VENV) tests/emulation/build *.egg-info

@@ -35,19 +35,21 @@ FORMATS = {
 SGEMM = "sgemm, one thread"
 
 
-def layer_and_inputs(layout: str, steps: int = STEPS) -> tuple[TrajGRU, Tensor]:
+def layer_and_inputs(
+    layout: str, steps: int = STEPS, links: int = LINKS, size: int = SIZE
+) -> tuple[TrajGRU, Tensor]:
     """A layer whose flows are a few pixels long, and its inputs.
 
     They stay between whole coordinates, where grid_sample's round-off picks the cell
     and so the gradient.
     """
     torch.manual_seed(0)
-    layer = TrajGRU(CHANNELS, FEATURES, LINKS, zero_flows=False)
+    layer = TrajGRU(CHANNELS, FEATURES, links, zero_flows=False)
     with torch.no_grad():
         layer.flows_conv.weight.mul_(0.2)
-        layer.flows_conv.bias.copy_(torch.randint(-4, 4, (2 * LINKS,)) + 0.5)
+        layer.flows_conv.bias.copy_(torch.randint(-4, 4, (2 * links,)) + 0.5)
     layer = layer.to(memory_format=FORMATS[layout])
-    images = torch.randn(steps * BATCH, CHANNELS, SIZE, SIZE)
+    images = torch.randn(steps * BATCH, CHANNELS, size, size)
     images = images.contiguous(memory_format=FORMATS[layout])
     return layer, images.unflatten(0, (steps, BATCH)).requires_grad_()
 
@@ -64,11 +66,13 @@ def operations(steps: int) -> int:
     return 2 * pixels * (steps * of_inputs + (steps - 1) * of_state)
 
 
-def check(name: str, got: list[Tensor], wanted: list[Tensor]) -> None:
+def check(
+    name: str, got: list[Tensor], wanted: list[Tensor], tolerance: float = 1e-3
+) -> None:
     """Stop where a side is wrong; grid_sample's positions cost it three digits."""
     for one, other in zip(got, wanted, strict=True):
         error = (one.double() - other).norm() / other.norm()
-        if not error < 1e-3:
+        if not error < tolerance:
             raise SystemExit(f"{name} is wrong: relative error {error}")
 
 
@@ -131,17 +135,19 @@ def bench(layout: str, options: argparse.Namespace) -> list[dict]:
     return records
 
 
-def prepare_training(kind: str, layout: str, steps: int) -> Callable[[], object]:
+def prepare_training(
+    kind: str, layout: str, steps: int, links: int = LINKS, size: int = SIZE
+) -> Callable[[], object]:
     """For peak_mib: a training step that is about to run."""
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    layer, inputs = layer_and_inputs(layout, steps)
+    layer, inputs = layer_and_inputs(layout, steps, links, size)
     if kind != "port":
         layer.recompute = kind
     model = PortedTrajGRU(layer) if kind == "port" else Ours(layer)
     small, _ = layer_and_inputs(layout, 1)
     few = torch.randn(2, 1, CHANNELS, 8, 8).requires_grad_()
     train_step(Ours(small), few, torch.ones(2, 1, FEATURES, 8, 8))
-    seed = torch.ones(steps, BATCH, FEATURES, SIZE, SIZE)
+    seed = torch.ones(steps, BATCH, FEATURES, size, size)
     return lambda: train_step(model, inputs, seed)
 
 

@@ -1,18 +1,27 @@
-"""What every benchmark shares: interleaved timing, the machine's facts, reports."""
+"""What every benchmark shares: interleaved timing, the machine's facts, reports.
+
+On a GPU (BENCH_DEVICE=cuda, as run.py sets it; not yet run on one) all tensors are made
+there, times are those between CUDA events, and each run finds the L2 cache cold.
+"""
 
 import argparse
 import json
+import os
 import platform
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from sgemm import machine_rates
 from torch.utils.benchmark import Timer
 
 from trajgru_ext.info import collect
 
 Side = Callable[[], object]
+DEVICE = os.environ.get("BENCH_DEVICE", "cpu")
+if DEVICE != "cpu":
+    torch.set_default_device(DEVICE)
 
 
 def add_arguments(
@@ -44,12 +53,17 @@ def machine() -> dict[str, object]:
         for line in Path("/proc/cpuinfo").read_text().splitlines()
         if line.startswith("model name")
     ]
-    return {
+    versions = ("trajgru_ext", "python", "torch", "cpu capability", "compiler")
+    facts = {
         "processor": names[0] if names else platform.processor(),
         "cores": len(names),
         "threads": torch.get_num_threads(),
-        **{k: collect()[k] for k in ("trajgru_ext", "torch", "cpu capability")},
+        "device": DEVICE,
+        **{k: collect()[k] for k in versions},
     }
+    if DEVICE == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts
 
 
 def medians(sides: dict[str, Side], rounds: int) -> dict[str, float]:
@@ -57,6 +71,8 @@ def medians(sides: dict[str, Side], rounds: int) -> dict[str, float]:
 
     Taking turns gives every side the same share of whatever else the machine does.
     """
+    if DEVICE == "cuda":
+        return _cuda_medians(sides, rounds)
     timers = {
         name: Timer(
             "side()", globals={"side": side}, num_threads=torch.get_num_threads()
@@ -76,6 +92,23 @@ def medians(sides: dict[str, Side], rounds: int) -> dict[str, float]:
     return {name: 1e3 * statistics.median(values) for name, values in times.items()}
 
 
+def _cuda_medians(sides: dict[str, Side], rounds: int) -> dict[str, float]:
+    cache = torch.cuda.get_device_properties(0).L2_cache_size
+    other = torch.empty(2 * cache, dtype=torch.uint8)  # takes the inputs' place in it
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for k in range(rounds + 1):
+        for name, side in sides.items():
+            other.zero_()
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            side()
+            end.record()
+            torch.cuda.synchronize()
+            if k:  # the first warms up
+                times[name].append(start.elapsed_time(end))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
 def print_table(title: str, times: dict[str, float], ours: str) -> None:
     """Each side's median, and how many times ours it takes."""
     print(f"\n{title}")
@@ -86,6 +119,7 @@ def print_table(title: str, times: dict[str, float], ours: str) -> None:
 def write(path: Path, records: list[dict[str, object]]) -> None:
     """Write the figures with the machine they were measured on."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    report = {"machine": machine(), "records": records}
+    rates = machine_rates()
+    report = {"machine": machine() | rates, "records": records}
     path.write_text(json.dumps(report, indent=1) + "\n")
     print(f"\nwritten to {path}")

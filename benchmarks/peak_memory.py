@@ -5,6 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import torch
+
 MIB = 1024  # KiB
 
 
@@ -15,6 +17,11 @@ def _status(field: str) -> int:
 
 def _measure(prepare: Callable[..., Callable[[], object]], arguments: tuple) -> float:
     run = prepare(*arguments)
+    if torch.get_default_device().type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / MIB**2
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     run()

@@ -17,7 +17,9 @@ def installed(*names: str) -> bool:
 
 
 def runtime_sides(module: nn.Module, tensors: tuple[Tensor, ...]) -> dict[str, Run]:
-    """Those of the two that are installed (`pip install trajgru_ext[bench]`)."""
+    """Those that are installed (`pip install trajgru_ext[bench]`), on the CPU alone."""
+    if torch.get_default_device().type != "cpu":
+        return {}
     makers = {"OpenVINO": ("openvino", _openvino)}
     makers["onnxruntime"] = ("onnxruntime", _onnxruntime)
     sides = {}

@@ -6,14 +6,13 @@ import functools
 import plain_networks as plain
 import pytest
 import torch
+from small_networks import SMALL, make_small, moving, sample_frames
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trajgru_ext.nn import (
     ConvGRU,
-    ConvLSTM,
     EncoderForecaster,
-    TrajGRU,
     conv_lstm_forecaster,
     hko7_conv_gru,
     hko7_traj_gru,
@@ -46,48 +45,10 @@ NETWORKS = {
     ),
 }
 NAMED = pytest.mark.parametrize("name", NETWORKS)
-SMALL = pytest.mark.parametrize("kind", ["traj_gru", "conv_gru", "conv_lstm"])
 
 
 def count(net):
     return sum(parameter.numel() for parameter in net.parameters())
-
-
-def sample_frames(*shape, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(sum(shape))
-    return torch.rand(shape, generator=generator, dtype=dtype)
-
-
-def moving(net):
-    """With flows and peepholes that are not zero."""
-    generator = torch.Generator().manual_seed(1)
-    for parameter in net.parameters():
-        if not parameter.any():
-            nn.init.normal_(parameter, std=0.1, generator=generator)
-    return net
-
-
-def make_small(kind, recompute="none", **options):
-    """A network of two levels, and frames that fit it."""
-    torch.manual_seed(0)
-
-    def layer(*sizes):
-        more = {"dtype": torch.float64, "recompute": recompute}
-        if kind == "traj_gru":
-            return TrajGRU(*sizes, 2, flow_channels=4, **more)
-        return {"conv_gru": ConvGRU, "conv_lstm": ConvLSTM}[kind](*sizes, **more)
-
-    channels = 5 if options.get("coordinates") else 2
-    net = EncoderForecaster(
-        [nn.Conv2d(channels, 3, 3, padding=1), nn.Conv2d(4, 3, 3, 2, 1)],
-        [layer(3, 4), layer(3, 5)],
-        [layer(3, 4), layer(0, 5)],
-        [nn.ConvTranspose2d(5, 3, 4, 2, 1)],
-        nn.Conv2d(4, 2, 1),
-        steps=3,
-        **options,
-    )
-    return moving(net.double())
 
 
 def gradients(net, loss):

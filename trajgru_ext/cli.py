@@ -2,9 +2,13 @@
 
 import argparse
 import json
+import math
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import asdict
 
+from trajgru_ext import check as proof
 from trajgru_ext.info import collect
 
 
@@ -21,6 +25,33 @@ def info(options: argparse.Namespace) -> int:
     return 0
 
 
+def check(options: argparse.Namespace) -> int:
+    """Compare every operator with what is known to be right."""
+    if reason := proof.why_not(options.device):
+        print(f"trajgru-ext check: no {options.device} here: {reason}", file=sys.stderr)
+        return 2
+    start, made = time.perf_counter(), []
+    if not options.json:
+        print(proof.heading())
+    for some in proof.findings(options.device):
+        made += some
+        if not options.json:
+            print("\n".join(proof.table(some)), flush=True)
+    wrong = [one for one in made if not one.passed]
+    seconds = round(time.perf_counter() - start, 1)
+    if options.json:
+        rows = [asdict(one) | {"passed": one.passed} for one in made]
+        for row in rows:
+            if not math.isfinite(row["error"]):
+                row["error"] = None  # JSON has no NaN
+        report = {"passed": not wrong, "device": options.device, "seconds": seconds}
+        print(json.dumps(report | {"machine": collect(), "findings": rows}, indent=1))
+    else:
+        verdict = f"{len(wrong)} are WRONG" if wrong else "all is right"
+        print(f"\n{len(made)} comparisons on {options.device}, {seconds} s: {verdict}")
+    return 1 if wrong else 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
     parser = argparse.ArgumentParser(prog="trajgru-ext", description=__doc__)
@@ -28,6 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = commands.add_parser("info", help="versions, kernels and devices")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=info)
+    command = commands.add_parser("check", help="prove the operators on this machine")
+    command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=check)
     options = parser.parse_args(arguments)
     return options.run(options)
 

@@ -17,9 +17,11 @@ def channels_last(images: Tensor) -> Tensor:
     Images of one channel have both formats by their sizes, and a convolution goes by
     their strides: those are copied.
     """
+    # vmap knows no channels_last.
+    pixels = images.permute(0, 2, 3, 1)
     if images.shape[1] == 1:
-        return images.clone(memory_format=torch.channels_last)
-    return images.contiguous(memory_format=torch.channels_last)
+        pixels = pixels.clone(memory_format=torch.contiguous_format)
+    return pixels.contiguous().permute(0, 3, 1, 2)
 
 
 def on_frames(

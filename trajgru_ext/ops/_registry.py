@@ -4,19 +4,27 @@ The compiled operators live in `torch.ops.trajgru_ext`. A build of the same sour
 under another namespace can take their place (the tests run the CUDA kernels so).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 _namespace = "trajgru_ext"
+_instead: Mapping[str, Callable[..., Any]] = {}
 _fakes: dict[str, Callable[..., Any]] = {}
 
 
 def operator(name: str) -> Any:
-    """The registered operator of this name."""
+    """The registered operator of this name, or the function in its place."""
+    if _instead:
+        return _instead[name]
     return getattr(getattr(torch.ops, _namespace), name).default
+
+
+def replaced() -> bool:
+    """Whether functions are in the operators' places, which autograd sees through."""
+    return bool(_instead)
 
 
 def fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -44,3 +52,14 @@ def using(namespace: str) -> Iterator[None]:
         yield
     finally:
         _namespace = previous
+
+
+@contextmanager
+def replacing(functions: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """Within the context, call these functions, by their names, for the operators."""
+    global _instead  # noqa: PLW0603 - as above
+    previous, _instead = _instead, functions
+    try:
+        yield
+    finally:
+        _instead = previous

@@ -150,7 +150,7 @@ def _candidate_last(tensor: Tensor | None, slots: Sequence[int]) -> Tensor | Non
     return torch.cat([slices[slot] for slot in slots])
 
 
-def _formula(
+def conv_gru_formula(
     mask: Tensor | None,
     steps: int,
     dilation: Sequence[int],
@@ -258,7 +258,7 @@ class _ConvGru(Function):
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
         inputs, h, mask, *parameters = ctx.saved_tensors
-        formula = _formula(mask, *ctx.options[:7])
+        formula = conv_gru_formula(mask, *ctx.options[:7])
         along = (*tangents[:2], *tangents[3:7])
         found = _gates.tangents_of(formula, (inputs, h, *parameters), along)
         return *found, None, None
@@ -309,7 +309,7 @@ class _ConvGruBackward(Function):
     @staticmethod
     def _formula(ctx: Any) -> tuple[_gates.Formula, tuple[Tensor | None, ...]]:
         grad, inputs, h, mask, *parameters = ctx.saved_tensors
-        sequence = _formula(mask, *ctx.options)
+        sequence = conv_gru_formula(mask, *ctx.options)
         first_derivative = _gates.gradient_of(sequence, ctx.wanted)
         return first_derivative, (grad, inputs, h, *parameters)
 

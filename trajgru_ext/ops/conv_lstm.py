@@ -128,7 +128,7 @@ def conv_lstm(
     return outputs, last
 
 
-def _formula(
+def conv_lstm_formula(
     mask: Tensor | None,
     steps: int,
     dilation: Sequence[int],
@@ -225,7 +225,7 @@ class _ConvLstm(Function):
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
         *tensors, mask = ctx.saved_tensors
-        formula = _formula(mask, *ctx.options)
+        formula = conv_lstm_formula(mask, *ctx.options)
         found = _gates.tangents_of(formula, tensors, tangents[:_TENSORS])
         return *found, None, None
 
@@ -278,7 +278,7 @@ class _ConvLstmBackward(Function):
     @staticmethod
     def _formula(ctx: Any) -> tuple[_gates.Formula, tuple[Tensor | None, ...]]:
         *tensors, mask = ctx.saved_tensors
-        sequence = _formula(mask, *ctx.options)
+        sequence = conv_lstm_formula(mask, *ctx.options)
 
         def first_derivative(
             grad: Tensor | None, c_grad: Tensor | None, *tensors: Tensor | None

@@ -148,9 +148,17 @@ def _per_sample(per_link: Tensor, input: Tensor, flows: Tensor) -> Tensor:
     return per_link.unflatten(0, (input.shape[0], flows.shape[1] // 2))
 
 
-def mix(weight: Tensor, warped: Tensor) -> Tensor:
-    """The product of a pixel's warped channels with the weights."""
-    return torch.einsum("ok,bkhw->bohw", weight, warped)
+def flow_conv_formula(
+    input: Tensor,
+    flows: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    flow_scale: float,
+) -> Tensor:
+    """The operator in torch operators that can be differentiated on."""
+    warped = warps(input, flows, flow_scale)
+    output = torch.einsum("ok,bkhw->bohw", weight, warped)
+    return output if bias is None else output + bias[:, None, None]
 
 
 class _FlowConv(Function):
@@ -182,7 +190,7 @@ class _FlowConv(Function):
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> Tensor:
         def formula(input: Tensor, flows: Tensor, weight: Tensor) -> tuple[Tensor]:
-            return (mix(weight, warps(input, flows, ctx.flow_scale)),)
+            return (flow_conv_formula(input, flows, weight, None, ctx.flow_scale),)
 
         (output,) = push_forward(formula, ctx.saved_tensors, tangents[:3])
         bias = tangents[3]

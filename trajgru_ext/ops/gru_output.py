@@ -112,7 +112,7 @@ def _fake_gru_output_backward(
     )
 
 
-def _formula(
+def gru_output_formula(
     mask: Tensor | None, activation: int, negative_slope: float, keep: bool
 ) -> _gates.Formula:
     """The update as a function of u, candidate and h, in torch operators."""
@@ -155,7 +155,7 @@ class _GruOutput(Function):
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> Tensor:
         *tensors, mask = ctx.saved_tensors
-        formula = _formula(mask, *ctx.options)
+        formula = gru_output_formula(mask, *ctx.options)
         return _gates.tangents_of(formula, tensors, tangents[:3])[0]
 
     @staticmethod
@@ -193,14 +193,18 @@ class _GruOutputBackward(Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, mask = ctx.saved_tensors
-        gradient = _gates.gradient_of(_formula(mask, *ctx.options), ctx.wanted)
+        gradient = _gates.gradient_of(
+            gru_output_formula(mask, *ctx.options), ctx.wanted
+        )
         seeds = wanted_only(cotangents, ctx.wanted)
         return *_gates.pull_back(gradient, tensors, seeds), *[None] * 7
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
         *tensors, mask = ctx.saved_tensors
-        gradient = _gates.gradient_of(_formula(mask, *ctx.options), ctx.wanted)
+        gradient = _gates.gradient_of(
+            gru_output_formula(mask, *ctx.options), ctx.wanted
+        )
         found = _gates.tangents_of(gradient, tensors, tangents[:4])
         return fill_empty(found, ctx.wanted, tensors[0])
 

@@ -84,7 +84,7 @@ def _fake_gru_reset_backward(
     )
 
 
-def _formula(slots: Sequence[int]) -> _gates.Formula:
+def gru_reset_formula(slots: Sequence[int]) -> _gates.Formula:
     """The result as a function of the gates' sum and h, in torch operators."""
 
     def halves(gates: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,7 +129,7 @@ class _GruReset(Function):
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        formula = _formula(ctx.slots)
+        formula = gru_reset_formula(ctx.slots)
 
         def of_both(x_gates: Any, h_gates: Any, h: Tensor) -> tuple[Tensor, ...]:
             return formula(_gates.add_gates(x_gates, h_gates, h), h)
@@ -166,7 +166,7 @@ class _GruResetBackward(Function):
     # No kernel is worth it for the second derivative.
     @staticmethod
     def _formula(ctx: Any) -> _gates.Formula:
-        formula = _formula(ctx.slots)
+        formula = gru_reset_formula(ctx.slots)
 
         def first_derivative(
             u_grad: Any, reset_grad: Any, x_gates: Any, h_gates: Any, h: Tensor

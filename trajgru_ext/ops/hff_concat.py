@@ -104,7 +104,7 @@ def _fake_hff_concat_backward(grad: Tensor, branches: int, skipped: int) -> Tens
     return empty_stack(branches, grad, grad.shape[1] // (branches - skipped))
 
 
-def _formula(skipped: int) -> Callable[..., tuple[Tensor]]:
+def hff_formula(skipped: int) -> Callable[..., tuple[Tensor]]:
     """The operator as a function of its tensors, in torch operators."""
 
     def fused(
@@ -155,7 +155,7 @@ class _HffConcat(Function):
         if ctx.plain:
             found = _HffConcatBackward.call(grad, ctx.count, ctx.skipped)
             return None, None, None, None, *found.unbind()
-        formula = _formula(ctx.skipped)
+        formula = hff_formula(ctx.skipped)
         return None, *_gates.pull_back(formula, ctx.saved_tensors, (grad,))
 
     @staticmethod
@@ -164,7 +164,7 @@ class _HffConcat(Function):
             zero = torch.zeros_like(next(t for t in tangents if t is not None))
             along = [zero if one is None else one for one in tangents[3:]]
             return _HffConcat.call(ctx.skipped, None, None, None, *along)
-        formula = _formula(ctx.skipped)
+        formula = hff_formula(ctx.skipped)
         return _gates.tangents_of(formula, ctx.saved_tensors, tangents)[0]
 
     @staticmethod

@@ -17,7 +17,7 @@ from trajgru_ext.ops._function import (
 )
 from trajgru_ext.ops._registry import operator
 from trajgru_ext.ops._traj_gru_fakes import RECOMPUTE
-from trajgru_ext.ops.flow_conv import mix, warps
+from trajgru_ext.ops.flow_conv import flow_conv_formula
 from trajgru_ext.ops.gru_gates import gru_formula
 
 # A pixel's content goes where its flow points.
@@ -154,12 +154,13 @@ def _kept(tensors: Sequence[Tensor | None], recompute: str, return_flows: bool) 
     return max(kept, RECOMPUTE.index("gates")) if return_flows else kept
 
 
-def _formula(
+def traj_gru_formula(
     mask: Tensor | None,
     offset: Tensor | None,
     steps: int,
     activation: int,
     negative_slope: float,
+    flow_conv: Callable[..., Tensor] = flow_conv_formula,
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     """The sequence and its flows, in torch operators that can be differentiated on."""
     convolve = _sequences.convolve
@@ -186,15 +187,13 @@ def _formula(
             flows = convolve(act(hidden).to(wide), *to_flows)
             if offset is not None:
                 flows = flows + offset.to(wide)
-            hh = mix(weight, warps(h, flows, FLOW_SCALE))
-            if bias is not None:
-                hh = hh + bias[:, None, None]
+            hh = flow_conv(h, flows, weight, bias, FLOW_SCALE)
             kept = None if mask is None else mask[t]
             options = (kept, (0, 1, 2), activation, negative_slope, True)
             (h,) = gru_formula(*options)(x_gates, hh, h)
             outputs.append(h)
             all_flows.append(flows)
-        no_flows = h.new_empty((len(h), len(to_flows[0]), *h.shape[2:]), dtype=wide)
+        no_flows = h.new_empty((h.shape[0], len(to_flows[0]), *h.shape[2:]), dtype=wide)
         return _sequences.stack(outputs, h), _sequences.stack(all_flows, no_flows)
 
     return sequence
@@ -256,7 +255,7 @@ class _TrajGru(Function):
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
         inputs, h, mask, offset, *parameters = ctx.saved_tensors
-        formula = _formula(mask, offset, *ctx.options[:3])
+        formula = traj_gru_formula(mask, offset, *ctx.options[:3])
         tensors = (inputs, h, *parameters)
         along = (*tangents[:2], *tangents[4:14])
         found = _gates.tangents_of(formula, tensors, along)
@@ -318,7 +317,7 @@ class _TrajGruBackward(Function):
     @staticmethod
     def _formula(ctx: Any) -> tuple[_gates.Formula, tuple[Tensor | None, ...]]:
         grad, flows_grad, inputs, h, mask, offset, *parameters = ctx.saved_tensors
-        sequence = _formula(mask, offset, *ctx.options)
+        sequence = traj_gru_formula(mask, offset, *ctx.options)
 
         def first_derivative(
             grad: Tensor, flows_grad: Tensor | None, *tensors: Tensor | None

@@ -1,0 +1,225 @@
+"""Runs all benchmarks, and makes one report of them: tables and two plots.
+
+Each benchmark writes `results/<name>.json`, with the machine and its rates; from all of
+these come `results/README.md`, the plots, and the table in the README. On a machine
+with a GPU that the kernels were built for, the benchmarks run there (not yet done).
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import torch
+
+from trajgru_ext import _build
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+HERE = Path(__file__).parent
+NAMES = sorted(p.stem.removeprefix("bench_") for p in HERE.glob("bench_*.py"))
+MODES = ("forward", "forward+backward", "training step")
+# What a record holds beside the words that say what was measured.
+FIGURES = ("milliseconds", "times_ours", "mebibytes", "errors")
+BEGIN, END = "<!-- from benchmarks/run.py -->\n", "<!-- end -->\n"
+
+Record = dict[str, Any]
+
+
+def run(name: str, results: Path, options: argparse.Namespace) -> None:
+    """Run one benchmark in a process of its own."""
+    command = [sys.executable, HERE / f"bench_{name}.py"]
+    command += ["--json", results / f"{name}.json"]
+    if options.quick:
+        command += ["--rounds", "1"]
+    device = (
+        "cuda" if torch.cuda.is_available() and not _build.no_cuda_kernels else "cpu"
+    )
+    environment = os.environ | {"BENCH_DEVICE": device}
+    subprocess.run([*map(str, command)], check=True, env=environment)
+
+
+def what(record: Record) -> str:
+    """The words of a record."""
+    said = (
+        v for k, v in record.items() if k not in FIGURES and not isinstance(v, float)
+    )
+    lists = ("×".join(map(str, v)) if isinstance(v, list) else str(v) for v in said)
+    return ", ".join(lists)
+
+
+def flat(figures: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """Figures that may be grouped, by one name each."""
+    found: dict[str, float] = {}
+    for name, value in figures.items():
+        title = f"{prefix}{name}"
+        found |= flat(value, f"{title} ") if isinstance(value, dict) else {title: value}
+    return found
+
+
+def markdown(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table."""
+    lines = [list(columns)]
+    lines += [["---"] * len(lines[0]), *map(list, rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n"
+
+
+def tables(records: list[Record]) -> Iterator[str]:
+    """Our milliseconds, how many times as long the others take, our share of sgemm.
+
+    Then memory.
+    """
+    timed = [r for r in records if "times_ours" in r]
+    sides = list(
+        dict.fromkeys(s for r in timed for s in r["times_ours"] if s != "ours")
+    )
+    if timed:
+        shared = any("share_of_sgemm" in r for r in timed)
+        columns = ["", "ours, ms", *(f"{side}, times" for side in sides)]
+        rows = []
+        for r in timed:
+            row = [what(r), f"{r['milliseconds']['ours']:.3g}"]
+            others = r["times_ours"]
+            row += [f"{others[s]:.2f}" if s in others else "" for s in sides]
+            share = r.get("share_of_sgemm", math.nan)
+            rows.append([*row, f"{share:.0%}"] if shared else row)
+        yield markdown([*columns, "share of sgemm"] if shared else columns, rows)
+    weighed = [(what(r), flat(r["mebibytes"])) for r in records if "mebibytes" in r]
+    names = list(dict.fromkeys(name for _, figures in weighed for name in figures))
+    if weighed:
+        yield markdown(
+            ["MiB of a training step", *names],
+            (
+                [title, *(f"{of[n]:.0f}" if n in of else "" for n in names)]
+                for title, of in weighed
+            ),
+        )
+
+
+def ratios(records: list[Record], mode: str) -> list[float]:
+    """How many times ours the first other side takes, in each case."""
+    found = []
+    for record in records:
+        if record.get("mode") == mode and "times_ours" in record:
+            others = [v for side, v in record["times_ours"].items() if side != "ours"]
+            found += others[:1]
+    return found
+
+
+def mean(values: list[float]) -> float:
+    """The geometric mean."""
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def summary(reports: dict[str, list[Record]]) -> str:
+    """For each benchmark the mean ratio, and the least and largest."""
+    rows = []
+    for name, records in reports.items():
+        found = [ratios(records, mode) for mode in MODES]
+        each = [
+            f"{mean(r):.1f} ({min(r):.1f} to {max(r):.1f})" if r else "" for r in found
+        ]
+        if any(each):
+            inference, training, step = each
+            rows.append([f"`{name}`", inference, training or step])
+    return markdown(["", "inference", "training"], rows)
+
+
+def plot_ratios(reports: dict[str, list[Record]], file: Path) -> None:
+    """A bar a benchmark and mode, a dot a case."""
+    bars = []
+    for name, records in reports.items():
+        for mode in MODES:
+            if found := ratios(records, mode):
+                bars.append((f"{name}, {mode}", found))
+    figure, axes = plt.subplots(figsize=(7, 0.3 * len(bars) + 0.8))
+    for k, (_, found) in enumerate(bars):
+        axes.barh(k, mean(found), color="tab:blue", alpha=0.5)
+        axes.plot(found, [k] * len(found), ".", color="tab:blue")
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(bars)), [title for title, _ in bars])
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.invert_yaxis()
+    axes.set_xlabel("time of the published or eager PyTorch code / ours")
+    figure.savefig(file, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+
+
+def plot_scaling(records: list[Record], file: Path) -> None:
+    """Time and memory against T and L."""
+    figure, grid = plt.subplots(2, 2, figsize=(8, 5), sharex="col", squeeze=False)
+    for column, along in enumerate(("T", "L")):
+        those = [r for r in records if r["along"] == along]
+        for row, kind in enumerate(("milliseconds", "mebibytes")):
+            for side in those[0][kind]:
+                points = [r[kind][side] for r in those]
+                grid[row][column].plot(
+                    [r[along] for r in those], points, ".-", label=side
+                )
+            grid[row][column].set_ylim(bottom=0)
+            grid[row][0].set_ylabel(kind)
+        grid[1][column].set_xlabel({"T": "steps T", "L": "links L"}[along])
+    grid[0][0].legend()
+    figure.savefig(file, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+
+
+def report(results: Path) -> str:
+    """Write the tables and plots of all that is in the folder; their summary."""
+    files = sorted(results.glob("*.json"))
+    loaded = {file.stem: json.loads(file.read_text()) for file in files}
+    reports = {name: one["records"] for name, one in loaded.items()}
+    text = "# Benchmarks\n\nMade by `python benchmarks/run.py`. Times are medians of "
+    text += (
+        "interleaved rounds; `times` is how many times as long as ours a side takes.\n"
+    )
+    for name, one in loaded.items():
+        doc = (HERE / f"bench_{name}.py").read_text().split('"""')[1].strip()
+        facts = ", ".join(
+            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}"
+            for k, v in one["machine"].items()
+        )
+        text += f"\n## {name}\n\n{doc}\n\n{facts}.\n\n" + "".join(
+            tables(one["records"])
+        )
+    (results / "README.md").write_text(text.rstrip() + "\n")
+    plot_ratios(reports, results / "ratios.png")
+    if "scaling" in reports:
+        plot_scaling(reports["scaling"], results / "scaling.png")
+    return summary(reports)
+
+
+def main() -> None:
+    """Run what is asked for; report what is there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=NAMES, help="these alone")
+    parser.add_argument("--quick", action="store_true", help="one round of each")
+    parser.add_argument(
+        "--no-run", action="store_true", help="report what was measured"
+    )
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    options = parser.parse_args()
+    for name in [] if options.no_run else options.only or NAMES:
+        run(name, options.results, options)
+    made = report(options.results)
+    print(made)
+    readme = HERE.parent / "README.md"
+    if options.results == HERE / "results":
+        between = f"({re.escape(BEGIN)}).*?({re.escape(END)})"
+        text = re.sub(
+            between, rf"\g<1>{made}\g<2>", readme.read_text(), flags=re.DOTALL
+        )
+        readme.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""`trajgru-ext check`: it finds nothing wrong here, and finds what is."""
+
+import json
+
+import pytest
+import torch
+
+import trajgru_ext
+from trajgru_ext import check, cli, ops
+
+
+def only(monkeypatch, *names):
+    monkeypatch.setattr(check, "CASES", [c for c in check.CASES if c.name in names])
+
+
+def test_all_is_right(capsys):
+    assert cli.main(["check", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["passed"]
+    assert report["device"] == "cpu"
+    assert report["machine"]["torch"] == torch.__version__
+    found = {
+        (f["operator"], f["against"], f["dtype"], f["format"])
+        for f in report["findings"]
+    }
+    kinds = 3 * len(check.DTYPES) * len(check.FORMATS) + 1
+    assert len(found) == len(report["findings"]) == kinds * len(check.CASES)
+    # Zero would be a comparison with itself.
+    compared = [f for f in report["findings"] if f["against"] == check.PYTORCH]
+    assert sum(f["error"] > 0 for f in compared) > 0.9 * len(compared)
+
+
+def test_every_operator_is_checked():
+    checked = {case.name.split(",")[0] for case in check.CASES}
+    assert checked == set(ops.__all__)
+
+
+@pytest.mark.parametrize("cuda", [False, True], ids=["cpu", "cuda"])
+def test_table(monkeypatch, capsys, cuda):
+    if cuda and check.why_not("cuda"):
+        pytest.skip(check.why_not("cuda"))
+    only(monkeypatch, "se_scale", "flow_warp")
+    assert cli.main(["check", "--device", "cuda" if cuda else "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:2] == ["operator", "dtype"]
+    assert [line.split()[:2] for line in lines[1:3]] == [
+        ["flow_warp", "float32"],
+        ["flow_warp", "float64"],
+    ]
+    assert lines[-1].endswith("all is right")
+
+
+def noisy(x):
+    return x * (1 + 1e-8 * torch.randn((), dtype=torch.float64).to(x.dtype))
+
+
+def without_gradient(x, logits):
+    return ops.se_scale(x, logits.detach()) + 0 * logits.sum()
+
+
+WRONG = {
+    "value": (lambda x, logits: 1.001 * ops.se_scale(x, logits), check.NAIVE),
+    "gradient": (without_gradient, check.GRADCHECK),
+    "NaN": (lambda x, logits: ops.se_scale(x, logits).log().exp(), check.PYTORCH),
+    "noise": (lambda x, logits: noisy(ops.se_scale(x, logits)), check.AGAIN),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_what_is_wrong_is_found(monkeypatch, capsys, fault):
+    function, against = WRONG[fault]
+    only(monkeypatch, "se_scale")
+    wrong = lambda input, logits: function(input, logits)  # noqa: E731 - their names
+    monkeypatch.setattr(trajgru_ext, "se_scale", wrong)
+    assert cli.main(["check", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    wrong = {f["against"] for f in report["findings"] if not f["passed"]}
+    assert against in wrong
+    assert not report["passed"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_device(capsys):
+    assert cli.main(["check", "--device", "cuda"]) == 2
+    assert "no cuda here: none: " in capsys.readouterr().err

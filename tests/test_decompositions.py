@@ -1,0 +1,32 @@
+"""Decompositions where they differ from the usual lines; the rest is in test_check."""
+
+import pytest
+import torch
+
+from trajgru_ext import flow_warp, spatial_pyramid_pool
+from trajgru_ext.decompositions import decomposed
+
+
+def both(function, *arguments):
+    with decomposed():
+        by_pytorch = function(*arguments)
+    return by_pytorch, function(*arguments)
+
+
+@pytest.mark.parametrize("size", [(1, 6), (5, 1), (1, 1), (4, 6)], ids=str)
+def test_flows_far_outside_and_along_one_pixel(size):
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randn(2, 3, *size, generator=generator).double()
+    flow = torch.randn(2, 2, *size, generator=generator).double()
+    for far in (0.0, 1e4, -1e30, torch.inf, -torch.inf):
+        flow[0, 0, 0, 0] = far
+        got, wanted = both(flow_warp, image, flow)
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["max", "mean"])
+def test_bins_of_padding_alone(mode):
+    image = torch.randn(2, 3, 5, 9).double() - 10
+    got, wanted = both(spatial_pyramid_pool, image, 5, mode)
+    assert (wanted == 0).any()
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
