@@ -2,6 +2,7 @@
 // their own (TRAJGRU_NAMESPACE).
 
 #include "conv_algorithm.cpp"
+#include "cpu/capability.cpp"
 #include "conv_gru.cpp"
 #include "conv_gru_backward.cpp"
 #include "conv_lstm.cpp"
