@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 NAMES = sorted(p.stem.removeprefix("bench_") for p in HERE.glob("bench_*.py"))
 MODES = ("forward", "forward+backward", "training step")
 # What a record holds beside the words that say what was measured.
-FIGURES = ("milliseconds", "times_ours", "mebibytes", "errors")
+FIGURES = ("milliseconds", "times_ours", "mebibytes", "errors", "of_sgemm")
 BEGIN, END = "<!-- from benchmarks/run.py -->\n", "<!-- end -->\n"
 
 Record = dict[str, Any]
