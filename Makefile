@@ -25,7 +25,7 @@ SOURCES := setup.py $(shell find csrc -type f)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Several processes, whose threads do not spin while they wait for each other.
 TESTS := -m pytest -n $(WORKERS)
-SANITIZED := $(TESTS) --quiet -m kernels -k cuda-emulated tests
+SANITIZED := $(TESTS) --quiet -m kernels -k "cuda-emulated and not fuzz" tests
 
 test sanitize sanitize-cpu fuzz: export OMP_WAIT_POLICY = passive
 
