@@ -5,6 +5,7 @@
 
 #include "cpu/capability.h"
 #include "cpu/images.h"
+#include "math/winograd.h"
 #include "operators.h"
 
 namespace trajgru_ext {
@@ -28,7 +29,7 @@ bool possible(const at::Tensor& image, const Conv& conv) {
 // some pixels those of the weights do, which each call of an operator makes once
 // (measured with AVX2 and AVX512; torch's own convolution has them in any case).
 bool pays(const at::Tensor& image, int64_t channels, int64_t outputs, int64_t taps) {
-  constexpr int64_t kTile = 4, kLeastPixels = 256;
+  constexpr int64_t kTile = kTileOutputs, kLeastPixels = 256;
   const int64_t pixels = image.size(2) * image.size(3);
   const int64_t tiled =
       divide_up(image.size(2), kTile) * divide_up(image.size(3), kTile) * kTile * kTile;

@@ -82,7 +82,7 @@ struct WinogradPoints {
   }
 };
 
-// first + sum of factors[i] * values[2 i], from i = 0. V: a vector of floating-point
+// The sum of factors[i] * values[2 i]. V: a vector of floating-point
 // numbers, with fmadd(x, y, z) = x y + z.
 template <int count, typename V>
 TRAJGRU_HOST_DEVICE V every_other(const double* factors, const V* values) {
