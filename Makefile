@@ -29,7 +29,8 @@ SANITIZED := $(TESTS) --quiet -m kernels -k "cuda-emulated and not fuzz" tests
 
 test sanitize sanitize-cpu fuzz: export OMP_WAIT_POLICY = passive
 
-.PHONY: build demo test lint format sanitize sanitize-cpu fuzz mutations cuda-static wheel bench clean
+.PHONY: build demo test lint format sanitize sanitize-cpu valgrind fuzz mutations \
+  cuda-static cuda-sectors wheel bench clean
 
 build: $(BUILT)
 
@@ -83,7 +84,8 @@ sanitize: build
 	  LD_PRELOAD="$$(c++ -print-file-name=libtsan.so)" \
 	  $(BIN)/python $(SANITIZED) -k "cuda-emulated and naive_formula and float32"
 
-# The CPU operators, in a build of its own beside the other.
+# The CPU operators, in builds of their own beside the other: all tests, then the parallel
+# loops for races.
 sanitize-cpu: build
 	TRAJGRU_CUDA=0 TRAJGRU_SANITIZER=address,undefined \
 	  $(BIN)/python setup.py --quiet build --build-lib build/sanitized
@@ -91,6 +93,17 @@ sanitize-cpu: build
 	  LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	  $(BIN)/pytest -n $(WORKERS) --quiet --hypothesis-profile=fuzz tests \
 	    -k "(cpu or wrong) and not emulated" -m kernels
+	TRAJGRU_CUDA=0 TRAJGRU_SANITIZER=thread CFLAGS="-include $(CURDIR)/tests/parallel_threads.h" \
+	  $(BIN)/python setup.py --quiet build --build-lib build/thread
+	TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" PYTHONPATH=build/thread \
+	  LD_PRELOAD="$$(c++ -print-file-name=libtsan.so)" \
+	  $(BIN)/python tests/reproducible_results.py build/thread/results.pt
+
+# Memory errors while the package is imported, but those of Python and torch.
+valgrind: build
+	PYTHONMALLOC=malloc valgrind --quiet --error-limit=no --fullpath-after= \
+	  --log-file=build/valgrind.log $(BIN)/python -c "import trajgru_ext"
+	! grep -E "trajgru_ext/_C|$(CURDIR)/csrc" build/valgrind.log
 
 # Every operator with CASES drawn arguments and as many wrong ones, at random.
 fuzz: build
@@ -101,8 +114,13 @@ fuzz: build
 mutations: build
 	$(BIN)/python tests/mutations.py
 
+# The CUDA kernels without a GPU, against the tables in docs: what nvcc makes of them, and
+# the memory that they touch when they are run on the host.
 cuda-static: build
 	$(BIN)/python tests/cuda_static.py
+
+cuda-sectors: build
+	$(BIN)/python tests/cuda_sectors.py
 
 # Built apart from the tree, installed into an environment that has seen nothing else.
 wheel: build
