@@ -27,10 +27,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TESTS := -m pytest -n $(WORKERS)
 SANITIZED := $(TESTS) --quiet -m kernels -k "cuda-emulated and not fuzz" tests
 
-test sanitize sanitize-cpu fuzz: export OMP_WAIT_POLICY = passive
+test sanitize sanitize-cpu sanitize-threads fuzz: export OMP_WAIT_POLICY = passive
 
-.PHONY: build demo test lint format sanitize sanitize-cpu valgrind fuzz mutations \
-  cuda-static cuda-sectors wheel bench clean
+.PHONY: build demo test lint format sanitize sanitize-cpu sanitize-threads valgrind fuzz \
+  mutations cuda-static cuda-sectors wheel bench clean
 
 build: $(BUILT)
 
@@ -84,8 +84,7 @@ sanitize: build
 	  LD_PRELOAD="$$(c++ -print-file-name=libtsan.so)" \
 	  $(BIN)/python $(SANITIZED) -k "cuda-emulated and naive_formula and float32"
 
-# The CPU operators, in builds of their own beside the other: all tests, then the parallel
-# loops for races.
+# The CPU operators, in a build of its own beside the other.
 sanitize-cpu: build
 	TRAJGRU_CUDA=0 TRAJGRU_SANITIZER=address,undefined \
 	  $(BIN)/python setup.py --quiet build --build-lib build/sanitized
@@ -93,6 +92,9 @@ sanitize-cpu: build
 	  LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	  $(BIN)/pytest -n $(WORKERS) --quiet --hypothesis-profile=fuzz tests \
 	    -k "(cpu or wrong) and not emulated" -m kernels
+
+# Races in the CPU's parallel loops, in another.
+sanitize-threads: build
 	TRAJGRU_CUDA=0 TRAJGRU_SANITIZER=thread CFLAGS="-include $(CURDIR)/tests/parallel_threads.h" \
 	  $(BIN)/python setup.py --quiet build --build-lib build/thread
 	TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" PYTHONPATH=build/thread \

@@ -24,13 +24,14 @@ namespace at::internal {
 [[gnu::weak]] void invoke_parallel(const int64_t begin, const int64_t end,
                                    const int64_t grain,
                                    const std::function<void(int64_t, int64_t)>& f) {
-  const int64_t part =
-      std::max(grain, divup(end - begin, static_cast<int64_t>(get_num_threads())));
+  const int count = get_num_threads();
+  const int64_t part = std::max(grain, divup(end - begin, static_cast<int64_t>(count)));
   std::mutex mutex;
   std::exception_ptr failure;
   std::vector<std::thread> threads;
   for (int64_t first = begin; first < end; first += part) {
     threads.emplace_back([&, first] {
+      set_num_threads(1);  // of the libraries that f calls
       try {
         f(first, std::min(end, first + part));
       } catch (...) {
@@ -40,6 +41,7 @@ namespace at::internal {
     });
   }
   for (std::thread& thread : threads) thread.join();
+  set_num_threads(count);
   if (failure) std::rethrow_exception(failure);
 }
 
