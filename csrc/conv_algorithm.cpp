@@ -61,7 +61,7 @@ bool winograd_serves(const at::Tensor& image, const Conv& conv) {
 
 bool winograd_serves_weights_grad(const at::Tensor& image, const Conv& conv) {
   // Few pixels have few products to sum up.
-  constexpr int64_t kFewPixels = 1024, kFewChannels = 128, kLeastChannels = 32;
+  constexpr int64_t kFewPixels = 1024, kFewChannels = 64, kLeastChannels = 32;
   if (!possible(image, conv)) return false;
   if (forced()) return true;
   const at::Tensor& weight = conv.weight;

@@ -20,12 +20,9 @@ namespace {
 
 using at::Tensor;
 
-// Channels of a block of a gradient to weights: its sums stay in the second cache.
-constexpr int64_t kGradOutputs = 64, kGradChannels = 64;
-
-// Where there are few blocks, parts that each is summed up in, so that there are items
-// for several threads.
-constexpr int64_t kGradParts = 4, kGradItems = 8;
+// Bytes of the sums of a gradient to weights for the outputs that are worked on at a
+// time.
+constexpr int64_t kGradSums = 16 << 20;
 
 // The features of a gate decide about the instruction set, as it does about the panels.
 const WinogradKernels<float>& kernels_for(int64_t features) {
@@ -219,76 +216,33 @@ void winograd_lstm_step(at::TensorList images, const Tensor& weights,
   });
 }
 
-// The gradient to some of the weights, block by block.
-class WinogradGrad {
- public:
-  WinogradGrad(const PixelView<float>& grad, const PixelView<float>& image,
-               const WinogradTiles& tiles, int64_t outputs, int64_t channels,
-               float* result)
-      : grad_(grad),
-        image_(image),
-        tiles_(tiles),
-        outputs_(outputs),
-        channels_(channels),
-        kernels_(kernels_for(outputs)),
-        result_(result) {}
-
-  int64_t blocks() const { return divide_up(outputs_, kGradOutputs) * across(); }
-
-  // Values of a block's sums.
-  int64_t size() const { return tiles_.points() * kGradOutputs * kGradChannels; }
-
-  // Part `part` of a block's sums; buffer: room that grows as needed.
-  void sum(int64_t block, int64_t part, int64_t parts, float* sums,
-           Tensor& buffer) const {
-    auto some = part_of(block);
-    some.sums = sums;
-    some.grad.data += output_of(block);
-    some.image.data += channel_of(block);
-    const int64_t room = kernels_.grad_buffer_size(some);
-    if (!buffer.defined() || buffer.numel() < room)
-      buffer = at::empty({room}, at::kFloat);
-    kernels_.sum_grad(some, part * tiles_.count() / parts,
-                      (part + 1) * tiles_.count() / parts,
-                      buffer.mutable_data_ptr<float>());
-  }
-
-  // Adds the other parts to the first, and makes the block's gradient of them.
-  void finish(int64_t block, int64_t parts, float* sums) const {
-    const auto some = part_of(block);
-    for (int64_t part = 1; part < parts; ++part) {
-      const float* more = sums + part * size();
-      for (int64_t k = 0; k < tiles_.points() * some.outputs * some.channels; ++k) {
-        sums[k] += more[k];
+// The gradient to weights of some outputs, from at least one tile. Some tiles after the
+// others are transformed by all threads, and their products are summed up by point,
+// so that neither a sum's order nor the work depends on the threads.
+void sum_weights_grad(WinogradWeightsGrad<float> grad, float* result, int64_t stride) {
+  const auto& kernels = kernels_for(grad.outputs);
+  const int64_t points = grad.tiles.points();
+  const int64_t together = kernels.grad_together(grad);
+  const int64_t blocks = divide_up(grad.outputs, kWinogradOutputs);
+  const Tensor buffer = at::empty({kernels.grad_buffer_size(grad)}, at::kFloat);
+  const Tensor sums = at::empty({points * grad.channels * grad.outputs}, at::kFloat);
+  grad.buffer = buffer.mutable_data_ptr<float>();
+  grad.sums = sums.mutable_data_ptr<float>();
+  for (; grad.first < grad.tiles.count(); grad.first += together) {
+    grad.count = std::min(together, grad.tiles.count() - grad.first);
+    at::parallel_for(0, grad.count, 1, [&](int64_t begin, int64_t end) {
+      kernels.transform_sides(grad, begin, end);
+    });
+    at::parallel_for(0, points * blocks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t item = begin; item < end; ++item) {
+        kernels.sum_products(grad, item / blocks, item % blocks * kWinogradOutputs);
       }
-    }
-    const int64_t square = tiles_.taps * tiles_.taps;
-    kernels_.finish_grad(
-        sums, some.outputs, some.channels, tiles_.taps,
-        result_ + (output_of(block) * channels_ + channel_of(block)) * square,
-        channels_ * square);
+    });
   }
-
- private:
-  int64_t across() const { return divide_up(channels_, kGradChannels); }
-  int64_t output_of(int64_t block) const { return block / across() * kGradOutputs; }
-  int64_t channel_of(int64_t block) const { return block % across() * kGradChannels; }
-
-  WinogradWeightsGrad<float> part_of(int64_t block) const {
-    return {tiles_,
-            grad_,
-            image_,
-            std::min(kGradOutputs, outputs_ - output_of(block)),
-            std::min(kGradChannels, channels_ - channel_of(block)),
-            nullptr};
-  }
-
-  const PixelView<float> grad_, image_;
-  const WinogradTiles tiles_;
-  const int64_t outputs_, channels_;
-  const WinogradKernels<float>& kernels_;
-  float* const result_;
-};
+  at::parallel_for(0, grad.channels, 1, [&](int64_t begin, int64_t end) {
+    kernels.finish_grad(grad, begin, end, result, stride);
+  });
+}
 
 Tensor winograd_weights_grad(const Tensor& grad, const Tensor& image, int64_t taps) {
   const char* op = "winograd_weights_grad";
@@ -299,38 +253,22 @@ Tensor winograd_weights_grad(const Tensor& grad, const Tensor& image, int64_t ta
                     op, ": grad must be as large as the image, ", image.sizes(),
                     ", got ", grad.sizes());
   const int64_t outputs = grad.size(1), channels = image.size(1);
-  const Tensor result = at::empty({outputs, channels, taps, taps}, image.options());
-  const WinogradTiles tiles{image.size(0), image.size(2), image.size(3), taps};
-  const WinogradGrad work(of, from, tiles, outputs, channels,
-                          result.mutable_data_ptr<float>());
-  // The parts do not depend on the threads, nor does the result.
-  const int64_t blocks = work.blocks();
-  const int64_t parts = std::clamp<int64_t>(
-      divide_up(kGradItems, std::max<int64_t>(blocks, 1)), 1, kGradParts);
-  if (parts == 1) {
-    at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-      const Tensor sums = at::empty({work.size()}, at::kFloat);
-      Tensor buffer;
-      for (int64_t block = begin; block < end; ++block) {
-        work.sum(block, 0, 1, sums.mutable_data_ptr<float>(), buffer);
-        work.finish(block, 1, sums.mutable_data_ptr<float>());
-      }
-    });
-    return result;
+  const Tensor result = at::zeros({outputs, channels, taps, taps}, image.options());
+  if (result.numel() == 0 || grad.numel() == 0) return result;
+  WinogradWeightsGrad<float> some{};
+  some.tiles = {image.size(0), image.size(2), image.size(3), taps};
+  some.grad = of;
+  some.image = from;
+  some.channels = channels;
+  const int64_t stride = channels * taps * taps;
+  const int64_t bytes = some.tiles.points() * channels * int64_t{sizeof(float)};
+  const int64_t most =
+      std::max<int64_t>(kGradSums / bytes / kWinogradOutputs, 1) * kWinogradOutputs;
+  for (int64_t first = 0; first < outputs; first += most) {
+    some.outputs = std::min(most, outputs - first);
+    sum_weights_grad(some, result.mutable_data_ptr<float>() + first * stride, stride);
+    some.grad.data += most;
   }
-  const Tensor sums = at::empty({blocks * parts, work.size()}, at::kFloat);
-  float* data = sums.mutable_data_ptr<float>();
-  at::parallel_for(0, blocks * parts, 1, [&](int64_t begin, int64_t end) {
-    Tensor buffer;
-    for (int64_t item = begin; item < end; ++item) {
-      work.sum(item / parts, item % parts, parts, data + item * work.size(), buffer);
-    }
-  });
-  at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) {
-      work.finish(block, parts, data + block * parts * work.size());
-    }
-  });
   return result;
 }
 

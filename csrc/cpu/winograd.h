@@ -57,13 +57,19 @@ struct WinogradConv {
   int64_t depth() const { return channels[0] + channels[1]; }
 };
 
-// The gradient to some channels of the weights from some tiles.
+// Outputs of a gradient to weights whose products are a thread's, in whole panels.
+constexpr int64_t kWinogradOutputs = 128;
+
+// The gradient to weights of some outputs, tiles `first` to first + count of which are
+// worked on together.
 template <typename T>
 struct WinogradWeightsGrad {
   WinogradTiles tiles;
   PixelView<T> grad, image;
   int64_t outputs, channels;
-  T* sums;  // [points, C, O]: the gradient to the transformed weights
+  int64_t first, count;
+  T* buffer;  // both sides' values at the points
+  T* sums;    // [points, C, O]: the gradient to the transformed weights
 };
 
 template <typename T>
@@ -79,11 +85,19 @@ struct WinogradKernels {
   int64_t (*buffer_size)(const WinogradConv<T>& conv);
   void (*convolve)(const WinogradConv<T>& conv, int64_t begin, int64_t end, T* buffer);
 
+  // The tiles that are best worked on together, and elements of the buffer for them.
+  int64_t (*grad_together)(const WinogradWeightsGrad<T>& grad);
   int64_t (*grad_buffer_size)(const WinogradWeightsGrad<T>& grad);
-  void (*sum_grad)(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end,
-                   T* buffer);
-  // From the sums; a channel's taps are dense, and those of the next follow.
-  void (*finish_grad)(const T* sums, int64_t outputs, int64_t channels, int64_t taps,
+  // begin, end: tiles, counted from the first.
+  void (*transform_sides)(const WinogradWeightsGrad<T>& grad, int64_t begin,
+                          int64_t end);
+  // kWinogradOutputs of a point, or what is left from the first on; adds to the sums
+  // but for the first tiles.
+  void (*sum_products)(const WinogradWeightsGrad<T>& grad, int64_t point,
+                       int64_t first_output);
+  // From the sums of some channels; the taps of one are dense, and those of the next
+  // follow.
+  void (*finish_grad)(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end,
                       T* weights_grad, int64_t output_stride);
 };
 

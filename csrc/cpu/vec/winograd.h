@@ -29,9 +29,9 @@ constexpr int64_t kFewestTogether = 12, kMostTogether = 96;
 // Columns of the products that are worked on together where there is one gate.
 constexpr int64_t kColumns = 64;
 
-// What a panel's sums begin from.
+// What sums begin from.
 template <typename T>
-constexpr T zeros[kColumns] = {};
+constexpr T zeros[std::max(kColumns, kWinogradOutputs)] = {};
 
 // A row of the buffer of some bytes, in whole lines.
 template <typename T>
