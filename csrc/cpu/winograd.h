@@ -4,7 +4,6 @@
 
 #include "cpu/capability.h"
 #include "cpu/views.h"
-#include "math/lstm_step.h"
 #include "math/winograd.h"
 
 namespace trajgru_ext {
@@ -51,7 +50,7 @@ struct WinogradConv {
   const T* weights;         // [points, panels, depth, panel], as packed
   int64_t gates, features;  // of the outputs
   const T* bias;            // null: 0
-  T* output;                // null where gates are updated instead
+  T* output;                // null: nothing but what gates are updated to is wanted
   int64_t batch, row, col;  // strides of the output
 
   int64_t depth() const { return channels[0] + channels[1]; }
@@ -103,14 +102,15 @@ struct WinogradKernels {
 
 TRAJGRU_DECLARE_KERNELS(WinogradKernels, winograd_kernels)
 
-// A convolution to the sums of an LSTM's gates, which are updated tile by tile and
-// never reach memory.
-template <typename T>
-struct WinogradLstmKernels {
-  void (*convolve)(const WinogradConv<T>& conv, const LstmStep<GateDtypes<T, T>>& step,
-                   int64_t begin, int64_t end, T* buffer);
+// A convolution to the sums of gates, which are updated tile by tile, in cache. Args:
+// the update's (math/gates.h and its kin), whose view of the sums is filled in.
+template <typename Args>
+struct WinogradStepKernels {
+  void (*convolve)(const WinogradConv<typename Args::Dtypes::math_t>& conv,
+                   const Args& args, int64_t begin, int64_t end,
+                   typename Args::Dtypes::math_t* buffer);
 };
 
-TRAJGRU_DECLARE_KERNELS(WinogradLstmKernels, winograd_lstm_kernels)
+TRAJGRU_DECLARE_KERNELS(WinogradStepKernels, winograd_step_kernels)
 
 }  // namespace trajgru_ext

@@ -6,29 +6,16 @@ namespace {
 
 template <int taps, typename T>
 void convolve(const WinogradConv<T>& conv, int64_t begin, int64_t end, T* buffer) {
-  constexpr int side = kTileOutputs;
   const int64_t panel_size = product_kernels<T>().panel;
   convolve<taps>(conv, begin, end, buffer,
                  [&](const Patch& patch, const auto& products, int64_t panel) {
                    const int64_t first = panel * panel_size;
                    const int64_t outputs = std::min(kColumns, conv.features - first);
-                   T* to = conv.output + patch.sample * conv.batch +
-                           patch.row * conv.row + patch.column * conv.col + first;
-                   const bool inside = patch.inside(side);
                    for (int64_t c = 0; c < outputs; c += kLanes<T>) {
-                     const int64_t count = outputs - c;
-                     Vec<T> out[side * side];
+                     Vec<T> out[kTileOutputs * kTileOutputs];
                      products.template outputs<taps>(c, out);
-                     const Vec<T> bias = conv.bias == nullptr
-                                             ? Vec<T>(T(0))
-                                             : load(conv.bias + first + c, count);
-                     for (int i = 0; i < side; ++i) {
-                       for (int j = 0; j < side; ++j) {
-                         if (!inside && !patch.holds(i, j)) continue;
-                         store(out[i * side + j] + bias,
-                               to + i * conv.row + j * conv.col + c, count);
-                       }
-                     }
+                     add_bias(conv, first + c, outputs - c, out);
+                     store_outputs(conv, patch, first + c, outputs - c, out);
                    }
                  });
 }

@@ -191,6 +191,27 @@ struct TileProducts {
   }
 };
 
+// To a vector of a tile's outputs the bias, from one output on.
+template <typename T>
+void add_bias(const WinogradConv<T>& conv, int64_t output, int64_t count, Vec<T>* out) {
+  if (conv.bias == nullptr) return;
+  const Vec<T> bias = load(conv.bias + output, count);
+  for (int k = 0; k < kTileOutputs * kTileOutputs; ++k) out[k] = out[k] + bias;
+}
+
+// To where they lie in the image.
+template <typename T>
+void store_outputs(const WinogradConv<T>& conv, const Patch& patch, int64_t output,
+                   int64_t count, const Vec<T>* out) {
+  T* to = conv.output + patch.sample * conv.batch + patch.row * conv.row +
+          patch.column * conv.col + output;
+  for (int i = 0; i < patch.last_row; ++i) {
+    for (int j = 0; j < patch.last_column; ++j) {
+      store(out[i * kTileOutputs + j], to + i * conv.row + j * conv.col, count);
+    }
+  }
+}
+
 // finish(patch, products, panel) for every tile and its outputs in some panels, from
 // that panel on.
 template <int taps, typename T, typename F>
