@@ -29,7 +29,7 @@ SANITIZED := $(TESTS) --quiet -m kernels -k "cuda-emulated and not fuzz" tests
 
 test sanitize sanitize-cpu fuzz: export OMP_WAIT_POLICY = passive
 
-.PHONY: build demo test lint format sanitize sanitize-cpu fuzz mutations cuda-static wheel bench clean
+.PHONY: build demo test lint format sanitize sanitize-cpu emulations fuzz mutations cuda-static wheel bench clean
 
 build: $(BUILT)
 
@@ -82,6 +82,12 @@ sanitize: build
 	TRAJGRU_SANITIZER=thread TRAJGRU_EMULATION=threads TSAN_OPTIONS=halt_on_error=1 \
 	  LD_PRELOAD="$$(c++ -print-file-name=libtsan.so)" \
 	  $(BIN)/python $(SANITIZED) -k "cuda-emulated and naive_formula and float32"
+
+# The libraries of emulated kernels side by side (-j), which the tests would otherwise
+# compile one after the other.
+emulations: $(addprefix emulate-,plain address thread)
+emulate-%: build
+	$(BIN)/python tests/emulation/build.py $(filter-out plain,$*)
 
 # The CPU operators, in a build of its own beside the other.
 sanitize-cpu: build
