@@ -107,9 +107,9 @@ struct GradBuffer {
     const int64_t most = grad_together(grad);
     points = grad.tiles.points();
     row = in_lines<T>(grad.channels + kLanes<T>);
-    point = point_stride<T>(most * row);
+    point = apart<T>(most * row);
     panels = product_kernels<T>().panels(grad.outputs);
-    product_point = point_stride<T>(most * panels * product_kernels<T>().panel);
+    product_point = apart<T>(most * panels * product_kernels<T>().panel);
   }
 
   T* image(T* buffer) const { return buffer; }

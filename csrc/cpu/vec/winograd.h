@@ -33,19 +33,6 @@ constexpr int64_t kColumns = 64;
 template <typename T>
 constexpr T zeros[std::max(kColumns, kWinogradOutputs)] = {};
 
-// A row of the buffer of some bytes, in whole lines.
-template <typename T>
-int64_t in_lines(int64_t values) {
-  constexpr int64_t kLine = 64 / sizeof(T);
-  return (values + kLine - 1) / kLine * kLine;
-}
-
-// From one point's values to the next, so that they do not meet in the cache.
-template <typename T>
-int64_t point_stride(int64_t values) {
-  return in_lines<T>(values) + 64 / sizeof(T);
-}
-
 // A tile of the image, and the part of its patch that lies in the image.
 struct Patch {
   int64_t sample, row, column;  // of its first pixel
@@ -149,10 +136,10 @@ struct ConvBuffer {
     const int64_t panel = product_kernels<T>().panel;
     points = conv.tiles.points();
     row = in_lines<T>(conv.depth() + kLanes<T>);  // a part of a vector is written whole
-    point = point_stride<T>(tiles * row);
+    point = apart<T>(tiles * row);
     panels = conv.gates == 1 ? kColumns / panel : conv.gates;
     columns = panels * panel;
-    product_point = point_stride<T>(tiles * columns);
+    product_point = apart<T>(tiles * columns);
   }
 
   int64_t size() const { return points * (point + product_point); }
