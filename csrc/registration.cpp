@@ -40,6 +40,7 @@ TRAJGRU_LIBRARY(m) {
   m.def("channel_mean(Tensor[] branches) -> Tensor");
   m.def("hff_concat(Tensor[] branches, int skipped=0, Tensor? scale=None, Tensor? shift=None, Tensor? slope=None) -> Tensor");
   m.def("hff_concat_backward(Tensor grad, int branches, int skipped) -> Tensor");
+  m.def("hff_concat_affine_backward(Tensor grad, Tensor[] branches, int skipped, Tensor? scale, Tensor? shift, Tensor? slope) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("se_scale(Tensor input, Tensor logits) -> Tensor");
   m.def("se_scale_backward(Tensor grad, Tensor input, Tensor logits, bool input_grad, bool logits_grad) -> (Tensor, Tensor)");
   m.def("sk_select(Tensor[] branches, Tensor logits) -> Tensor");
