@@ -29,8 +29,8 @@ SANITIZED := $(TESTS) --quiet -m kernels -k "cuda-emulated and not fuzz" tests
 
 test sanitize sanitize-cpu sanitize-threads fuzz: export OMP_WAIT_POLICY = passive
 
-.PHONY: build demo test lint format sanitize sanitize-cpu sanitize-threads valgrind fuzz \
-  mutations cuda-static cuda-sectors wheel bench clean
+.PHONY: build demo test lint format sanitize sanitize-cpu sanitize-threads emulations \
+  valgrind fuzz mutations cuda-static cuda-sectors wheel bench clean
 
 build: $(BUILT)
 
@@ -83,6 +83,12 @@ sanitize: build
 	TRAJGRU_SANITIZER=thread TRAJGRU_EMULATION=threads TSAN_OPTIONS=halt_on_error=1 \
 	  LD_PRELOAD="$$(c++ -print-file-name=libtsan.so)" \
 	  $(BIN)/python $(SANITIZED) -k "cuda-emulated and naive_formula and float32"
+
+# The libraries of emulated kernels side by side (-j), which the tests would otherwise
+# compile one after the other.
+emulations: $(addprefix emulate-,plain address thread trace)
+emulate-%: build
+	$(BIN)/python tests/emulation/build.py $(filter-out plain,$*)
 
 # The CPU operators, in a build of its own beside the other.
 sanitize-cpu: build

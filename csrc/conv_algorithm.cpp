@@ -61,7 +61,7 @@ bool winograd_serves(const at::Tensor& image, const Conv& conv) {
 
 bool winograd_serves_weights_grad(const at::Tensor& image, const Conv& conv) {
   // Few pixels have few products to sum up.
-  constexpr int64_t kFewPixels = 1024, kFewChannels = 128, kLeastChannels = 32;
+  constexpr int64_t kFewPixels = 1024, kFewChannels = 64, kLeastChannels = 32;
   if (!possible(image, conv)) return false;
   if (forced()) return true;
   const at::Tensor& weight = conv.weight;
@@ -72,27 +72,20 @@ bool winograd_serves_weights_grad(const at::Tensor& image, const Conv& conv) {
          fewest >= (few ? kFewChannels : kLeastChannels);
 }
 
-bool winograd_serves_both(const at::Tensor& image, const Conv& x_conv,
-                          const Conv& h_conv) {
-  const int64_t taps = h_conv.weight.size(2);
-  int64_t channels = h_conv.weight.size(1);
-  if (!possible(image, h_conv)) return false;
-  if (x_conv.weight.defined()) {
-    if (!possible(image, x_conv) || x_conv.weight.size(2) != taps) return false;
-    channels += x_conv.weight.size(1);
-  }
-  return forced() || pays(image, channels, h_conv.weight.size(0), taps);
-}
-
 bool winograd_serves_gates(const at::Tensor& image, const Conv& x_conv,
                            const Conv& h_conv) {
   // Of the last panel of features at most a quarter of all may be empty.
   constexpr int64_t kPanel = 32;
-  const int64_t features = h_conv.weight.size(1);
-  const bool full = 3 * divide_up(features, kPanel) * kPanel <= 4 * features;
+  const int64_t taps = h_conv.weight.size(2), features = h_conv.weight.size(1);
+  int64_t channels = features;
   // A single feature fits both memory formats, and is updated in planes.
-  return features > 1 && (forced() || full) &&
-         winograd_serves_both(image, x_conv, h_conv);
+  if (features == 1 || !possible(image, h_conv)) return false;
+  if (x_conv.weight.defined()) {
+    if (!possible(image, x_conv) || x_conv.weight.size(2) != taps) return false;
+    channels += x_conv.weight.size(1);
+  }
+  const bool full = 3 * divide_up(features, kPanel) * kPanel <= 4 * features;
+  return forced() || (full && pays(image, channels, h_conv.weight.size(0), taps));
 }
 
 }  // namespace trajgru_ext

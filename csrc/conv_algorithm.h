@@ -23,9 +23,7 @@ bool winograd_serves(const at::Tensor& image, const Conv& conv);
 bool winograd_serves_weights_grad(const at::Tensor& image, const Conv& conv);
 
 // The same for a convolution of the inputs (which may have no weight) and one of the
-// state as one, and where it makes gates that are updated tile by tile.
-bool winograd_serves_both(const at::Tensor& image, const Conv& x_conv,
-                          const Conv& h_conv);
+// state as one, whose results are gates that are updated tile by tile.
 bool winograd_serves_gates(const at::Tensor& image, const Conv& x_conv,
                            const Conv& h_conv);
 

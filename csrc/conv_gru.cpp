@@ -35,7 +35,11 @@ ConvGru::ConvGru(const char* op, const ConvRnnTensors& given, int64_t count,
   TORCH_CHECK_VALUE(chosen.negative_slope >= 0, op,
                     ": negative_slope must not be below 0, got ",
                     chosen.negative_slope);
-  if (!reset_before) return;
+  const auto image = images(0, features);
+  if (!reset_before) {
+    fused_ = !empty() && winograd_serves_gates(image, {}, h_conv);
+    return;
+  }
   const int64_t r = choices.slots[0], u = choices.slots[1], n = choices.slots[2];
   TORCH_CHECK_VALUE(n != 1, op,
                     ": the candidate's slice must be the first or the last where the "
@@ -47,47 +51,73 @@ ConvGru::ConvGru(const char* op, const ConvRnnTensors& given, int64_t count,
   n_at = n * features;
   ru_conv = conv_slices(h_conv, first, 2, features);
   n_conv = conv_slices(h_conv, n, 1, features);
-  joined = !empty() && winograd_serves_both(images(0, features), x_conv, n_conv);
+  joined = !empty() && winograd_serves_gates(image, x_conv, n_conv);
   if (!joined || !inputs.defined()) return;
   x_ru_conv = conv_slices(x_conv, first, 2, features);
   x_n_conv = conv_slices(x_conv, n, 1, features);
 }
 
 ConvGruSteps ConvGru::prepare(int64_t first, int64_t last, bool keep_gates) const {
-  ConvGruSteps made{first, last, x_gates(first, last - first), {}};
+  ConvGruSteps made{first, last, {}, {}};
+  if (keep_gates || !joined) made.gates = x_gates(first, last - first);
   if (keep_gates && !reset_before) made.candidates = images(last - first, features);
   return made;
 }
 
 void ConvGru::update(ConvGruSteps& made, int64_t k, const at::Tensor& state,
                      const at::Tensor& output) const {
-  const at::Tensor gates = of_step(made.gates, k);
-  if (reset_before) return update_reset_before(gates, made.first + k, state, output);
+  at::Tensor gates;
+  if (made.gates.defined()) gates = of_step(made.gates, k);
+  const int64_t t = made.first + k;
+  if (joined) return update_joined(gates, t, state, output);
+  if (reset_before) return update_reset_before(gates, t, state, output);
   OptionalTensor candidate;
   if (made.candidates.defined()) candidate = of_step(made.candidates, k);
-  gru_step(gates, h_gates(state, h_conv), or_zero(state), inputs.defined(), choices,
-           mask_of(made.first + k), candidate, output);
+  const at::Tensor old = or_zero(state);
+  if (fused_ && state.defined()) {
+    if (!step_conv_.has_value()) {
+      step_conv_ = {winograd_weights({h_conv.weight}, false, 3), h_conv.bias,
+                    h_conv.weight.size(2)};
+    }
+    return winograd_gru_step({old}, *step_conv_, gates, old, inputs.defined(), choices,
+                             mask_of(t), candidate, output);
+  }
+  gru_step(gates, h_gates(state, h_conv), old, inputs.defined(), choices, mask_of(t),
+           candidate, output);
+}
+
+void ConvGru::update_joined(const at::Tensor& gates, int64_t t, const at::Tensor& state,
+                            const at::Tensor& output) const {
+  if (!joint_ru_.has_value()) {
+    joint_ru_ = joint(x_ru_conv, ru_conv, 2);
+    joint_n_ = joint(x_n_conv, n_conv);
+  }
+  OptionalTensor ru_sums, n_sums;
+  if (gates.defined()) {
+    ru_sums = ru(gates);
+    n_sums = n(gates);
+  }
+  const at::Tensor old = or_zero(state);
+  const at::Tensor u = images(1, features), passed = images(1, features);
+  winograd_gru_reset(joint_images(t, old), *joint_ru_, old, ru_slots, ru_sums, u,
+                     passed);
+  winograd_gru_output(joint_images(t, passed), *joint_n_, u, old, choices, mask_of(t),
+                      n_sums, output);
 }
 
 void ConvGru::update_reset_before(const at::Tensor& gates, int64_t t,
                                   const at::Tensor& state,
                                   const at::Tensor& output) const {
-  // Both convolutions' sum; the inputs' part is there already where they are two.
+  // Both convolutions' sum; the inputs' part is there already.
   const auto sum = [&](const at::Tensor& part, const at::Tensor& from,
-                       const Conv& from_x, const Conv& conv,
-                       std::optional<JointConv>& both) {
-    if (joined) {
-      if (!both.has_value()) both = joint(from_x, conv);
-      return winograd_conv(joint_images(t, from), *both, part);
-    }
+                       const Conv& conv) {
     const at::Tensor h_part = h_gates(from, conv);
     inputs.defined() ? part.add_(h_part) : part.copy_(h_part);
   };
   const at::Tensor old = or_zero(state);
-  sum(ru(gates), state, x_ru_conv, ru_conv, joint_ru_);
+  sum(ru(gates), state, ru_conv);
   const auto [u, reset] = gru_reset(ru(gates), old, ru_slots);
-  const at::Tensor passed = state.defined() ? channels_last(reset) : at::Tensor();
-  sum(n(gates), passed, x_n_conv, n_conv, joint_n_);
+  sum(n(gates), state.defined() ? channels_last(reset) : at::Tensor(), n_conv);
   output.copy_(gru_output(u, n(gates), old, choices, mask_of(t)));
 }
 

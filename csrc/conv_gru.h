@@ -22,7 +22,7 @@ struct ConvGruOptions {
 struct ConvGruSteps {
   int64_t first = 0, last = 0;
   // The inputs' part, then: reset after, what gru_step leaves; reset before, the sums
-  // of both parts.
+  // of both parts. Undefined: neither is needed.
   at::Tensor gates;
   at::Tensor candidates;  // undefined: gru_step leaves nothing
 };
@@ -59,9 +59,14 @@ struct ConvGru : ConvRnn {
  private:
   void update_reset_before(const at::Tensor& gates, int64_t t, const at::Tensor& state,
                            const at::Tensor& output) const;
+  void update_joined(const at::Tensor& gates, int64_t t, const at::Tensor& state,
+                     const at::Tensor& output) const;
 
-  // Reset before, where the convolutions are joined: once needed.
-  mutable std::optional<JointConv> joint_ru_, joint_n_;
+  // Whether the convolution of the state and the update, reset after, are one.
+  bool fused_ = false;
+
+  // Where joined or fused: made when first needed.
+  mutable std::optional<JointConv> step_conv_, joint_ru_, joint_n_;
 };
 
 }  // namespace trajgru_ext

@@ -15,6 +15,27 @@
 
 namespace trajgru_ext {
 
+// What both have beside the buffers.
+struct GruStepOperands {
+  GateLayout layout;
+  at::Tensor h, mask;
+
+  GruStepOperands(const at::Tensor& like, const at::Tensor& state,
+                  const OptionalTensor& kept, int64_t row_length)
+      : layout(like, state, row_length),
+        h(layout.fit(state, state.scalar_type())),
+        mask(layout.fit(kept, at::kBool)) {}
+
+  template <typename Args>
+  void fill(Args& args, at::IntArrayRef slots, const GruUpdate<double>& update) const {
+    args.rows = layout.rows();
+    layout.show(args.h, h);
+    layout.show(args.mask, mask);
+    args.slots = gru_slots(slots);
+    set_update(args.update, update);
+  }
+};
+
 template <typename Device>
 struct GruSteps {
   using Tensor = at::Tensor;
@@ -36,26 +57,22 @@ struct GruSteps {
     const auto update = gru_update(activation, negative_slope, keep);
     const typename Device::Guard guard(h.device());
     const PlainDispatch plain;
-    const GateLayout layout(gates, h, Device::kRowLength);
+    const GruStepOperands in(gates, h, mask, Device::kRowLength);
+    const GateLayout& layout = in.layout;
     const at::ScalarType dtype = h.scalar_type();
-    const Tensor read = layout.fit(h_gates, dtype), state = layout.fit(h, dtype);
-    const Tensor kept = layout.fit(mask, at::kBool);
+    const Tensor read = layout.fit(h_gates, dtype);
     const Tensor left = candidate.value_or(Tensor());
     check_buffers(op, layout, dtype, {gates, output});
     if (left.defined()) check_buffers(op, layout, dtype, {left});
     if (h.numel() == 0) return;
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, dtype, op, [&] {
       GruStep<GateDtypes<scalar_t, scalar_t>> args{};
-      args.rows = layout.rows();
+      in.fill(args, slots, update);
       args.has_inputs = has_inputs;
       layout.show(args.gates, gates);
       layout.show(args.h_gates, read);
-      layout.show(args.h, state);
-      layout.show(args.mask, kept);
       layout.show(args.candidate, left);
       layout.show(args.output, output);
-      args.slots = gru_slots(slots);
-      set_update(args.update, update);
       Device::run(args);
     });
   }
@@ -73,24 +90,20 @@ struct GruSteps {
     const auto update = gru_update(activation, negative_slope, keep);
     const typename Device::Guard guard(h.device());
     const PlainDispatch plain;
-    const GateLayout layout(gates, h, Device::kRowLength);
+    const GruStepOperands in(gates, h, mask, Device::kRowLength);
+    const GateLayout& layout = in.layout;
     const at::ScalarType dtype = h.scalar_type();
-    const Tensor state = layout.fit(h, dtype), seed = layout.fit(grad, dtype);
-    const Tensor kept = layout.fit(mask, at::kBool);
+    const Tensor seed = layout.fit(grad, dtype);
     check_buffers(op, layout, dtype, {gates, candidate, h_gates_grad, h_grad});
     if (h.numel() == 0) return;
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, dtype, op, [&] {
       GruStepBackward<GateDtypes<scalar_t, scalar_t>> args{};
-      args.rows = layout.rows();
+      in.fill(args, slots, update);
       layout.show(args.gates, gates);
       layout.show(args.candidate, candidate);
-      layout.show(args.h, state);
       layout.show(args.grad, seed);
-      layout.show(args.mask, kept);
       layout.show(args.h_gates_grad, h_gates_grad);
       layout.show(args.h_grad, h_grad);
-      args.slots = gru_slots(slots);
-      set_update(args.update, update);
       Device::run(args);
     });
   }

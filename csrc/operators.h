@@ -216,4 +216,46 @@ inline void winograd_lstm_step(at::TensorList images, const JointConv& conv,
           c_output);
 }
 
+// gru_step after the convolution of the state, gru_reset and gru_output after those of
+// inputs and state; sums: where those of the gates are left, if anywhere.
+inline void winograd_gru_step(at::TensorList images, const JointConv& conv,
+                              const at::Tensor& gates, const at::Tensor& h,
+                              bool has_inputs, const GruChoices& choices,
+                              const OptionalTensor& mask,
+                              const OptionalTensor& candidate,
+                              const at::Tensor& output) {
+  using Signature =
+      void(at::TensorList, const at::Tensor&, const OptionalTensor&, int64_t,
+           const at::Tensor&, const at::Tensor&, bool, at::IntArrayRef, int64_t, double,
+           bool, const OptionalTensor&, const OptionalTensor&, const at::Tensor&);
+  const auto op = find_operator<Signature>("winograd_gru_step");
+  op.call(images, conv.weights, conv.bias, conv.taps, gates, h, has_inputs,
+          choices.slots, choices.activation, choices.negative_slope, choices.keep, mask,
+          candidate, output);
+}
+
+inline void winograd_gru_reset(at::TensorList images, const JointConv& conv,
+                               const at::Tensor& h, at::IntArrayRef slots,
+                               const OptionalTensor& sums, const at::Tensor& u,
+                               const at::Tensor& reset) {
+  using Signature = void(at::TensorList, const at::Tensor&, const OptionalTensor&,
+                         int64_t, const at::Tensor&, at::IntArrayRef,
+                         const OptionalTensor&, const at::Tensor&, const at::Tensor&);
+  const auto op = find_operator<Signature>("winograd_gru_reset");
+  op.call(images, conv.weights, conv.bias, conv.taps, h, slots, sums, u, reset);
+}
+
+inline void winograd_gru_output(at::TensorList images, const JointConv& conv,
+                                const at::Tensor& u, const at::Tensor& h,
+                                const GruChoices& choices, const OptionalTensor& mask,
+                                const OptionalTensor& sums, const at::Tensor& output) {
+  using Signature =
+      void(at::TensorList, const at::Tensor&, const OptionalTensor&, int64_t,
+           const at::Tensor&, const at::Tensor&, int64_t, double, bool,
+           const OptionalTensor&, const OptionalTensor&, const at::Tensor&);
+  const auto op = find_operator<Signature>("winograd_gru_output");
+  op.call(images, conv.weights, conv.bias, conv.taps, u, h, choices.activation,
+          choices.negative_slope, choices.keep, mask, sums, output);
+}
+
 }  // namespace trajgru_ext

@@ -33,10 +33,14 @@ TRAJGRU_LIBRARY(m) {
   m.def("winograd_weights(Tensor[] weights, bool rotated, int gates=1) -> Tensor");
   m.def("winograd_conv(Tensor[] images, Tensor weights, Tensor? bias, int taps, Tensor(a!) output) -> ()");
   m.def("winograd_lstm_step(Tensor[] images, Tensor weights, Tensor? bias, int taps, Tensor? h, Tensor c, Tensor? w_ci, Tensor? w_cf, Tensor? w_co, int[] slots, float forget_bias, Tensor? mask, Tensor(a!)? gates, Tensor(b!) h_output, Tensor(c!) c_output) -> ()");
+  m.def("winograd_gru_step(Tensor[] images, Tensor weights, Tensor? bias, int taps, Tensor(a!) gates, Tensor h, bool has_inputs, int[] slots, int activation, float negative_slope, bool keep, Tensor? mask, Tensor(b!)? candidate, Tensor(c!) output) -> ()");
+  m.def("winograd_gru_reset(Tensor[] images, Tensor weights, Tensor? bias, int taps, Tensor h, int[] slots, Tensor(a!)? sums, Tensor(b!) u, Tensor(c!) reset) -> ()");
+  m.def("winograd_gru_output(Tensor[] images, Tensor weights, Tensor? bias, int taps, Tensor u, Tensor h, int activation, float negative_slope, bool keep, Tensor? mask, Tensor(a!)? sums, Tensor(b!) output) -> ()");
   m.def("winograd_weights_grad(Tensor grad, Tensor image, int taps) -> Tensor");
   m.def("channel_mean(Tensor[] branches) -> Tensor");
   m.def("hff_concat(Tensor[] branches, int skipped=0, Tensor? scale=None, Tensor? shift=None, Tensor? slope=None) -> Tensor");
   m.def("hff_concat_backward(Tensor grad, int branches, int skipped) -> Tensor");
+  m.def("hff_concat_affine_backward(Tensor grad, Tensor[] branches, int skipped, Tensor? scale, Tensor? shift, Tensor? slope) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("se_scale(Tensor input, Tensor logits) -> Tensor");
   m.def("se_scale_backward(Tensor grad, Tensor input, Tensor logits, bool input_grad, bool logits_grad) -> (Tensor, Tensor)");
   m.def("sk_select(Tensor[] branches, Tensor logits) -> Tensor");

@@ -55,8 +55,9 @@ TrajGru::TrajGru(const char* op, const OptionalTensor& sequence,
   const auto from_h = conv_parameters(parameters, 2);
   const auto to_flows = conv_parameters(parameters, 3);
   const auto product = conv_parameters(parameters, 4);
-  TORCH_CHECK_VALUE(from_h && to_flows && product, op,
-                    ": the weights of h2f, flows and ret must be given, got None");
+  TORCH_CHECK_VALUE(
+      from_h && to_flows && product, op,
+      ": the weights of h2f_conv1, flows_conv and ret must be given, got None");
   h2f = *from_h;
   flows = *to_flows;
   ret = *product;
@@ -67,9 +68,9 @@ TrajGru::TrajGru(const char* op, const OptionalTensor& sequence,
       matrix && like.size(1) > 0 && like.size(1) % (like.size(0) / 3) == 0, op,
       ": ret_weight must be [3F, L * F], F and L > 0, got ", like.sizes());
   const int64_t outputs = like.size(0) / 3, links = like.size(1) / outputs;
-  check_conv(op, "h2f", h2f, -1, outputs, like);
+  check_conv(op, "h2f_conv1", h2f, -1, outputs, like);
   const int64_t hidden = h2f.weight.size(0);
-  check_conv(op, "flows", flows, 2 * links, hidden, like);
+  check_conv(op, "flows_conv", flows, 2 * links, hidden, like);
   if (ret.bias.has_value()) {
     check_beside(op, "ret_bias", *ret.bias, {3 * outputs}, like);
   }
@@ -77,9 +78,9 @@ TrajGru::TrajGru(const char* op, const OptionalTensor& sequence,
   take_images(op, sequence, state, zoneout_mask, outputs, like, h2f.weight);
   if (inputs.defined()) {
     TORCH_CHECK_VALUE(i2h && i2f, op,
-                      ": the weights of i2h and i2f must be given with inputs");
+                      ": the weights of i2h and i2f_conv1 must be given with inputs");
     check_conv(op, "i2h", *i2h, 3 * features, inputs.size(2), like);
-    check_conv(op, "i2f", *i2f, hidden, inputs.size(2), like);
+    check_conv(op, "i2f_conv1", *i2f, hidden, inputs.size(2), like);
   }
   if (offset.has_value()) {
     check_like_sizes(op, "flow_offset", *offset, {2 * links, height, width}, like);

@@ -76,14 +76,19 @@ class Trace:
             self.frames[address] = list(zip(lines[::2], lines[1::2], strict=True))
 
 
-def traced_arguments(layout: str) -> dict[str, tuple]:
-    """Rows and pixels of whole sectors, and flows that stay within the image."""
+def traced_arguments(layout: str) -> list[tuple[str, tuple]]:
+    """Operators, and rows and pixels of whole sectors.
+
+    A warp's threads go the same way, so that their n-th accesses belong together: flows
+    stay within the image, and no slope is that of a negative number.
+    """
     given = arguments(channels=32, hidden=32, height=16, width=32)
     ramp = torch.linspace(1, -1, 32).expand(2, 1, 16, 32)
     for name, links in ("flow_warp", 1), ("flow_conv", 2):
         flows = 0.4 * ramp.sign().repeat(1, 2 * links, 1, 1)
         flows[:, 1::2] = 0.4 * torch.linspace(1, -1, 16).sign()[:, None]
         given[name] = (given[name][0], flows, *given[name][2:])
+    given["hff_concat"] = tree_map(abs, given["hff_concat"])
     del given["traj_gru"]  # Its kernels are flow_conv's and conv_gru's.
 
     def arrange(value: object) -> object:
@@ -91,7 +96,8 @@ def traced_arguments(layout: str) -> dict[str, tuple]:
             return value.contiguous(memory_format=FORMATS[layout])
         return value
 
-    return tree_map(arrange, given)
+    without_weights = ("hff_concat", given["hff_concat"][:2])
+    return tree_map(arrange, [*given.items(), without_weights])
 
 
 def measure() -> list[dict[str, str]]:
@@ -102,7 +108,7 @@ def measure() -> list[dict[str, str]]:
     with _registry.using(NAMESPACE):
         for layout in FORMATS:
             for dtype in (torch.float32, torch.bfloat16):
-                for name, given in traced_arguments(layout).items():
+                for name, given in traced_arguments(layout):
                     derivatives(name, given, dtype)
                     for kernel, line, kind, sectors, fewest in trace.read():
                         for part in "", line:

@@ -53,7 +53,10 @@ def arguments(
         "channel_mean": (x, image(channels)),
         "se_scale": (x, normal(BATCH, channels)),
         "sk_select": ([x, image(channels)], normal(BATCH, 2, channels)),
-        "hff_concat": ([x, image(channels), image(channels)], 1),
+        "hff_concat": (
+            *([x, image(channels), image(channels)], 1),
+            *normal(3, 2 * channels),
+        ),
         "spatial_pyramid_pool": (x, 3, "mean"),
     }
 

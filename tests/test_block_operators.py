@@ -9,6 +9,8 @@ from block_inputs import CASES, seed_like
 from gate_inputs import FORMATS, assert_equal, derivatives, exact
 from test_flow_warp import STRIDES, strided
 
+import trajgru_ext
+
 pytestmark = pytest.mark.kernels
 
 EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -130,3 +132,29 @@ def test_what_is_not_finite_stays_where_it_is(backend, case, layout, value):
         got = case.ours(*changed).cpu()
         wanted = case.naive(*[one.cpu() for one in changed])
         torch.testing.assert_close(got, wanted, equal_nan=True, rtol=0, atol=1e-10)
+
+
+@LAYOUTS
+def test_scale_or_slope_alone(backend, layout):
+    """As where the other changes nothing."""
+    *branches, scale, shift, slope = CASES["hff_concat, affine"].sample_inputs(
+        backend.device, torch.float64, layout=layout
+    )
+    ones, zeros = torch.ones_like(scale), torch.zeros_like(scale)
+    seed = seed_like(torch.cat(branches[1:], 1), layout)
+
+    def activated(slope, *branches):
+        return trajgru_ext.hff_concat(branches, 1, slope=slope)
+
+    def normalized(scale, shift, *branches):
+        return trajgru_ext.hff_concat(branches, 1, scale, shift)
+
+    def both(scale, shift, slope, *branches):
+        return trajgru_ext.hff_concat(branches, 1, scale, shift, slope)
+
+    got = derivatives(activated, [slope, *branches], seed)
+    wanted = derivatives(both, [ones, zeros, slope, *branches], seed)
+    assert_equal(got, [wanted[0], *wanted[3:]])
+    got = derivatives(normalized, [scale, shift, *branches], seed)
+    wanted = derivatives(both, [scale, shift, ones, *branches], seed)
+    assert_equal(got, [*wanted[:3], *wanted[4:]])

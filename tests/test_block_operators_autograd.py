@@ -25,7 +25,7 @@ def test_gradcheck(backend, case):
     tensors = case.sample_inputs(backend.device, torch.float64, SMALL)
     tensors = [tensor.requires_grad_() for tensor in tensors]
     # torch's older vmap, which that check uses, has none for lists of tensors.
-    batched = case.operator != "sk_select"
+    batched = case.operator != "sk_select" and case != CASES["hff_concat, affine"]
     options = {"check_forward_ad": True, "check_batched_grad": batched}
     assert gradcheck(case.ours, tensors, **options)
     if case.operator != "channel_mean":  # which is linear: its Hessian is no function
@@ -103,6 +103,9 @@ def test_opcheck(backend, dtype, layout):
     grad = torch.cat(branches, 1).contiguous(memory_format=layout)
     opcheck(backend.operator("hff_concat_backward"), (grad, 4, 0))
     opcheck(backend.operator("hff_concat_backward"), (grad, 7, 3))
+    backward = backend.operator("hff_concat_affine_backward")
+    opcheck(backward, (grad, branches, 0, None, None, torch.cat([slope, slope[:5]])))
+    opcheck(backward, (grad[:, :15], branches, 1, scale, shift, slope.double()))
     pool = backend.operator("spatial_pyramid_pool")
     for largest in (True, False):
         opcheck(pool, (x, 3, largest))
@@ -199,6 +202,8 @@ def test_backward_operator_errors(backend):
         backward(x.double(), x, weights[0], True, True)
     with pytest.raises(ValueError, match="grad must have 2 times a branch's channels"):
         backend.operator("hff_concat_backward")(x, 2, 0)
+    with pytest.raises(ValueError, match=r"grad must be \[B, \(k - skipped\) \* C"):
+        backend.operator("hff_concat_affine_backward")(x, [x, x], 0, None, None, None)
     with pytest.raises(ValueError, match=r"grad must be \[B, C \* 5\], got \[2, 3\]"):
         arguments = (weights[0], weights[0].int(), 4, 5, 2, True, False)
         backend.operator("spatial_pyramid_pool_backward")(*arguments)

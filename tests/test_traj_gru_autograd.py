@@ -258,8 +258,12 @@ ZEROS = torch.zeros
     ("change", "error", "message"),
     [
         ({"inputs": 3}, TypeError, "inputs must be a Tensor, got int"),
-        ({"ret": None}, ValueError, "the weights of h2f, flows and ret must be given"),
-        ({"i2h": None}, ValueError, "the weights of i2h and i2f must be given"),
+        (
+            {"ret": None},
+            ValueError,
+            "the weights of h2f_conv1, flows_conv and ret must be given",
+        ),
+        ({"i2h": None}, ValueError, "the weights of i2h and i2f_conv1 must be given"),
         ({"i2h": ZEROS(1)}, TypeError, "i2h must be a weight and a bias.*got Tensor"),
         ({"ret": ("w", None)}, TypeError, r"ret\[0\] must be a Tensor, got str"),
         ({"inputs": None, "h": None}, ValueError, "steps must be given without"),
@@ -277,7 +281,11 @@ ZEROS = torch.zeros
         ({"inputs": ZEROS(3, 2, 4, 5)}, ValueError, "inputs must .*got"),
         ({"i2h": (ZEROS(9, 4, 3, 3), None)}, ValueError, "i2h_weight must be.*got"),
         ({"h2f_conv1": (ZEROS(3, 3, 4, 5), None)}, ValueError, "odd kernel"),
-        ({"flows_conv": (ZEROS(3, 3, 5, 5), None)}, ValueError, "flows_weight must"),
+        (
+            {"flows_conv": (ZEROS(3, 3, 5, 5), None)},
+            ValueError,
+            "flows_conv_weight must",
+        ),
         ({"ret": (ZEROS(9, 5), None)}, ValueError, r"ret_weight must be \[3F, L"),
         ({"ret": (ZEROS(9, 6), ZEROS(8))}, ValueError, r"ret_bias must be.*got \[8\]"),
         ({"flow_offset": 0.5}, TypeError, "flow_offset must be a Tensor, got float"),

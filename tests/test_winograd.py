@@ -190,18 +190,34 @@ def test_cpu_sequences_are_those_of_float64(algorithm, name, recompute):
 
 
 @pytest.mark.kernels
-def test_cpu_lengths_and_going_on(algorithm):
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: ConvLSTM(3, 32, 3), id="conv_lstm"),
+        pytest.param(lambda: ConvGRU(3, 32, 3, reset="before"), id="conv_gru, before"),
+        pytest.param(lambda: ConvGRU(3, 32, 3), id="conv_gru, after"),
+    ],
+)
+def test_cpu_lengths_and_going_on(algorithm, make):
+    def sample(state, n):  # a ConvLSTM's is a pair
+        if isinstance(state, Tensor):
+            return state[n : n + 1]
+        return tuple(one[n : n + 1] for one in state)
+
     torch.manual_seed(0)
     conv_algorithm("winograd")
-    net = ConvLSTM(3, 32, 3)
+    net = make()
     inputs = torch.randn(5, 3, 3, 8, 9)
     inputs[2:, 1] = float("nan")
     outputs, states = net(inputs, lengths=[5, 2, 4])
     alone, alone_states = net(inputs[:2, 1:2])
     assert torch.equal(outputs[:2, 1:2], alone)
-    assert torch.equal(states[0][0][1:2], alone_states[0][0])
+    for one, other in zip(
+        sample(states[0], 1), sample(alone_states[0], 0), strict=True
+    ):
+        assert torch.equal(one, other)
     first, states = net(inputs[:2])
-    second, _ = net(inputs[2:, :1], [tuple(s[:1] for s in states[0])])
+    second, _ = net(inputs[2:, :1], [sample(states[0], 0)])
     assert torch.equal(torch.cat([first[:, :1], second]), outputs[:, :1])
     ahead, _ = net(None, states, steps=2)
     assert ahead.isfinite().all()

@@ -24,8 +24,10 @@ struct CpuBranchDevice {
 
   template <typename Args>
   static void run(const Args& args, int64_t items) {
-    constexpr int64_t kGrain = 512;  // an item may have a few exponentials
-    at::parallel_for(0, items, kGrain, [&](int64_t begin, int64_t end) {
+    // Of an exponential or sums of chunks: fewer take no longer than to wake a thread.
+    constexpr int64_t kGrain = 1 << 12;
+    const int64_t grain = divide_up(kGrain, args.size.chunks());
+    at::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) {
       for (int64_t item = begin; item < end; ++item) update(args, item);
     });
   }

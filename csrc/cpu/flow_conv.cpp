@@ -56,13 +56,6 @@ Tensor packed(const Matrix<T>& matrix, const at::TensorOptions& options) {
   return panel;
 }
 
-// A row of the buffer, so long that consecutive ones do not meet in the cache.
-template <typename T>
-int64_t apart(int64_t values) {
-  constexpr int64_t kLine = 64 / sizeof(T);
-  return divide_up(values, kLine) * kLine + kLine;
-}
-
 template <typename scalar_t>
 void flow_conv_tiles(const FlowConv<scalar_t>& args, const Tensor& kernel,
                      const Tensor& offset, const Tensor& output) {

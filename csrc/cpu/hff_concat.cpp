@@ -21,6 +21,13 @@ struct CpuHffDevice : CpuBranchDevice {
       hff_kernels<scalar_t>(row).backward(args, begin, end);
     });
   }
+
+  template <typename scalar_t, typename T>
+  static void loop(const HffAffineBackward<scalar_t, T>& args) {
+    for_chunks(args.of.size, [&](int64_t row, int64_t begin, int64_t end) {
+      hff_kernels<scalar_t>(row).affine_backward(args, begin, end);
+    });
+  }
 };
 
 TRAJGRU_LIBRARY_IMPL(CPU, m) {

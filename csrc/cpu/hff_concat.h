@@ -18,6 +18,8 @@ struct HffKernels {
   void (*forward)(const HffConcat<scalar_t, T>& args, int64_t begin, int64_t end);
   void (*backward)(const HffConcatBackward<scalar_t, T>& args, int64_t begin,
                    int64_t end);
+  void (*affine_backward)(const HffAffineBackward<scalar_t, T>& args, int64_t begin,
+                          int64_t end);
 };
 
 TRAJGRU_DECLARE_KERNELS(HffKernels, hff_kernels)

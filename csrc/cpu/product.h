@@ -7,6 +7,18 @@
 
 namespace trajgru_ext {
 
+// A row of some values in whole lines of cache; and one line more, so that consecutive
+// rows of a buffer do not meet in the cache.
+template <typename T>
+constexpr int64_t in_lines(int64_t values) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  return (values + kLine - 1) / kLine * kLine;
+}
+template <typename T>
+constexpr int64_t apart(int64_t values) {
+  return in_lines<T>(values) + 64 / int64_t{sizeof(T)};
+}
+
 // c = start + a b
 template <typename T>
 struct Product {

@@ -4,7 +4,6 @@
 
 #include "cpu/capability.h"
 #include "cpu/views.h"
-#include "math/lstm_step.h"
 #include "math/winograd.h"
 
 namespace trajgru_ext {
@@ -51,19 +50,25 @@ struct WinogradConv {
   const T* weights;         // [points, panels, depth, panel], as packed
   int64_t gates, features;  // of the outputs
   const T* bias;            // null: 0
-  T* output;                // null where gates are updated instead
+  T* output;                // null: nothing but what gates are updated to is wanted
   int64_t batch, row, col;  // strides of the output
 
   int64_t depth() const { return channels[0] + channels[1]; }
 };
 
-// The gradient to some channels of the weights from some tiles.
+// Outputs of a gradient to weights whose products are a thread's, in whole panels.
+constexpr int64_t kWinogradOutputs = 128;
+
+// The gradient to weights of some outputs, tiles `first` to first + count of which are
+// worked on together.
 template <typename T>
 struct WinogradWeightsGrad {
   WinogradTiles tiles;
   PixelView<T> grad, image;
   int64_t outputs, channels;
-  T* sums;  // [points, C, O]: the gradient to the transformed weights
+  int64_t first, count;
+  T* buffer;  // both sides' values at the points
+  T* sums;    // [points, C, O]: the gradient to the transformed weights
 };
 
 template <typename T>
@@ -79,24 +84,33 @@ struct WinogradKernels {
   int64_t (*buffer_size)(const WinogradConv<T>& conv);
   void (*convolve)(const WinogradConv<T>& conv, int64_t begin, int64_t end, T* buffer);
 
+  // The tiles that are best worked on together, and elements of the buffer for them.
+  int64_t (*grad_together)(const WinogradWeightsGrad<T>& grad);
   int64_t (*grad_buffer_size)(const WinogradWeightsGrad<T>& grad);
-  void (*sum_grad)(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end,
-                   T* buffer);
-  // From the sums; a channel's taps are dense, and those of the next follow.
-  void (*finish_grad)(const T* sums, int64_t outputs, int64_t channels, int64_t taps,
+  // begin, end: tiles, counted from the first.
+  void (*transform_sides)(const WinogradWeightsGrad<T>& grad, int64_t begin,
+                          int64_t end);
+  // kWinogradOutputs of a point, or what is left from the first on; adds to the sums
+  // but for the first tiles.
+  void (*sum_products)(const WinogradWeightsGrad<T>& grad, int64_t point,
+                       int64_t first_output);
+  // From the sums of some channels; the taps of one are dense, and those of the next
+  // follow.
+  void (*finish_grad)(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end,
                       T* weights_grad, int64_t output_stride);
 };
 
 TRAJGRU_DECLARE_KERNELS(WinogradKernels, winograd_kernels)
 
-// A convolution to the sums of an LSTM's gates, which are updated tile by tile and
-// never reach memory.
-template <typename T>
-struct WinogradLstmKernels {
-  void (*convolve)(const WinogradConv<T>& conv, const LstmStep<GateDtypes<T, T>>& step,
-                   int64_t begin, int64_t end, T* buffer);
+// A convolution to the sums of gates, which are updated tile by tile, in cache. Args:
+// the update's (math/gates.h and its kin), whose view of the sums is filled in.
+template <typename Args>
+struct WinogradStepKernels {
+  void (*convolve)(const WinogradConv<typename Args::Dtypes::math_t>& conv,
+                   const Args& args, int64_t begin, int64_t end,
+                   typename Args::Dtypes::math_t* buffer);
 };
 
-TRAJGRU_DECLARE_KERNELS(WinogradLstmKernels, winograd_lstm_kernels)
+TRAJGRU_DECLARE_KERNELS(WinogradStepKernels, winograd_step_kernels)
 
 }  // namespace trajgru_ext

@@ -29,7 +29,12 @@ struct BranchDevice {
 
   template <typename Args>
   static void loop(const Args& args) {
-    const BranchSize& size = args.size;
+    sum(args, args.size);
+  }
+
+ protected:
+  template <typename Args>
+  static void sum(const Args& args, const BranchSize& size) {
     const int64_t items = size.batch * BranchLane::groups(size) * size.chunks();
     launch(branch_sums_kernel<Args>, grid_size(items * kWarpThreads), kBlock, 0,
            current_stream(), args, items);

@@ -7,7 +7,13 @@
 //   s_i = x_0 + ... + x_i     z_i = scale s_i + shift     y_i = z_i > 0 ? z_i : slope
 //   z_i
 //
-// The first `skipped` sums are left out. Backward, dx_i = sum of the ds_k for k >= i.
+// The first `skipped` sums are left out. Backward, dx_i = sum of the ds_k for k >= i,
+// and
+//
+//   dslope = z_i > 0 ? 0 : dy_i z_i     dz_i = z_i > 0 ? dy_i : slope dy_i
+//   dscale = dz_i s_i     dshift = dz_i     ds_i = scale dz_i
+//
+// summed over samples and pixels; those sums are formed as in math/branches.h.
 
 #include "math/branches.h"
 
@@ -40,6 +46,50 @@ struct HffConcatBackward {
   BranchView<scalar_t> branch_grad[kMostBranches];
 };
 
+template <typename scalar_t, typename T>
+struct HffAffineBackward {
+  using Scalar = scalar_t;
+
+  HffConcat<scalar_t, T> of;
+  BranchView<const scalar_t> grad;
+  BranchView<scalar_t> slice_grad[kMostBranches];  // to the branches from `skipped` on
+  T* sums;  // to scale, shift and slope, each of all slices
+
+  TRAJGRU_HOST_DEVICE int slices() const { return of.size.branches - of.skipped; }
+
+  TRAJGRU_HOST_DEVICE BranchSize sums_size() const {
+    BranchSize size = of.size;
+    size.branches = 3 * slices();
+    return size;
+  }
+};
+
+// From the chunks' sums to those of all samples: item = m * channels + c.
+template <typename T>
+struct HffNumbers {
+  BranchSize size;
+  const T* sums;
+  T* numbers;
+};
+
+template <typename T>
+TRAJGRU_HOST_DEVICE void update(const HffNumbers<T>& args, int64_t item) {
+  const BranchSize& size = args.size;
+  const int64_t m = item / size.channels, c = item - m * size.channels;
+  T sum = 0;
+  for (int64_t b = 0; b < size.batch; ++b) {
+    for (int64_t k = 0; k < size.chunks(); ++k) sum += args.sums[size.sum(b, k, m, c)];
+  }
+  args.numbers[item] = sum;
+}
+
+template <typename V, typename T, typename Weight>
+TRAJGRU_HOST_DEVICE V scaled(const HffAffine<T>& affine, int k, const V& sum,
+                             const Weight& weight) {
+  if (affine.scale == nullptr) return sum;
+  return sum * weight(affine.scale, k) + weight(affine.shift, k);
+}
+
 // What is read and written at one place. V: T, or a pack of them. load(i) reads branch
 // i, store(k, z) writes slice k of the result, and weight(numbers, k) is what the
 // place's channel in that slice has.
@@ -52,10 +102,7 @@ TRAJGRU_HOST_DEVICE void fuse(const HffConcat<scalar_t, T>& args, const Load& lo
     sum = sum + load(i);
     const int k = i - args.skipped;
     if (k < 0) continue;
-    V z = sum;
-    if (args.affine.scale != nullptr) {
-      z = z * weight(args.affine.scale, k) + weight(args.affine.shift, k);
-    }
+    V z = scaled(args.affine, k, sum, weight);
     if (args.affine.slope != nullptr) {
       z = where_positive(z, z, weight(args.affine.slope, k) * z);
     }
@@ -72,6 +119,28 @@ TRAJGRU_HOST_DEVICE void fuse(const HffConcatBackward<scalar_t, T>& args,
     if (i >= args.skipped) sum = sum + load(i - args.skipped);
     store(i, sum);
   }
+}
+
+template <typename V>
+struct HffSliceGrads {
+  V sum, scale, shift, slope;
+};
+
+// Of slice k, whose sum is formed anew, so that nothing is kept for all of them.
+template <typename V, typename scalar_t, typename T, typename Load, typename Weight>
+TRAJGRU_HOST_DEVICE HffSliceGrads<V> slice_grads(const HffConcat<scalar_t, T>& args,
+                                                 int k, const V& grad, const Load& load,
+                                                 const Weight& weight) {
+  V sum(0);
+  for (int i = 0; i <= k + args.skipped; ++i) sum = sum + load(i);
+  const V z = scaled(args.affine, k, sum, weight);
+  V dz = grad, slope(0);
+  if (args.affine.slope != nullptr) {
+    slope = where_positive(z, V(0), grad * z);
+    dz = where_positive(z, grad, weight(args.affine.slope, k) * grad);
+  }
+  const V ds = args.affine.scale == nullptr ? dz : dz * weight(args.affine.scale, k);
+  return {ds, dz * sum, dz, slope};
 }
 
 }  // namespace trajgru_ext

@@ -4,10 +4,12 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d
 
 from trajgru_ext.nn._recurrent import check_positive
 from trajgru_ext.ops import hff_concat
 from trajgru_ext.ops._gates import check_choice
+from trajgru_ext.ops._layout import channels_last_on_cpu, memory_format
 
 
 class _Layers(nn.Module):
@@ -71,7 +73,9 @@ class EESP(nn.Module):
 
     The 1x1 convolutions have k groups. The receptive fields of the branches, of size
     2 d_i + 1, are 3, 5, 7, ... in order; those above `r_lim` are 3 instead. In
-    evaluation sums, batch norm and PReLU are one pass.
+    evaluation sums, batch norm and PReLU are one pass. On a CPU all between the 1x1
+    convolutions is in channels last, where depthwise convolutions are several times
+    faster; the output has the memory format of the input.
 
     Constructor and keys are the published ones: `proj_1x1.conv`, `.bn` and `.act`;
     `spp_dw.i.conv`; `br_after_cat.bn` and `.act`; `conv_1x1_exp.conv` and `.bn`;
@@ -126,22 +130,42 @@ class EESP(nn.Module):
             TypeError, ValueError: as `hff_concat`.
 
         """
-        projected = self.proj_1x1(input)
+        projected = channels_last_on_cpu(self.proj_1x1.conv(input))
+        projected = _normalize(self.proj_1x1, [projected])
         branches = [branch(projected) for branch in self.spp_dw]
-        expanded = self.conv_1x1_exp(self._fuse(branches))
+        expanded = self._expand(_normalize(self.br_after_cat, branches))
+        expanded = expanded.contiguous(memory_format=memory_format(input))
         if self.stride == 2 and self.downAvg:
             return expanded
+        ends = [expanded]
         if expanded.shape == input.shape:
-            expanded = expanded + input
-        return self.module_act(expanded)
+            dtype = torch.promote_types(expanded.dtype, input.dtype)
+            ends = [expanded.to(dtype), input.to(dtype)]
+        return hff_concat(ends, len(ends) - 1, slope=self.module_act.weight)
 
-    def _fuse(self, branches: list[Tensor]) -> Tensor:
-        norm, activation = self.br_after_cat.bn, self.br_after_cat.act
+    def _expand(self, input: Tensor) -> Tensor:
+        """The convolution and batch norm, which in evaluation is part of it."""
+        conv, norm = self.conv_1x1_exp.conv, self.conv_1x1_exp.bn
         if norm.training:
-            return self.br_after_cat(hff_concat(branches))
-        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        shift = norm.bias - norm.running_mean * scale
-        return hff_concat(branches, 0, scale, shift, activation.weight)
+            return norm(conv(input))
+        scale, shift = _scale_and_shift(norm)
+        weight = conv.weight * scale[:, None, None, None]
+        return conv2d(input, weight, shift, groups=conv.groups)
+
+
+def _normalize(layers: _Layers, branches: list[Tensor]) -> Tensor:
+    """The batch norm and PReLU of the branches' sums, in evaluation in one pass."""
+    slope = layers.act.weight
+    if not layers.bn.training:
+        return hff_concat(branches, 0, *_scale_and_shift(layers.bn), slope)
+    sums = hff_concat(branches) if len(branches) > 1 else branches[0]
+    return hff_concat([layers.bn(sums)], slope=slope)
+
+
+def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """The batch norm of evaluation as a product and a sum."""
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return scale, norm.bias - norm.running_mean * scale
 
 
 class DilatedSeparableConv(nn.Module):
@@ -209,6 +233,7 @@ class DilatedPyramid(nn.Module):
             TypeError, ValueError: as `hff_concat`.
 
         """
-        reduced = self.reduce(input)
+        reduced = self.reduce(channels_last_on_cpu(input))
         branches = [branch(reduced) for branch in self.branches]
-        return self.expand(hff_concat(branches, skipped=1))
+        output = self.expand(hff_concat(branches, skipped=1))
+        return output.contiguous(memory_format=memory_format(input))

@@ -17,7 +17,7 @@ OP = "traj_gru"
 RECOMPUTE = ("flows", "gates", "none")
 
 # The parameters as the operator numbers them.
-LAYERS = ("i2h", "i2f", "h2f", "flows", "ret")
+LAYERS = ("i2h", "i2f_conv1", "h2f_conv1", "flows_conv", "ret")
 NAMES = [f"{layer}_{kind}" for layer in LAYERS for kind in ("weight", "bias")]
 
 
@@ -98,7 +98,8 @@ def _check_sizes(
     missing = [parameters[k] is None for k in (4, 6, 8)]
     if any(missing):
         raise ValueError(
-            f"{OP}: the weights of h2f, flows and ret must be given, got None"
+            f"{OP}: the weights of h2f_conv1, flows_conv and ret must be given, "
+            "got None"
         )
     ret = parameters[8]
     check_sizes(OP, "ret_weight", ret, [-1, -1], sized)
@@ -117,7 +118,7 @@ def _check_sizes(
     if inputs is not None:
         if parameters[0] is None or parameters[2] is None:
             raise ValueError(
-                f"{OP}: the weights of i2h and i2f must be given with inputs"
+                f"{OP}: the weights of i2h and i2f_conv1 must be given with inputs"
             )
         channels = inputs.shape[2]
         _check_conv(parameters, 0, (3 * features, channels), sized)

@@ -10,7 +10,16 @@ from torch import Tensor
 from trajgru_ext.ops import _gates
 from trajgru_ext.ops._arguments import check_sizes, check_tensors
 from trajgru_ext.ops._branches import check_branches, check_list
-from trajgru_ext.ops._function import Function, fold, one_by_one, unfold, unfold_stack
+from trajgru_ext.ops._function import (
+    Function,
+    fill_empty,
+    fold,
+    one_by_one,
+    unfold,
+    unfold_stack,
+    wanted_only,
+    wanted_or_none,
+)
 from trajgru_ext.ops._layout import empty_image, empty_stack
 from trajgru_ext.ops._registry import fake, operator
 
@@ -36,9 +45,8 @@ def hff_concat(
     that of PReLU.
 
     Differentiable any number of times in reverse mode and once in forward mode on top,
-    under `torch.func` and `torch.compile`. The gradient to the branches alone is one
-    pass; with `scale` or `slope` it is computed by torch operators. The same bit for
-    bit for any number of threads; no atomics on CUDA.
+    under `torch.func` and `torch.compile`. The gradients are one pass too. The same bit
+    for bit for any number of threads; no atomics on CUDA.
 
     Args:
         branches: 1 to 16 images `[B, C, H, W]` of one size, in float32, float64,
@@ -104,6 +112,20 @@ def _fake_hff_concat_backward(grad: Tensor, branches: int, skipped: int) -> Tens
     return empty_stack(branches, grad, grad.shape[1] // (branches - skipped))
 
 
+@fake("hff_concat_affine_backward")
+def _fake_hff_concat_affine_backward(
+    grad: Tensor,
+    branches: list[Tensor],
+    skipped: int,
+    *numbers: Tensor | None,
+) -> tuple[Tensor, ...]:
+    first = branches[0]
+    found = (
+        first.new_empty(0) if one is None else torch.empty_like(one) for one in numbers
+    )
+    return empty_stack(len(branches) - skipped, first, first.shape[1]), *found
+
+
 def hff_formula(skipped: int) -> Callable[..., tuple[Tensor]]:
     """The operator as a function of its tensors, in torch operators."""
 
@@ -155,8 +177,16 @@ class _HffConcat(Function):
         if ctx.plain:
             found = _HffConcatBackward.call(grad, ctx.count, ctx.skipped)
             return None, None, None, None, *found.unbind()
-        formula = hff_formula(ctx.skipped)
-        return None, *_gates.pull_back(formula, ctx.saved_tensors, (grad,))
+        tensors = ctx.saved_tensors
+        # As sk_select does, and for its reason.
+        compiling = torch.compiler.is_compiling()
+        affine = _HffConcatAffineBackward
+        call = affine.forward if compiling else affine.call
+        stack, *numbers = call(grad, ctx.skipped, *tensors)
+        given = [tensor is not None for tensor in tensors[:3]]
+        slices = stack.unbind()
+        shared = [slices[0]] * ctx.skipped
+        return None, *wanted_or_none(numbers, given), *shared, *slices
 
     @staticmethod
     def tangent(ctx: Any, _: None, *tangents: Any) -> Tensor:
@@ -200,3 +230,58 @@ class _HffConcatBackward(Function):
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
         (grad,) = fold(info, in_dims, args[0])
         return unfold_stack(info, _HffConcatBackward.call(grad, *args[1:])), 1
+
+
+class _HffConcatAffineBackward(Function):
+    """The gradients to the branches from `skipped` on, stacked, scale, shift and slope.
+
+    Branches before have the gradient of the first.
+    """
+
+    @staticmethod
+    def forward(
+        grad: Tensor,
+        skipped: int,
+        scale: Tensor | None,
+        shift: Tensor | None,
+        slope: Tensor | None,
+        *branches: Tensor,
+    ) -> tuple[Tensor, ...]:
+        backward = operator("hff_concat_affine_backward")
+        return backward(grad, list(branches), skipped, scale, shift, slope)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        grad, ctx.skipped, *tensors = inputs
+        ctx.wanted = (True, *(one is not None for one in tensors[:3]))
+        ctx.save_for_backward(grad, *tensors)
+        ctx.save_for_forward(grad, *tensors)
+
+    # No kernel is worth it for the second derivative.
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        gradient = _stacked_gradient(ctx.skipped)
+        seeds = wanted_only(cotangents, ctx.wanted)
+        to_grad, *rest = _gates.pull_back(gradient, ctx.saved_tensors, seeds)
+        return to_grad, None, *rest
+
+    @staticmethod
+    def tangent(ctx: Any, grad: Tensor, _: None, *tangents: Any) -> tuple[Tensor, ...]:
+        gradient = _stacked_gradient(ctx.skipped)
+        found = _gates.tangents_of(gradient, ctx.saved_tensors, (grad, *tangents))
+        return fill_empty(found, ctx.wanted, ctx.saved_tensors[0])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Any, Any]:
+        return one_by_one(_HffConcatAffineBackward, info, in_dims, args)
+
+
+def _stacked_gradient(skipped: int) -> Callable[..., tuple[Tensor, ...]]:
+    """What `_HffConcatAffineBackward` returns, without what is empty."""
+
+    def gradient(grad: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        found = _gates.pull_back(hff_formula(skipped), tensors, (grad,))
+        numbers = (one for one in found[:3] if one is not None)
+        return torch.stack(found[3 + skipped :]), *numbers
+
+    return gradient

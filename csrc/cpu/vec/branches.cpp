@@ -11,15 +11,18 @@ namespace CPU_CAPABILITY {
 namespace {
 
 // f(how many pixels from the cursors on, as std::integral_constant) through an item in
-// channels last: a few together, since a sum in memory would wait for the one before.
-template <typename F, typename... C>
-[[gnu::always_inline]] inline void for_pixels(const Item& item, const F& f,
-                                              C&... cursors) {
-  constexpr int64_t kTogether = 4;
+// channels last: a few together, since a sum in memory would wait for the one before;
+// but one by one where pixels are so long that memory is no longer read in order.
+template <typename scalar_t, typename F, typename... C>
+[[gnu::always_inline]] inline void for_pixels(const BranchSize& size, const Item& item,
+                                              const F& f, C&... cursors) {
+  constexpr int64_t kTogether = 4, kBytes = 1024;
   int64_t p = 0;
-  for (; p + kTogether <= item.length; p += kTogether) {
-    f(std::integral_constant<int64_t, kTogether>());
-    (cursors.next(kTogether), ...);
+  if (kTogether * size.channels * static_cast<int64_t>(sizeof(scalar_t)) <= kBytes) {
+    for (; p + kTogether <= item.length; p += kTogether) {
+      f(std::integral_constant<int64_t, kTogether>());
+      (cursors.next(kTogether), ...);
+    }
   }
   for (; p < item.length; ++p) {
     f(std::integral_constant<int64_t, 1>());
@@ -36,16 +39,13 @@ void sums(const BranchSums<scalar_t, T>& args, int64_t begin, int64_t end) {
     T* out = args.sums + size.sum(item.sample, item.number, 0, item.channel);
     auto x = cursors(args.branch, args.branches, item);
     if (size.planes) {
-      // Two sums, since an addition takes longer than what a cache delivers.
-      V even(0), odd(0);
+      WidePack<V> sum(0);
       for (int m = 0; m < x.count; ++m) {
-        for_packs<V>(item.length, [&](int64_t i, const auto& pack) {
-          const V sum = odd + pack.load(x.at[m] + i);
-          odd = even;
-          even = sum;
-        });
+        const scalar_t* from = x.at[m];
+        for_packs<V>(item.length,
+                     [&](int64_t i, const auto& pack) { sum += pack.load(from + i); });
       }
-      *out = sum_of_pack(even + odd);
+      *out = sum_of_pack(sum);
       continue;
     }
     std::fill_n(out, size.channels, T(0));
@@ -54,7 +54,7 @@ void sums(const BranchSums<scalar_t, T>& args, int64_t begin, int64_t end) {
         const scalar_t* from = x.at[m];
         const int64_t step = x.pixel[m];
         for_packs<V>(size.channels, [=](int64_t c, const auto& pack) {
-          V sum = pack.load(out + c);
+          auto sum = pack.load(out + c);
           for (int64_t k = 0; k < pixels; ++k) {
             sum = sum + pack.load(from + k * step + c);
           }
@@ -62,7 +62,7 @@ void sums(const BranchSums<scalar_t, T>& args, int64_t begin, int64_t end) {
         });
       }
     };
-    for_pixels(item, add, x);
+    for_pixels<scalar_t>(size, item, add, x);
   }
 }
 
@@ -87,11 +87,12 @@ void blend(const BranchBlend<scalar_t, T>& args, int64_t begin, int64_t end) {
     y.add(args.output, item, item.channel);
     const auto mix = [&](auto streams) {
       return [&, streams](int64_t i, const auto& pack) {
+        using Value = ValueOf<decltype(pack)>;
         const auto weight = [&](int m) {
           const T* w = weights + m * size.channels;
-          return size.planes ? V(*w) : pack.load(w + i);
+          return size.planes ? Value(*w) : pack.load(w + i);
         };
-        V sum = weight(0) * pack.load(x.at[0] + i);
+        Value sum = weight(0) * pack.load(x.at[0] + i);
         for (int m = 1; m < x.count; ++m) {
           sum = sum + weight(m) * pack.load(x.at[m] + i);
         }
@@ -123,32 +124,32 @@ void backward(const BranchBlendBackward<scalar_t, T>& args, const Item& item, in
   }
   T* dots =
       kDots ? args.sums + size.sum(item.sample, item.number, m, item.channel) : nullptr;
-  const auto pull = [&](int64_t i, int64_t k, const auto& pack, const V& weight,
-                        V& dot) {
-    const V grad = pack.load(dy.at[0] + k * dy.pixel[0] + i);
-    if (kDots) dot = dot + grad * pack.load(x.at[0] + k * x.pixel[0] + i);
+  const auto pull = [&](int64_t i, int64_t k, const auto& pack, const auto& weight,
+                        auto& dot) {
+    const auto grad = pack.load(dy.at[0] + k * dy.pixel[0] + i);
+    if (kDots) dot += grad * pack.load(x.at[0] + k * x.pixel[0] + i);
     if (!kGrads) return;
     scalar_t* to = dx.at[0] + k * dx.pixel[0] + i;
     kStreams ? pack.stream(to, grad * weight) : pack.store(to, grad * weight);
   };
   if (size.planes) {
-    V dot(0);
-    const V weight(*weights);
-    for_packs<V>(item.length,
-                 [&](int64_t i, const auto& pack) { pull(i, 0, pack, weight, dot); });
+    WidePack<V> dot(0);
+    for_packs<V>(item.length, [&](int64_t i, const auto& pack) {
+      pull(i, 0, pack, ValueOf<decltype(pack)>(*weights), dot);
+    });
     if (kDots) *dots = sum_of_pack(dot);
     return;
   }
   if (kDots) std::fill_n(dots, size.channels, T(0));
   const auto pull_pixels = [&](auto pixels) {
     for_packs<V>(size.channels, [&](int64_t c, const auto& pack) {
-      const V weight = pack.load(weights + c);
-      V dot = kDots ? pack.load(dots + c) : V(0);
+      const auto weight = pack.load(weights + c);
+      auto dot = kDots ? pack.load(dots + c) : weight;
       for (int64_t k = 0; k < pixels; ++k) pull(c, k, pack, weight, dot);
       if (kDots) pack.store(dots + c, dot);
     });
   };
-  for_pixels(item, pull_pixels, dy, x, dx);
+  for_pixels<scalar_t>(size, item, pull_pixels, dy, x, dx);
 }
 
 template <typename scalar_t, typename T>

@@ -2,6 +2,8 @@
 
 #include "cpu/hff_concat.h"
 
+#include <algorithm>
+
 #include "cpu/vec/branch_items.h"
 
 namespace trajgru_ext {
@@ -20,7 +22,8 @@ Cursors<T, kMostBranches> slices(const BranchView<T>& view, const BranchSize& si
 }
 
 template <typename scalar_t, typename T>
-void forward(const HffConcat<scalar_t, T>& args, int64_t begin, int64_t end) {
+[[gnu::flatten]] void forward(const HffConcat<scalar_t, T>& args, int64_t begin,
+                              int64_t end) {
   using V = PackOf<scalar_t>;
   const BranchSize& size = args.size;
   for (int64_t number = begin; number < end; ++number) {
@@ -28,20 +31,22 @@ void forward(const HffConcat<scalar_t, T>& args, int64_t begin, int64_t end) {
     auto x = cursors(args.branch, size.branches, item);
     auto y = slices(args.output, size, args.skipped, item);
     const auto run = [&](int64_t i, const auto& pack) {
+      using Value = ValueOf<decltype(pack)>;
       const auto weight = [&](const T* numbers, int k) {
         const T* first = numbers + k * size.channels;
-        return size.planes ? V(first[item.channel]) : pack.load(first + i);
+        return size.planes ? Value(first[item.channel]) : pack.load(first + i);
       };
-      fuse<V>(
+      fuse<Value>(
           args, [&](int m) { return pack.load(x.at[m] + i); },
-          [&](int k, const V& z) { pack.store(y.at[k] + i, z); }, weight);
+          [&](int k, const Value& z) { pack.store(y.at[k] + i, z); }, weight);
     };
     for_item<V>(size, item, run, x, y);
   }
 }
 
 template <typename scalar_t, typename T>
-void backward(const HffConcatBackward<scalar_t, T>& args, int64_t begin, int64_t end) {
+[[gnu::flatten]] void backward(const HffConcatBackward<scalar_t, T>& args,
+                               int64_t begin, int64_t end) {
   using V = PackOf<scalar_t>;
   const BranchSize& size = args.size;
   for (int64_t number = begin; number < end; ++number) {
@@ -52,11 +57,68 @@ void backward(const HffConcatBackward<scalar_t, T>& args, int64_t begin, int64_t
       dx.add(args.branch_grad[m], item, item.channel);
     }
     const auto run = [&](int64_t i, const auto& pack) {
-      fuse<V>(
+      using Value = ValueOf<decltype(pack)>;
+      fuse<Value>(
           args, [&](int k) { return pack.load(dy.at[k] + i); },
-          [&](int m, const V& sum) { pack.store(dx.at[m] + i, sum); });
+          [&](int m, const Value& sum) { pack.store(dx.at[m] + i, sum); });
     };
     for_item<V>(size, item, run, dy, dx);
+  }
+}
+
+template <typename scalar_t, typename T>
+[[gnu::flatten]] void affine_backward(const HffAffineBackward<scalar_t, T>& args,
+                                      int64_t begin, int64_t end) {
+  using V = PackOf<scalar_t>;
+  const BranchSize& size = args.of.size;
+  const HffAffine<T>& affine = args.of.affine;
+  const int count = args.slices();
+  for (int64_t number = begin; number < end; ++number) {
+    const Item item(size, number);
+    auto x = cursors(args.of.branch, size.branches, item);
+    auto dy = slices(args.grad, size, args.of.skipped, item);
+    Cursors<scalar_t, kMostBranches> dx;
+    for (int k = 0; k < count; ++k) {
+      dx.add(args.slice_grad[k], item, item.channel);
+    }
+    T* sums =
+        args.sums + args.sums_size().sum(item.sample, item.number, 0, item.channel);
+    WidePack<V> of_plane[3 * kMostBranches];
+    if (size.planes) std::fill_n(of_plane, 3 * count, WidePack<V>(0));
+    if (!size.planes) std::fill_n(sums, 3 * count * size.channels, T(0));
+    const auto run = [&](int64_t i, const auto& pack) {
+      using Value = ValueOf<decltype(pack)>;
+      const auto load = [&](int m) { return pack.load(x.at[m] + i); };
+      const auto weight = [&](const T* numbers, int k) {
+        const T* first = numbers + k * size.channels;
+        return size.planes ? Value(first[item.channel]) : pack.load(first + i);
+      };
+      const auto add = [&](int m, const Value& value) {
+        if (size.planes) {
+          of_plane[m] += value;
+        } else {
+          T* sum = sums + m * size.channels + i;
+          pack.store(sum, pack.load(sum) + value);
+        }
+      };
+      Value total(0);
+      for (int k = count - 1; k >= 0; --k) {
+        const Value grad = pack.load(dy.at[k] + i);
+        const auto grads = slice_grads(args.of, k, grad, load, weight);
+        if (affine.scale != nullptr) {
+          add(k, grads.scale);
+          add(count + k, grads.shift);
+        }
+        if (affine.slope != nullptr) add(2 * count + k, grads.slope);
+        total = total + grads.sum;
+        pack.store(dx.at[k] + i, total);
+      }
+    };
+    for_item<V>(size, item, run, x, dy, dx);
+    if (!size.planes) continue;
+    for (int m = 0; m < 3 * count; ++m) {
+      sums[m * size.channels] = sum_of_pack(of_plane[m]);
+    }
   }
 }
 
@@ -65,8 +127,8 @@ void backward(const HffConcatBackward<scalar_t, T>& args, int64_t begin, int64_t
 template <typename scalar_t>
 const HffKernels<scalar_t>& hff_kernels() {
   using T = at::opmath_type<scalar_t>;
-  static constexpr HffKernels<scalar_t> kernels = {forward<scalar_t, T>,
-                                                   backward<scalar_t, T>};
+  static constexpr HffKernels<scalar_t> kernels = {
+      forward<scalar_t, T>, backward<scalar_t, T>, affine_backward<scalar_t, T>};
   return kernels;
 }
 

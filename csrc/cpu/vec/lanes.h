@@ -21,6 +21,7 @@ namespace {
 // N registers of T, float or double. Two of float are one of bfloat16 or float16.
 template <typename T, int N>
 struct Lanes {
+  using Element = T;
   using Vec = at::vec::Vectorized<T>;
   static constexpr int64_t kSize = N * Vec::size();
 
@@ -43,10 +44,12 @@ struct Lanes {
     if constexpr (std::is_same_v<data_t, T>) {
       return map([&](int i) { return Vec::loadu(data + i * Vec::size()); });
     } else {
-      static_assert(N == 2);
+      static_assert(N % 2 == 0);
       Lanes r;
-      const auto narrow = at::vec::Vectorized<data_t>::loadu(data);
-      std::tie(r.v[0], r.v[1]) = at::vec::convert_to_float<data_t>(narrow);
+      for (int i = 0; i < N; i += 2) {
+        const auto narrow = at::vec::Vectorized<data_t>::loadu(data + i * Vec::size());
+        std::tie(r.v[i], r.v[i + 1]) = at::vec::convert_to_float<data_t>(narrow);
+      }
       return r;
     }
   }
@@ -56,8 +59,11 @@ struct Lanes {
     if constexpr (std::is_same_v<data_t, T>) {
       for (int i = 0; i < N; ++i) v[i].store(data + i * Vec::size());
     } else {
-      static_assert(N == 2);
-      at::vec::convert_from_float<data_t>(v[0], v[1]).store(data);
+      static_assert(N % 2 == 0);
+      for (int i = 0; i < N; i += 2) {
+        at::vec::convert_from_float<data_t>(v[i], v[i + 1])
+            .store(data + i * Vec::size());
+      }
     }
   }
 
@@ -76,6 +82,12 @@ struct Lanes {
     std::copy_n(whole, count, data);
   }
 
+  // Sums that are added up later: fewer registers go to the first ones.
+  template <int M>
+  void operator+=(const Lanes<T, M>& other) {
+    static_assert(M <= N);
+    for (int i = 0; i < M; ++i) v[i] = v[i] + other.v[i];
+  }
   friend Lanes operator+(const Lanes& a, const Lanes& b) {
     return map([&](int i) { return a.v[i] + b.v[i]; });
   }

@@ -6,29 +6,16 @@ namespace {
 
 template <int taps, typename T>
 void convolve(const WinogradConv<T>& conv, int64_t begin, int64_t end, T* buffer) {
-  constexpr int side = kTileOutputs;
   const int64_t panel_size = product_kernels<T>().panel;
   convolve<taps>(conv, begin, end, buffer,
                  [&](const Patch& patch, const auto& products, int64_t panel) {
                    const int64_t first = panel * panel_size;
                    const int64_t outputs = std::min(kColumns, conv.features - first);
-                   T* to = conv.output + patch.sample * conv.batch +
-                           patch.row * conv.row + patch.column * conv.col + first;
-                   const bool inside = patch.inside(side);
                    for (int64_t c = 0; c < outputs; c += kLanes<T>) {
-                     const int64_t count = outputs - c;
-                     Vec<T> out[side * side];
+                     Vec<T> out[kTileOutputs * kTileOutputs];
                      products.template outputs<taps>(c, out);
-                     const Vec<T> bias = conv.bias == nullptr
-                                             ? Vec<T>(T(0))
-                                             : load(conv.bias + first + c, count);
-                     for (int i = 0; i < side; ++i) {
-                       for (int j = 0; j < side; ++j) {
-                         if (!inside && !patch.holds(i, j)) continue;
-                         store(out[i * side + j] + bias,
-                               to + i * conv.row + j * conv.col + c, count);
-                       }
-                     }
+                     add_bias(conv, first + c, outputs - c, out);
+                     store_outputs(conv, patch, first + c, outputs - c, out);
                    }
                  });
 }
@@ -99,22 +86,34 @@ void pack(const WinogradWeights<T>& weights, int64_t begin, int64_t end, T* pack
                     : pack<5>(weights, begin, end, packed);
 }
 
-// Tiles whose products are summed up at a time.
-constexpr int64_t kGradTogether = 48;
+// Bytes of both sides' values: they stay in the third cache, and are many tiles, since
+// all sums are read and written once for them.
+constexpr int64_t kGradBytes = 4 << 20;
+constexpr int64_t kFewestSummed = 48, kMostSummed = 256;
+
+template <typename T>
+int64_t grad_together(const WinogradWeightsGrad<T>& grad) {
+  const int64_t bytes =
+      grad.tiles.points() * (grad.channels + grad.outputs) * int64_t{sizeof(T)};
+  return std::clamp(kGradBytes / std::max<int64_t>(bytes, 1), kFewestSummed,
+                    kMostSummed);
+}
 
 template <typename T>
 struct GradBuffer {
   int64_t points, row, point, panels, product_point;
 
   explicit GradBuffer(const WinogradWeightsGrad<T>& grad) {
-    const int64_t panel = product_kernels<T>().panel;
+    const int64_t most = grad_together(grad);
     points = grad.tiles.points();
     row = in_lines<T>(grad.channels + kLanes<T>);
-    point = point_stride<T>(kGradTogether * row);
+    point = apart<T>(most * row);
     panels = product_kernels<T>().panels(grad.outputs);
-    product_point = point_stride<T>(kGradTogether * panels * panel);
+    product_point = apart<T>(most * panels * product_kernels<T>().panel);
   }
 
+  T* image(T* buffer) const { return buffer; }
+  T* grad(T* buffer) const { return buffer + points * point; }
   int64_t size() const { return points * (point + product_point); }
 };
 
@@ -124,60 +123,58 @@ int64_t grad_buffer_size(const WinogradWeightsGrad<T>& grad) {
 }
 
 template <int taps, typename T>
-void sum_grad(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end,
-              T* buffer) {
+void transform_sides(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end) {
   const ProductKernels<T>& products = product_kernels<T>();
   const GradBuffer<T> parts(grad);
-  T* values = buffer;
-  T* right = buffer + parts.points * parts.point;
-  if (begin == end) {
-    std::fill_n(grad.sums, parts.points * grad.outputs * grad.channels, T(0));
-  }
-  for (int64_t first = begin; first < end; first += kGradTogether) {
-    const int64_t tiles = std::min(kGradTogether, end - first);
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-      transform_image<taps>(grad.tiles, first + tile, grad.image, grad.channels,
-                            values + tile * parts.row, parts.point);
-      // Packed, as the right side of a product whose sum is over the tiles.
-      for (int64_t n = 0; n < parts.panels; ++n) {
-        PixelView<T> some = grad.grad;
-        some.data += n * products.panel;
-        transform_grad<taps>(
-            grad.tiles, first + tile, some,
-            std::min(products.panel, grad.outputs - n * products.panel),
-            right + (n * tiles + tile) * products.panel, parts.product_point);
-      }
-    }
-    for (int64_t k = 0; k < parts.points; ++k) {
-      products.multiply_transposed({grad.channels, tiles, grad.outputs,
-                                    values + k * parts.point, parts.row,
-                                    right + k * parts.product_point,
-                                    grad.sums + k * grad.channels * grad.outputs,
-                                    grad.outputs, first == begin ? zeros<T> : nullptr});
+  for (int64_t tile = begin; tile < end; ++tile) {
+    transform_image<taps>(grad.tiles, grad.first + tile, grad.image, grad.channels,
+                          parts.image(grad.buffer) + tile * parts.row, parts.point);
+    // Packed, as the right side of a product whose sum is over the tiles.
+    for (int64_t n = 0; n < parts.panels; ++n) {
+      PixelView<T> some = grad.grad;
+      some.data += n * products.panel;
+      transform_grad<taps>(
+          grad.tiles, grad.first + tile, some,
+          std::min(products.panel, grad.outputs - n * products.panel),
+          parts.grad(grad.buffer) + (n * grad.count + tile) * products.panel,
+          parts.product_point);
     }
   }
 }
 
 template <typename T>
-void sum_grad(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end,
-              T* buffer) {
-  grad.tiles.taps == 3 ? sum_grad<3>(grad, begin, end, buffer)
-                       : sum_grad<5>(grad, begin, end, buffer);
+void transform_sides(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end) {
+  grad.tiles.taps == 3 ? transform_sides<3>(grad, begin, end)
+                       : transform_sides<5>(grad, begin, end);
+}
+
+template <typename T>
+void sum_products(const WinogradWeightsGrad<T>& grad, int64_t point,
+                  int64_t first_output) {
+  const GradBuffer<T> parts(grad);
+  const int64_t outputs = std::min(kWinogradOutputs, grad.outputs - first_output);
+  product_kernels<T>().multiply_transposed(
+      {grad.channels, grad.count, outputs,
+       parts.image(grad.buffer) + point * parts.point, parts.row,
+       parts.grad(grad.buffer) + point * parts.product_point +
+           first_output * grad.count,
+       grad.sums + point * grad.channels * grad.outputs + first_output, grad.outputs,
+       grad.first == 0 ? zeros<T> : nullptr});
 }
 
 template <int taps, typename T>
-void finish_grad(const T* sums, int64_t outputs, int64_t channels, T* weights_grad,
-                 int64_t output_stride) {
+void finish_grad(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end,
+                 T* weights_grad, int64_t output_stride) {
   constexpr int points = winograd_points(taps);
   constexpr WinogradPoints<taps> chosen;
-  const int64_t all = outputs * channels;
-  for (int64_t c = 0; c < channels; ++c) {
-    for (int64_t o = 0; o < outputs; o += kLanes<T>) {
-      const int64_t count = std::min(outputs - o, kLanes<T>);
+  const int64_t all = grad.outputs * grad.channels;
+  for (int64_t c = begin; c < end; ++c) {
+    for (int64_t o = 0; o < grad.outputs; o += kLanes<T>) {
+      const int64_t count = std::min(grad.outputs - o, kLanes<T>);
       Vec<T> in[points * points], out[taps * taps];
       for (int k = 0; k < points * points; ++k) {
         const double scale = chosen.scale[k / points] * chosen.scale[k % points];
-        in[k] = load(sums + k * all + c * outputs + o, count) *
+        in[k] = load(grad.sums + k * all + c * grad.outputs + o, count) *
                 Vec<T>(static_cast<T>(scale));
       }
       on_square<points, taps>(in, out, [](const Vec<T>* u, Vec<T>* g) {
@@ -194,10 +191,10 @@ void finish_grad(const T* sums, int64_t outputs, int64_t channels, T* weights_gr
 }
 
 template <typename T>
-void finish_grad(const T* sums, int64_t outputs, int64_t channels, int64_t taps,
+void finish_grad(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end,
                  T* weights_grad, int64_t output_stride) {
-  taps == 3 ? finish_grad<3>(sums, outputs, channels, weights_grad, output_stride)
-            : finish_grad<5>(sums, outputs, channels, weights_grad, output_stride);
+  grad.tiles.taps == 3 ? finish_grad<3>(grad, begin, end, weights_grad, output_stride)
+                       : finish_grad<5>(grad, begin, end, weights_grad, output_stride);
 }
 
 }  // namespace
@@ -205,8 +202,9 @@ void finish_grad(const T* sums, int64_t outputs, int64_t channels, int64_t taps,
 template <typename T>
 const WinogradKernels<T>& winograd_kernels() {
   static constexpr WinogradKernels<T> kernels = {
-      panels<T>,   weights_size<T>,     pack<T>,     together<T>,   buffer_size<T>,
-      convolve<T>, grad_buffer_size<T>, sum_grad<T>, finish_grad<T>};
+      panels<T>,          weights_size<T>, pack<T>,          together<T>,
+      buffer_size<T>,     convolve<T>,     grad_together<T>, grad_buffer_size<T>,
+      transform_sides<T>, sum_products<T>, finish_grad<T>};
   return kernels;
 }
 

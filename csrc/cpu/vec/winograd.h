@@ -29,22 +29,9 @@ constexpr int64_t kFewestTogether = 12, kMostTogether = 96;
 // Columns of the products that are worked on together where there is one gate.
 constexpr int64_t kColumns = 64;
 
-// What a panel's sums begin from.
+// What sums begin from.
 template <typename T>
-constexpr T zeros[kColumns] = {};
-
-// A row of the buffer of some bytes, in whole lines.
-template <typename T>
-int64_t in_lines(int64_t values) {
-  constexpr int64_t kLine = 64 / sizeof(T);
-  return (values + kLine - 1) / kLine * kLine;
-}
-
-// From one point's values to the next, so that they do not meet in the cache.
-template <typename T>
-int64_t point_stride(int64_t values) {
-  return in_lines<T>(values) + 64 / sizeof(T);
-}
+constexpr T zeros[std::max(kColumns, kWinogradOutputs)] = {};
 
 // A tile of the image, and the part of its patch that lies in the image.
 struct Patch {
@@ -149,10 +136,10 @@ struct ConvBuffer {
     const int64_t panel = product_kernels<T>().panel;
     points = conv.tiles.points();
     row = in_lines<T>(conv.depth() + kLanes<T>);  // a part of a vector is written whole
-    point = point_stride<T>(tiles * row);
+    point = apart<T>(tiles * row);
     panels = conv.gates == 1 ? kColumns / panel : conv.gates;
     columns = panels * panel;
-    product_point = point_stride<T>(tiles * columns);
+    product_point = apart<T>(tiles * columns);
   }
 
   int64_t size() const { return points * (point + product_point); }
@@ -190,6 +177,27 @@ struct TileProducts {
     });
   }
 };
+
+// To a vector of a tile's outputs the bias, from one output on.
+template <typename T>
+void add_bias(const WinogradConv<T>& conv, int64_t output, int64_t count, Vec<T>* out) {
+  if (conv.bias == nullptr) return;
+  const Vec<T> bias = load(conv.bias + output, count);
+  for (int k = 0; k < kTileOutputs * kTileOutputs; ++k) out[k] = out[k] + bias;
+}
+
+// To where they lie in the image.
+template <typename T>
+void store_outputs(const WinogradConv<T>& conv, const Patch& patch, int64_t output,
+                   int64_t count, const Vec<T>* out) {
+  T* to = conv.output + patch.sample * conv.batch + patch.row * conv.row +
+          patch.column * conv.col + output;
+  for (int i = 0; i < patch.last_row; ++i) {
+    for (int j = 0; j < patch.last_column; ++j) {
+      store(out[i * kTileOutputs + j], to + i * conv.row + j * conv.col, count);
+    }
+  }
+}
 
 // finish(patch, products, panel) for every tile and its outputs in some panels, from
 // that panel on.
