@@ -27,9 +27,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TESTS := -m pytest -n $(WORKERS)
 SANITIZED := $(TESTS) --quiet -m kernels -k "cuda-emulated and not fuzz" tests
 
-test sanitize sanitize-cpu fuzz: export OMP_WAIT_POLICY = passive
+test sanitize sanitize-cpu sanitize-threads fuzz: export OMP_WAIT_POLICY = passive
 
-.PHONY: build demo test lint format sanitize sanitize-cpu emulations fuzz mutations cuda-static wheel bench clean
+.PHONY: build demo test lint format sanitize sanitize-cpu sanitize-threads valgrind \
+  emulations fuzz mutations cuda-static cuda-sectors wheel bench clean
 
 build: $(BUILT)
 
@@ -98,6 +99,20 @@ sanitize-cpu: build
 	  $(BIN)/pytest -n $(WORKERS) --quiet --hypothesis-profile=fuzz tests \
 	    -k "(cpu or wrong) and not emulated" -m kernels
 
+# Races in the CPU's parallel loops, in another.
+sanitize-threads: build
+	TRAJGRU_CUDA=0 TRAJGRU_SANITIZER=thread CFLAGS="-include $(CURDIR)/tests/parallel_threads.h" \
+	  $(BIN)/python setup.py --quiet build --build-lib build/thread
+	TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" PYTHONPATH=build/thread \
+	  LD_PRELOAD="$$(c++ -print-file-name=libtsan.so)" \
+	  $(BIN)/python tests/reproducible_results.py build/thread/results.pt
+
+# Memory errors while the package is imported, but those of Python and torch.
+valgrind: build
+	PYTHONMALLOC=malloc valgrind --quiet --error-limit=no --fullpath-after= \
+	  --log-file=build/valgrind.log $(BIN)/python -c "import trajgru_ext"
+	! grep -E "trajgru_ext/_C|$(CURDIR)/csrc" build/valgrind.log
+
 # Every operator with CASES drawn arguments and as many wrong ones, at random.
 fuzz: build
 	CASES=$(CASES) $(BIN)/python $(TESTS) tests/test_fuzz.py -k "not cuda" \
@@ -107,8 +122,13 @@ fuzz: build
 mutations: build
 	$(BIN)/python tests/mutations.py
 
+# The CUDA kernels without a GPU, against the tables in docs: what nvcc makes of them, and
+# the memory that they touch when they are run on the host.
 cuda-static: build
 	$(BIN)/python tests/cuda_static.py
+
+cuda-sectors: build
+	$(BIN)/python tests/cuda_sectors.py
 
 # Built apart from the tree, installed into an environment that has seen nothing else.
 wheel: build

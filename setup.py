@@ -2,8 +2,8 @@
 
 CUDA kernels are built with a CUDA build of torch and nvcc (CUDA_HOME);
 TRAJGRU_CUDA=0 leaves them out, TRAJGRU_CUDA=1 makes their absence an error, and
-TORCH_CUDA_ARCH_LIST chooses the architectures. TRAJGRU_SANITIZER=address,undefined is
-for a build that is tested under these sanitizers: slow, and of the baseline kernels.
+TORCH_CUDA_ARCH_LIST chooses the architectures. TRAJGRU_SANITIZER=address,undefined (or
+thread) is for a build that is tested under these: slow, and of the baseline kernels.
 """
 
 import os
@@ -87,7 +87,8 @@ class Build(cpp_extension.BuildExtension):
         super().finalize_options()
         # One place for every kind of build, so that a wheel takes the objects of an
         # editable install; those built against one torch never fit another.
-        name = f"objects-torch-{torch.__version__}{SANITIZER and '-sanitized'}"
+        kind = SANITIZER and f"-{SANITIZER.replace(',', '-')}"
+        name = f"objects-torch-{torch.__version__}{kind}"
         self.build_temp = str(HERE / "build" / name)
 
     def build_extension(self, ext):

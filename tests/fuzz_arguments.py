@@ -337,7 +337,8 @@ def exact(tensor: Any, dtype: torch.dtype) -> Any:
     """The values as the operator reads them, in float64."""
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
         return tensor
-    return tensor.detach().to(opmath(dtype)).double().cpu()
+    # A copy is an operation, and so off by a rounding where all are: terms may cancel.
+    return tensor.detach().to(opmath(dtype)).to(torch.float64, copy=True).cpu()
 
 
 # What is no argument of any operator, or of few.

@@ -122,6 +122,21 @@ FAULTS = [
         *("a branch skipped too many", "math/hff_concat.h", "if (i >= args.skipped)"),
         *("if (i > args.skipped)", "cpu/vec/hff_concat.cpp", "block_operators"),
     ),
+    Fault(
+        *("a wrong coefficient", "math/winograd.h", "square(i) - square(j)"),
+        *("square(i) + square(j)", "cpu/vec/winograd.cpp", "winograd"),
+    ),
+    Fault(
+        *("a tile without the image's last row", "cpu/vec/winograd.h"),
+        *("holds(i, j) ? load", "holds(i + 1, j) ? load", "cpu/vec/winograd.cpp"),
+        "winograd",
+    ),
+    Fault(
+        *("gates in the wrong order in a tile", "cpu/vec/winograd.cpp"),
+        "gate * weights.features + feature",
+        "(weights.gates - 1 - gate) * weights.features + feature",
+        *("cpu/vec/winograd.cpp", "winograd"),
+    ),
 ]
 
 

@@ -12,10 +12,15 @@ from torch.utils._pytree import tree_map
 
 import trajgru_ext
 
-BATCH, CHANNELS, HEIGHT, WIDTH = 2, 35, 40, 56
+BATCH, CHANNELS, HIDDEN, HEIGHT, WIDTH = 2, 35, 6, 40, 56
 
 
-def arguments() -> dict[str, tuple]:
+def arguments(
+    channels: int = CHANNELS,
+    hidden: int = HIDDEN,
+    height: int = HEIGHT,
+    width: int = WIDTH,
+) -> dict[str, tuple]:
     """Of every operator, with enough to do for four threads."""
     generator = torch.Generator().manual_seed(0)
 
@@ -23,21 +28,21 @@ def arguments() -> dict[str, tuple]:
         return scale * torch.randn(shape, generator=generator)
 
     def image(channels: int) -> Tensor:
-        return normal(BATCH, channels, HEIGHT, WIDTH)
+        return normal(BATCH, channels, height, width)
 
     def conv(outputs: int, inputs: int, size: int) -> tuple[Tensor, Tensor]:
         scale = (inputs * size**2) ** -0.5
         return normal(outputs, inputs, size, size, scale=scale), normal(outputs)
 
-    x, f = image(CHANNELS), 6
-    inputs, h = normal(3, BATCH, 3, HEIGHT, WIDTH), image(f)
+    x, f = image(channels), hidden
+    inputs, h = normal(3, BATCH, 3, height, width), image(f)
     rnn = {3: (conv(3 * f, 3, 3), conv(3 * f, f, 3)), 4: (conv(4 * f, 3, 3),)}
     (gru_x, gru_xb), (gru_h, gru_hb) = rnn[3]
     ((lstm_x, lstm_xb),), (lstm_h, lstm_hb) = rnn[4], conv(4 * f, f, 3)
     trajectory = (conv(3 * f, 3, 3), conv(4, 3, 5), conv(4, f, 5), conv(4, 4, 5))
     return {
         "flow_warp": (x, 2 * image(2)),
-        "flow_conv": (x, 2 * image(4), normal(9, 2 * CHANNELS), normal(9)),
+        "flow_conv": (x, 2 * image(4), normal(9, 2 * channels), normal(9)),
         "lstm_gates": (image(4 * f), image(4 * f), h, tuple(normal(3, 1, f, 1, 1))),
         "gru_gates": (image(3 * f), image(3 * f), h),
         "gru_reset": (image(2 * f), None, h),
@@ -45,10 +50,10 @@ def arguments() -> dict[str, tuple]:
         "conv_lstm": (inputs, h, image(f), lstm_x, lstm_h, lstm_xb, lstm_hb),
         "conv_gru": (inputs, h, gru_x, gru_h, gru_xb, gru_hb),
         "traj_gru": (inputs, h, *trajectory, (normal(3 * f, 2 * f), normal(3 * f))),
-        "channel_mean": (x, image(CHANNELS)),
-        "se_scale": (x, normal(BATCH, CHANNELS)),
-        "sk_select": ([x, image(CHANNELS)], normal(BATCH, 2, CHANNELS)),
-        "hff_concat": ([x, image(CHANNELS), image(CHANNELS)], 1),
+        "channel_mean": (x, image(channels)),
+        "se_scale": (x, normal(BATCH, channels)),
+        "sk_select": ([x, image(channels)], normal(BATCH, 2, channels)),
+        "hff_concat": ([x, image(channels), image(channels)], 1),
         "spatial_pyramid_pool": (x, 3, "mean"),
     }
 
@@ -68,7 +73,10 @@ def derivatives(name: str, given: tuple, dtype: torch.dtype) -> list[Tensor]:
         [found] if isinstance(found, Tensor) else [f for f in found if f is not None]
     )
     weights = [torch.linspace(-1, 1, f.numel(), dtype=f.dtype) for f in found]
-    seeds = [w.view(f.shape) for w, f in zip(weights, found, strict=True)]
+    seeds = [
+        torch.empty_like(f).copy_(w.view(f.shape))
+        for w, f in zip(weights, found, strict=True)
+    ]
     return [f.detach() for f in found] + list(torch.autograd.grad(found, leaves, seeds))
 
 

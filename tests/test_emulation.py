@@ -5,8 +5,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from emulation.build import HERE, compile_host
+from torch import Tensor
 from torch.utils import cpp_extension
+from torch.utils._pytree import tree_leaves
+
+import trajgru_ext
 
 SANITIZERS = {
     "plain": [],
@@ -61,6 +66,52 @@ def test_a_barrier_that_not_all_threads_reach_is_an_error(tmp_path, executor):
     done = run(tmp_path, "DIVERGENCE", "plain", executor)
     assert done.returncode == 3
     assert "a barrier that not all threads reach" in done.stdout
+
+
+def test_a_launch_beyond_the_limits_is_an_error(tmp_path):
+    done = run(tmp_path, "LARGE_BLOCK", "plain", "fibers")
+    assert done.returncode == 3
+    assert "a launch beyond the limits" in done.stdout
+
+
+# The largest tensor of each has more than 2^31 elements.
+@pytest.mark.parametrize("elements", [0, 1, 96, 2**31 + 96])
+@pytest.mark.parametrize("planes", [True, False], ids=["planes", "channels_last"])
+@pytest.mark.parametrize("backend", ["cuda-emulated"], indirect=True)
+def test_every_launch_is_within_the_limits(monkeypatch, backend, elements, planes):
+    """Nothing is executed, and memory that nobody touches costs nothing."""
+    monkeypatch.setenv("TRAJGRU_EMULATION", "none")
+    batch = min(elements, 1)
+
+    def image(channels, of, dtype=torch.bfloat16):
+        """An image of some of the channels of the largest tensor."""
+        pixels = max(1, -(-elements // of))
+        sizes = (channels, pixels) if planes else (pixels, channels)
+        whole = torch.empty(batch, 1, *sizes, dtype=dtype, requires_grad=True)
+        return whole.transpose(1, 2) if planes else whole.permute(0, 3, 1, 2)
+
+    def images(channels, of):
+        return [image(channels, of), image(channels, of)]
+
+    flow = image(2, 2, torch.float32)
+    calls = {
+        "flow_warp": (image(1, 2, torch.float32).detach(), flow),
+        "lstm_gates": (image(4, 4), None, image(1, 4)),
+        "gru_gates": (*images(3, 3), image(1, 3)),
+        "gru_reset": (image(2, 2), None, image(1, 2)),
+        "gru_output": (*images(1, 1), image(1, 1)),
+        "channel_mean": images(3, 3),
+        "se_scale": (image(3, 3), torch.empty(batch, 3, dtype=torch.bfloat16)),
+        "sk_select": (images(3, 3), torch.empty(batch, 2, 3, dtype=torch.bfloat16)),
+        "hff_concat": (images(1, 2), 1),
+        "spatial_pyramid_pool": (image(3, 3), 3),
+    }
+    for name, arguments in calls.items():
+        found = getattr(trajgru_ext, name)(*arguments)
+        found = [found] if isinstance(found, Tensor) else found
+        tensors = [one for one in tree_leaves(arguments) if isinstance(one, Tensor)]
+        leaves = [one for one in tensors if one.requires_grad]
+        torch.autograd.grad(found, leaves, [torch.empty_like(one) for one in found])
 
 
 def test_index_functions_past_2_to_the_32(tmp_path):

@@ -166,10 +166,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
   const Tensor grad_rows =
       grad.permute({0, 2, 3, 1}).reshape({operands.rows, weight.size(0)});
   Tensor to_input, to_flows, to_weight;
-  if (input_grad)
-    to_input = at::zeros(operands.input.sizes(),
-                         operands.input.options().dtype(sums).memory_format(
-                             at::MemoryFormat::ChannelsLast));
+  if (input_grad) to_input = empty_image(operands.input, sums).zero_();
   if (flows_grad) to_flows = empty_image(flows, sums).zero_();
   if (weight_grad) to_weight = at::zeros(weight.sizes(), weight.options().dtype(sums));
   const Tensor buffer = operands.buffer();

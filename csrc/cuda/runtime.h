@@ -10,9 +10,10 @@
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <limits>
+
+#include "cuda/grid.h"
 
 // The dispatch key that the operators are registered for.
 #define TRAJGRU_DEVICE_KEY CUDA
@@ -37,11 +38,9 @@ inline Stream current_stream() {
   return c10::cuda::getCurrentCUDAStream();
 }
 
-// Blocks for a grid-stride loop over the items.
+// The x-extent of a grid ends at 2^31 - 1.
 inline unsigned grid_size(int64_t items) {
-  const int64_t blocks = (items + kBlock - 1) / kBlock;
-  return static_cast<unsigned>(
-      std::min<int64_t>(blocks, std::numeric_limits<int32_t>::max()));
+  return grid_size(items, kBlock, std::numeric_limits<int32_t>::max());
 }
 
 template <typename... Parameters, typename... Arguments>

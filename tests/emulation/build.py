@@ -1,7 +1,7 @@
 """Builds the CUDA operators for execution on the host.
 
-`python tests/emulation/build.py [address|thread]` builds the variant with those
-sanitizers and prints the path of the library.
+`python tests/emulation/build.py [address|thread|trace]` builds the variant with those
+sanitizers, or that which counts memory accesses (trace.cpp), and prints its path.
 """
 
 import fcntl
@@ -22,6 +22,8 @@ SANITIZERS = {
     "": ["-O1"],
     "address": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover"],
     "thread": ["-O1", "-g", "-fsanitize=thread"],
+    # A thread's wide access stays one.
+    "trace": ["-O1", "-g", "-fsanitize=thread", "-fno-tree-sra"],
 }
 
 
@@ -55,15 +57,19 @@ def _build(library: Path, sanitizer: str) -> None:
         for path in cpp_extension.library_paths():
             torch_options += [f"-L{path}", f"-Wl,-rpath,{path}"]
         partial = library.with_suffix(".partial")
-        compile_host(
-            HERE / "operators.cpp",
-            partial,
-            *SANITIZERS[sanitizer],
-            *torch_options,
-            f"-DTRAJGRU_NAMESPACE={NAMESPACE}",
-            *("-Wall", "-Wno-unknown-pragmas", "-fPIC", "-shared"),
-            *("-ltorch", "-ltorch_cpu", "-lc10"),
-        )
+        compiled = [*SANITIZERS[sanitizer], *torch_options, "-Wall", "-fPIC"]
+        compiled += [f"-DTRAJGRU_NAMESPACE={NAMESPACE}", "-Wno-unknown-pragmas"]
+        linked = ["-shared", "-ltorch", "-ltorch_cpu", "-lc10"]
+        if sanitizer == "trace":
+            # Apart, since what trace.cpp does is not traced; without the sanitizer
+            # at the link, since trace.cpp has its functions.
+            instrumented = library.with_suffix(".o")
+            compile_host(HERE / "operators.cpp", instrumented, *compiled, "-c")
+            tracer = ["-O2", "-fPIC", *torch_options, str(instrumented), *linked]
+            compile_host(HERE / "trace.cpp", partial, *tracer)
+            instrumented.unlink()
+        else:
+            compile_host(HERE / "operators.cpp", partial, *compiled, *linked)
         partial.replace(library)
 
 

@@ -1,16 +1,18 @@
 #pragma once
 
-// Executes a CUDA grid on the host, in one of two ways:
+// Executes a CUDA grid on the host, in one of these ways:
 //
 //   fibers   one block after the other, its threads as fibers that take turns at
 //            barriers and shuffles: deterministic and quick, for values, and under
 //            AddressSanitizer and UndefinedBehaviorSanitizer;
 //   threads  one thread of the system for each CUDA thread, two blocks at a time:
 //            under ThreadSanitizer a missing barrier or a plain += across blocks is
-//            reported as a data race.
+//            reported as a data race;
+//   none     nothing is executed, whatever the sizes.
 //
 // The environment variable TRAJGRU_EMULATION chooses; fibers is the default. A
-// barrier that some of the threads never reach is an error in both.
+// barrier that some of the threads never reach is an error in both, and so is a launch
+// that no hardware takes in all three.
 
 #include <ucontext.h>
 
@@ -51,6 +53,9 @@ struct Self {
 };
 
 inline thread_local Self* self = nullptr;
+
+// Called when the fibers of a block have ended, where somebody asks for it.
+inline void (*block_done)() = nullptr;
 
 struct Divergence : std::runtime_error {
   Divergence()
@@ -185,6 +190,7 @@ class FiberBlock : public Block {
       }
     }
     self = outer;
+    if (block_done != nullptr) block_done();
     if (failure_) std::rethrow_exception(failure_);
   }
 
@@ -328,17 +334,36 @@ inline dim3 block_of(unsigned index, dim3 grid) {
   return dim3(index % grid.x, index / grid.x % grid.y, index / (grid.x * grid.y));
 }
 
-inline void execute(dim3 grid, dim3 block, size_t shared_bytes, const Body& body) {
+// Of every compute capability since 7.5 (CUDA C++ Programming Guide); more shared
+// memory than this has to be asked for.
+inline void check_launch(dim3 grid, dim3 block, size_t shared_bytes) {
+  const auto within = [](dim3 size, unsigned x, unsigned y, unsigned z) {
+    return size.x - 1 < x && size.y - 1 < y && size.z - 1 < z;
+  };
+  const bool fits =
+      within(grid, 0x7fffffff, 65535, 65535) && within(block, 1024, 1024, 64) &&
+      uint64_t(block.x) * block.y * block.z <= 1024 && shared_bytes <= 48 * 1024;
+  if (!fits) throw std::invalid_argument("emulation: a launch beyond the limits");
   if (block.x * block.y * block.z % kWarp != 0) {
     throw std::invalid_argument("emulation: block size is no multiple of a warp's");
   }
-  const char* executor = std::getenv("TRAJGRU_EMULATION");
+}
+
+inline std::string executor() {
+  const char* chosen = std::getenv("TRAJGRU_EMULATION");
+  return chosen == nullptr ? "fibers" : chosen;
+}
+
+inline void execute(dim3 grid, dim3 block, size_t shared_bytes, const Body& body) {
+  check_launch(grid, block, shared_bytes);
+  const std::string chosen = executor();
+  if (chosen == "none") return;
   const unsigned blocks = grid.x * grid.y * grid.z;
-  if (executor == nullptr || std::string(executor) == "fibers") {
+  if (chosen == "fibers") {
     for (unsigned b = 0; b < blocks; ++b) {
       FiberBlock(block_of(b, grid), grid, block, shared_bytes, body).run();
     }
-  } else if (std::string(executor) == "threads") {
+  } else if (chosen == "threads") {
     for (unsigned b = 0; b < blocks; b += 2) {
       std::unique_ptr<ThreadBlock> pair[2];
       for (unsigned n = 0; n < 2 && b + n < blocks; ++n) {
@@ -357,7 +382,7 @@ inline void execute(dim3 grid, dim3 block, size_t shared_bytes, const Body& body
     }
   } else {
     throw std::invalid_argument(
-        "emulation: TRAJGRU_EMULATION must be fibers or threads");
+        "emulation: TRAJGRU_EMULATION must be fibers, threads or none");
   }
 }
 

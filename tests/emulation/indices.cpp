@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "cuda/branches.cuh"
+#include "cuda/grid.h"
 #include "cuda/warp_pixel.cuh"
 #include "math/gate_rows.h"
 #include "math/spatial_pyramid_pool.h"
@@ -85,6 +86,15 @@ int main() {
   const GateView<char> gates{nullptr, 12 * k31, 4 * k31, k31};
   expect("GateView.at", gates.at(3, 2, 1, 9) - gates.data,
          3 * 12 * k31 + 2 * 4 * k31 + k31 + 9);
+  // A block of 256 for each 256 items, as long as the hardware's grid has room.
+  for (const int64_t items : {int64_t(1), int64_t(255), int64_t(256), int64_t(257)}) {
+    expect("grid_size", cuda::grid_size(items, 256, k31 - 1), items > 256 ? 2 : 1);
+  }
+  expect("grid_size", cuda::grid_size(0, 256, k31 - 1), 1);
+  expect("grid_size", cuda::grid_size(k31 + 1, 256, k31 - 1), k31 / 256 + 1);
+  expect("grid_size", cuda::grid_size((k31 - 1) * 256, 256, k31 - 1), k31 - 1);
+  expect("grid_size", cuda::grid_size(k31 * 512, 256, k31 - 1), k31 - 1);
+  expect("grid_size", cuda::grid_size(INT64_MAX, 256, k31 - 1), k31 - 1);
   std::printf("%d places\n", places);
   return faults != 0;
 }

@@ -16,6 +16,9 @@
 #ifndef PLANT_DIVERGENCE
 #define PLANT_DIVERGENCE 0
 #endif
+#ifndef PLANT_LARGE_BLOCK
+#define PLANT_LARGE_BLOCK 0
+#endif
 
 // sum[0] += the sum of the values, by a tree in shared memory within each block.
 __global__ void block_sum(const float* values, int count, float* sum) {
@@ -51,7 +54,8 @@ int main() {
   float sum = 0;
   for (int i = 0; i < kCount; ++i) values[i] = static_cast<float>(i);
   try {
-    trajgru_ext::cuda::launch(block_sum, dim3(3), dim3(64), 64 * sizeof(float),
+    const unsigned block = PLANT_LARGE_BLOCK ? 1056 : 64;
+    trajgru_ext::cuda::launch(block_sum, dim3(3), dim3(block), block * sizeof(float),
                               trajgru_ext::cuda::current_stream(), values, kCount,
                               &sum);
   } catch (const std::exception& error) {

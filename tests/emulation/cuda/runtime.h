@@ -3,10 +3,11 @@
 // Stands in for csrc/cuda/runtime.h where kernels are executed on the host: the parts
 // of CUDA's language that they use, and the same host functions.
 
-#include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <limits>
 
+#include "cuda/grid.h"
 #include "executor.h"
 
 // Tensors of the emulation are the CPU's.
@@ -67,7 +68,9 @@ inline Stream current_stream() {
 }
 
 inline unsigned grid_size(int64_t items) {
-  return static_cast<unsigned>(std::min((items + kBlock - 1) / kBlock, kMostBlocks));
+  const bool runs = emulation::executor() != "none";
+  return grid_size(items, kBlock,
+                   runs ? kMostBlocks : std::numeric_limits<int32_t>::max());
 }
 
 template <typename... Parameters, typename... Arguments>

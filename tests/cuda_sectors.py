@@ -1,0 +1,158 @@
+"""The 32-byte sectors of memory that each CUDA kernel's warps touch, without a GPU.
+
+`python tests/cuda_sectors.py [--write]` runs every operator, forward and backward, on
+the host with a trace of each load, store and atomic addition, and counts for each
+kernel the sectors that its warps' accesses touch and the fewest that could hold the
+bytes they want. It ends with status 1 where a kernel touches a larger share too many
+than the table docs/cuda_sectors.csv has, which --write writes anew.
+"""
+
+import argparse
+import csv
+import ctypes
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from cuda_static import kernel_name
+from emulation.build import NAMESPACE, build
+from reproducible_results import arguments, derivatives
+from torch.utils._pytree import tree_map
+
+from trajgru_ext.ops import _registry
+
+ROOT = Path(__file__).parent.parent
+TABLE = ROOT / "docs" / "cuda_sectors.csv"
+KINDS = ("load", "store", "atomic")
+COLUMNS = ["layout", "kernel", *KINDS, "where"]
+FORMATS = {"planes": torch.contiguous_format, "channels last": torch.channels_last}
+
+
+class Trace:
+    """Reads the counts of the traced library, and says where they come from."""
+
+    def __init__(self, library: Path) -> None:
+        self.library = library
+        torch.ops.load_library(library)
+        self.handle = ctypes.CDLL(str(library))
+        self.handle.trace_lines.restype = ctypes.c_char_p
+        self.handle.trace_begin()
+        self.frames: dict[str, list[tuple[str, str]]] = {}
+
+    def read(self) -> list[tuple[str, str, str, int, int]]:
+        """(kernel, source line, kind, sectors, fewest) of what has run."""
+        lines = [
+            line.split() for line in self.handle.trace_lines().decode().split("\n")
+        ]
+        lines = [line for line in lines if line]
+        self.find({address for line in lines for address in line[5:]})
+        found = []
+        for kind, _, _, sectors, fewest, *path in lines:
+            frames = [frame for at in reversed(path) for frame in self.frames[at]]
+            kernel = next(name for name, _ in frames if "_kernel<" in name)
+            where = next(line for _, line in frames if "/csrc/" in line)
+            line = where.split("/csrc/")[1].split(" ")[0]
+            found.append((kernel_name(kernel), line, kind, int(sectors), int(fewest)))
+        return found
+
+    def find(self, addresses: set[str]) -> None:
+        """The functions and source lines at the addresses, the innermost first."""
+        new = sorted(addresses - self.frames.keys())
+        if not new:
+            return
+        text = subprocess.run(
+            ["addr2line", "-afiC", "-e", str(self.library), *new],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for address, block in zip(
+            new, re.split(r"^0x\w+\n", text, flags=re.M)[1:], strict=True
+        ):
+            lines = block.splitlines()
+            self.frames[address] = list(zip(lines[::2], lines[1::2], strict=True))
+
+
+def traced_arguments(layout: str) -> dict[str, tuple]:
+    """Rows and pixels of whole sectors, and flows that stay within the image."""
+    given = arguments(channels=32, hidden=32, height=16, width=32)
+    ramp = torch.linspace(1, -1, 32).expand(2, 1, 16, 32)
+    for name, links in ("flow_warp", 1), ("flow_conv", 2):
+        flows = 0.4 * ramp.sign().repeat(1, 2 * links, 1, 1)
+        flows[:, 1::2] = 0.4 * torch.linspace(1, -1, 16).sign()[:, None]
+        given[name] = (given[name][0], flows, *given[name][2:])
+    del given["traj_gru"]  # Its kernels are flow_conv's and conv_gru's.
+
+    def arrange(value: object) -> object:
+        if isinstance(value, torch.Tensor) and value.dim() == 4:
+            return value.contiguous(memory_format=FORMATS[layout])
+        return value
+
+    return tree_map(arrange, given)
+
+
+def measure() -> list[dict[str, str]]:
+    """The rows of the table."""
+    trace = Trace(build("trace"))
+    _registry.register_fakes(NAMESPACE)
+    counts = defaultdict(lambda: [0, 0])
+    with _registry.using(NAMESPACE):
+        for layout in FORMATS:
+            for dtype in (torch.float32, torch.bfloat16):
+                for name, given in traced_arguments(layout).items():
+                    derivatives(name, given, dtype)
+                    for kernel, line, kind, sectors, fewest in trace.read():
+                        for part in "", line:
+                            count = counts[layout, kernel, kind, part]
+                            count[0] += sectors
+                            count[1] += fewest
+    rows = []
+    for layout, kernel in dict.fromkeys(key[:2] for key in counts):
+        row = {"layout": layout, "kernel": kernel}
+        for kind in KINDS:
+            sectors, fewest = counts.get((layout, kernel, kind, ""), (0, 0))
+            row[kind] = f"{sectors / fewest:.2f}" if fewest else ""
+        places = {
+            f"{key[2]} {key[3]}": sectors - fewest
+            for key, (sectors, fewest) in counts.items()
+            if key[:2] == (layout, kernel) and key[3]
+        }
+        worst = max(places, key=places.__getitem__)
+        row["where"] = worst if places[worst] else ""
+        rows.append(row)
+    return sorted(rows, key=lambda row: (row["kernel"], row["layout"]))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="the table, anew")
+    options = parser.parse_args()
+    rows = measure()
+    if options.write:
+        with TABLE.open("w") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    with TABLE.open() as file:
+        table = {(row["layout"], row["kernel"]): row for row in csv.DictReader(file)}
+    bad = 0
+    for row in rows:
+        before = table.get((row["layout"], row["kernel"]))
+        if before is None:
+            print(f"not in the table: {row}")
+        elif all(float(row[kind] or 0) <= float(before[kind] or 0) for kind in KINDS):
+            continue
+        else:
+            print(f"worse: {row}\n  was {before}")
+        bad += 1
+    print(
+        f"{len(rows)} kernels and layouts, {bad} worse than {TABLE.relative_to(ROOT)}"
+    )
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+// Counts the 32-byte sectors that each warp's loads and stores touch, against the
+// fewest that could hold their bytes. The operators are compiled with
+// -fsanitize=thread, which calls a function at each access; here these functions are
+// ours, in ThreadSanitizer's place. The n-th access of each of a warp's threads from
+// one place of the program, which is the path of calls that led there, is one access of
+// the warp.
+
+#include <c10/core/Allocator.h>
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/impl/alloc_cpu.h>
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <set>
+#include <sstream>
+#include <unordered_map>
+
+#include "executor.h"
+
+namespace {
+
+constexpr uintptr_t kSector = 32;
+
+using Bytes = std::pair<uintptr_t, uintptr_t>;  // from, to
+
+struct Place {
+  const char* kind;
+  uintptr_t bytes;              // of one thread
+  std::vector<uintptr_t> path;  // return addresses, the innermost last
+
+  auto operator<=>(const Place&) const = default;
+};
+
+struct Count {
+  int64_t accesses = 0, sectors = 0, fewest = 0;
+};
+
+struct Thread {
+  std::vector<uintptr_t> calls;
+  std::map<Place, unsigned> turns;
+};
+
+struct Turn {
+  Place place;
+  unsigned warp, number;
+
+  auto operator<=>(const Turn&) const = default;
+};
+
+// The memory of tensors, which is what counts: other accesses are to the stack and to
+// arguments.
+std::map<uintptr_t, uintptr_t> tensors;  // the end of each
+
+bool of_tensor(uintptr_t at) {
+  const auto after = tensors.upper_bound(at);
+  return after != tensors.begin() && at < std::prev(after)->second;
+}
+
+struct Allocator : c10::Allocator {
+  c10::DataPtr allocate(size_t bytes) override {
+    void* data = c10::alloc_cpu(bytes);
+    const auto begin = reinterpret_cast<uintptr_t>(data);
+    if (bytes > 0) tensors[begin] = begin + bytes;
+    return {data, data, &release, c10::kCPU};
+  }
+  static void release(void* data) {
+    tensors.erase(reinterpret_cast<uintptr_t>(data));
+    c10::free_cpu(data);
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &release; }
+  void copy_data(void* to, const void* from, size_t bytes) const override {
+    default_copy_data(to, from, bytes);
+  }
+} allocator;
+
+std::map<Place, Count> counts;
+std::unordered_map<unsigned, Thread> threads;  // of the block
+std::map<Turn, std::vector<Bytes>> turns;
+
+void access(const char* kind, const volatile void* data, uintptr_t bytes, void* from) {
+  const auto at = reinterpret_cast<uintptr_t>(data);
+  if (emulation::self == nullptr || !of_tensor(at)) return;
+  Thread& thread = threads[emulation::self->index];
+  Place place{kind, bytes, thread.calls};
+  place.path.push_back(reinterpret_cast<uintptr_t>(from));
+  const unsigned number = thread.turns[place]++;
+  turns[{place, emulation::self->index / emulation::kWarp, number}].emplace_back(
+      at, at + bytes);
+}
+
+void end_block() {
+  for (auto& [turn, accesses] : turns) {
+    std::sort(accesses.begin(), accesses.end());
+    std::set<uintptr_t> sectors;
+    uintptr_t distinct = 0, end = 0;
+    for (const auto& [from, to] : accesses) {
+      for (uintptr_t s = from / kSector; s * kSector < to; ++s) sectors.insert(s);
+      distinct += std::max(end, to) - std::max(end, from);
+      end = std::max(end, to);
+    }
+    Count& count = counts[turn.place];
+    ++count.accesses;
+    count.sectors += sectors.size();
+    count.fewest += (distinct + kSector - 1) / kSector;
+  }
+  turns.clear();
+  threads.clear();
+}
+
+}  // namespace
+
+#define FROM __builtin_return_address(0)
+
+extern "C" {
+
+// Tensors made from here on are traced.
+void trace_begin() {
+  c10::SetCPUAllocator(&allocator, /*priority=*/1);
+  emulation::block_done = end_block;
+}
+
+// "kind bytes accesses sectors fewest path" lines of what has run since the last call,
+// the path as offsets within this library.
+const char* trace_lines() {
+  static std::string lines;
+  Dl_info library;
+  dladdr(reinterpret_cast<void*>(&trace_lines), &library);
+  std::ostringstream out;
+  for (const auto& [place, count] : counts) {
+    out << place.kind << ' ' << place.bytes << ' ' << count.accesses << ' '
+        << count.sectors << ' ' << count.fewest << std::hex;
+    for (const uintptr_t address : place.path) {
+      out << ' ' << address - 1 - reinterpret_cast<uintptr_t>(library.dli_fbase);
+    }
+    out << std::dec << '\n';
+  }
+  counts.clear();
+  lines = out.str();
+  return lines.c_str();
+}
+
+void __tsan_init() {}
+void __tsan_vptr_update(void**, void*) {}
+void __tsan_vptr_read(void**) {}
+
+void __tsan_func_entry(void* caller) {
+  if (emulation::self == nullptr) return;
+  threads[emulation::self->index].calls.push_back(reinterpret_cast<uintptr_t>(caller));
+}
+
+void __tsan_func_exit() {
+  if (emulation::self == nullptr) return;
+  auto& calls = threads[emulation::self->index].calls;
+  if (!calls.empty()) calls.pop_back();
+}
+
+#define ACCESSES(bytes)                          \
+  void __tsan_read##bytes(void* at) {            \
+    access("load", at, bytes, FROM);             \
+  }                                              \
+  void __tsan_write##bytes(void* at) {           \
+    access("store", at, bytes, FROM);            \
+  }                                              \
+  void __tsan_unaligned_read##bytes(void* at) {  \
+    access("load", at, bytes, FROM);             \
+  }                                              \
+  void __tsan_unaligned_write##bytes(void* at) { \
+    access("store", at, bytes, FROM);            \
+  }
+
+ACCESSES(1)
+ACCESSES(2)
+ACCESSES(4)
+ACCESSES(8)
+ACCESSES(16)
+
+void __tsan_read_range(void* at, size_t bytes) {
+  access("load", at, bytes, FROM);
+}
+void __tsan_write_range(void* at, size_t bytes) {
+  access("store", at, bytes, FROM);
+}
+
+// The emulation adds by comparing and exchanging; others are of the host.
+#define ATOMICS(bits)                                                          \
+  using A##bits = uint##bits##_t;                                              \
+  A##bits __tsan_atomic##bits##_load(A##bits* at, int) {                       \
+    return *at;                                                                \
+  }                                                                            \
+  void __tsan_atomic##bits##_store(A##bits* at, A##bits v, int) {              \
+    *at = v;                                                                   \
+  }                                                                            \
+  A##bits __tsan_atomic##bits##_exchange(A##bits* at, A##bits v, int) {        \
+    return __atomic_exchange_n(at, v, __ATOMIC_SEQ_CST);                       \
+  }                                                                            \
+  A##bits __tsan_atomic##bits##_fetch_add(A##bits* at, A##bits v, int) {       \
+    return __atomic_fetch_add(at, v, __ATOMIC_SEQ_CST);                        \
+  }                                                                            \
+  A##bits __tsan_atomic##bits##_fetch_sub(A##bits* at, A##bits v, int) {       \
+    return __atomic_fetch_sub(at, v, __ATOMIC_SEQ_CST);                        \
+  }                                                                            \
+  int __tsan_atomic##bits##_compare_exchange_strong(A##bits* at, A##bits* old, \
+                                                    A##bits v, int, int) {     \
+    access("atomic", at, bits / 8, FROM);                                      \
+    return __atomic_compare_exchange_n(at, old, v, false, __ATOMIC_SEQ_CST,    \
+                                       __ATOMIC_SEQ_CST);                      \
+  }                                                                            \
+  int __tsan_atomic##bits##_compare_exchange_weak(A##bits* at, A##bits* old,   \
+                                                  A##bits v, int, int) {       \
+    access("atomic", at, bits / 8, FROM);                                      \
+    return __atomic_compare_exchange_n(at, old, v, false, __ATOMIC_SEQ_CST,    \
+                                       __ATOMIC_SEQ_CST);                      \
+  }
+
+ATOMICS(8)
+ATOMICS(32)
+ATOMICS(64)
+}
