@@ -86,7 +86,7 @@ sanitize: build
 
 # The libraries of emulated kernels side by side (-j), which the tests would otherwise
 # compile one after the other.
-emulations: $(addprefix emulate-,plain address thread)
+emulations: $(addprefix emulate-,plain address thread trace)
 emulate-%: build
 	$(BIN)/python tests/emulation/build.py $(filter-out plain,$*)
 
