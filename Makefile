@@ -29,8 +29,8 @@ SANITIZED := $(TESTS) --quiet -m kernels -k "cuda-emulated and not fuzz" tests
 
 test sanitize sanitize-cpu sanitize-threads fuzz: export OMP_WAIT_POLICY = passive
 
-.PHONY: build demo test lint format sanitize sanitize-cpu sanitize-threads emulations \
-  valgrind fuzz mutations cuda-static cuda-sectors wheel bench clean
+.PHONY: build demo test lint format sanitize sanitize-cpu sanitize-threads valgrind \
+  emulations fuzz mutations cuda-static cuda-sectors wheel bench clean
 
 build: $(BUILT)
 
