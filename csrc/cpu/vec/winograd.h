@@ -192,8 +192,11 @@ void store_outputs(const WinogradConv<T>& conv, const Patch& patch, int64_t outp
                    int64_t count, const Vec<T>* out) {
   T* to = conv.output + patch.sample * conv.batch + patch.row * conv.row +
           patch.column * conv.col + output;
-  for (int i = 0; i < patch.last_row; ++i) {
-    for (int j = 0; j < patch.last_column; ++j) {
+  // Of a size that is known, so that the outputs stay in registers.
+  const bool inside = patch.inside(kTileOutputs);
+  for (int i = 0; i < kTileOutputs; ++i) {
+    for (int j = 0; j < kTileOutputs; ++j) {
+      if (!inside && !patch.holds(i, j)) continue;
       store(out[i * kTileOutputs + j], to + i * conv.row + j * conv.col, count);
     }
   }
