@@ -75,10 +75,7 @@ void ConvGru::update(ConvGruSteps& made, int64_t k, const at::Tensor& state,
   if (made.candidates.defined()) candidate = of_step(made.candidates, k);
   const at::Tensor old = or_zero(state);
   if (fused_ && state.defined()) {
-    if (!step_conv_.has_value()) {
-      step_conv_ = {winograd_weights({h_conv.weight}, false, 3), h_conv.bias,
-                    h_conv.weight.size(2)};
-    }
+    if (!step_conv_.has_value()) step_conv_ = joint({}, h_conv, 3);
     return winograd_gru_step({old}, *step_conv_, gates, old, inputs.defined(), choices,
                              mask_of(t), candidate, output);
   }

@@ -52,7 +52,7 @@ Tensor ConvRnn::h_gates(const Tensor& state, const Conv& conv) const {
 
 JointConv ConvRnn::joint(const Conv& x, const Conv& h, int64_t gates) const {
   JointConv made{{}, h.bias, h.weight.size(2)};
-  if (!inputs.defined()) {
+  if (!x.weight.defined()) {
     made.weights = winograd_weights({h.weight}, false, gates);
     return made;
   }

@@ -45,15 +45,23 @@ struct GruSteps {
     m.impl("gru_step_backward", &backward);
   }
 
+  static void check_step(const char* op, const Tensor& gates,
+                         const OptionalTensor& h_gates, const Tensor& h,
+                         at::IntArrayRef slots, int64_t activation,
+                         const OptionalTensor& mask, const OptionalTensor& candidate,
+                         const Tensor& output) {
+    check_gates(op, gates, h_gates, "h", h, slots, 3);
+    check_gru_update(op, activation, mask, h);
+    check_like_state(op, "output", output, "h", h);
+    if (candidate.has_value()) check_like_state(op, "candidate", *candidate, "h", h);
+  }
+
   static void step(const Tensor& gates, const Tensor& h_gates, const Tensor& h,
                    bool has_inputs, at::IntArrayRef slots, int64_t activation,
                    double negative_slope, bool keep, const OptionalTensor& mask,
                    const OptionalTensor& candidate, const Tensor& output) {
     static constexpr const char* op = "gru_step";
-    check_gates(op, gates, h_gates, "h", h, slots, 3);
-    check_gru_update(op, activation, mask, h);
-    check_like_state(op, "output", output, "h", h);
-    if (candidate.has_value()) check_like_state(op, "candidate", *candidate, "h", h);
+    check_step(op, gates, h_gates, h, slots, activation, mask, candidate, output);
     const auto update = gru_update(activation, negative_slope, keep);
     const typename Device::Guard guard(h.device());
     const PlainDispatch plain;

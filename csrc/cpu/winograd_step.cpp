@@ -71,10 +71,8 @@ void winograd_gru_step(at::TensorList images, const Tensor& weights,
                        const OptionalTensor& mask, const OptionalTensor& candidate,
                        const Tensor& output) {
   const char* op = "winograd_gru_step";
-  check_gates(op, gates, std::nullopt, "h", h, slots, 3);
-  check_gru_update(op, activation, mask, h);
-  check_like_state(op, "output", output, "h", h);
-  if (candidate.has_value()) check_like_state(op, "candidate", *candidate, "h", h);
+  GruSteps<CpuGateDevice>::check_step(op, gates, std::nullopt, h, slots, activation,
+                                      mask, candidate, output);
   const PlainDispatch plain;
   Tensor offset;
   const auto conv = conv_args(op, images, weights, bias, 3, taps, h, offset);

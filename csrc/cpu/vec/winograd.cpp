@@ -10,7 +10,8 @@ void convolve(const WinogradConv<T>& conv, int64_t begin, int64_t end, T* buffer
   convolve<taps>(conv, begin, end, buffer,
                  [&](const Patch& patch, const auto& products, int64_t panel) {
                    const int64_t first = panel * panel_size;
-                   const int64_t outputs = std::min(kColumns, conv.features - first);
+                   const int64_t outputs =
+                       std::min(features_together(conv), conv.features - first);
                    for (int64_t c = 0; c < outputs; c += kLanes<T>) {
                      Vec<T> out[kTileOutputs * kTileOutputs];
                      products.template outputs<taps>(c, out);

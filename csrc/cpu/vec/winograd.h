@@ -126,6 +126,12 @@ void transform_grad(const WinogradTiles& tiles, int64_t tile, const PixelView<T>
       to, point);
 }
 
+// Of each gate, features that are worked on together.
+template <typename T>
+int64_t features_together(const WinogradConv<T>& conv) {
+  return conv.gates == 1 ? kColumns : product_kernels<T>().panel;
+}
+
 // A buffer's parts: the tiles' values at the points, and their products with some
 // panels of weights.
 template <typename T>
@@ -137,8 +143,8 @@ struct ConvBuffer {
     points = conv.tiles.points();
     row = in_lines<T>(conv.depth() + kLanes<T>);  // a part of a vector is written whole
     point = apart<T>(tiles * row);
-    panels = conv.gates == 1 ? kColumns / panel : conv.gates;
-    columns = panels * panel;
+    columns = conv.gates * features_together(conv);
+    panels = columns / panel;
     product_point = apart<T>(tiles * columns);
   }
 

@@ -42,7 +42,7 @@ void convolve(const WinogradConv<T>& conv, const Args& args, int64_t begin, int6
   using D = typename Args::Dtypes;
   constexpr int side = kTileOutputs;
   const int64_t panel_size = product_kernels<T>().panel;
-  const int64_t most = conv.gates == 1 ? kColumns : panel_size;  // of a gate's features
+  const int64_t most = features_together(conv);
   const int64_t row = conv.gates * most;
   convolve<taps>(
       conv, begin, end, buffer,
