@@ -2,6 +2,8 @@
 
 // From Tensors to the views of branches, on any device.
 
+#include <ATen/Dispatch.h>
+#include <ATen/OpMathType.h>
 #include <ATen/core/Tensor.h>
 
 #include <type_traits>
@@ -65,6 +67,14 @@ inline BranchSize branch_size(const at::Tensor& image, at::MemoryFormat format) 
           1,
           format == at::MemoryFormat::Contiguous,
           1};
+}
+
+// f.operator()<scalar_t, T>() for an image's dtype and that of its sums.
+template <typename F>
+void dispatch_branches(const at::Tensor& image, const F& f) {
+  AT_DISPATCH_FLOATING_TYPES_AND2(
+      at::kBFloat16, at::kHalf, image.scalar_type(), "branches",
+      [&] { f.template operator()<scalar_t, at::opmath_type<scalar_t>>(); });
 }
 
 }  // namespace trajgru_ext

@@ -7,7 +7,6 @@
 //   Device::run(args, items)                  update(args, item) for every item
 //   Device::loop(args)                        the loop over all pixels of args
 
-#include <ATen/Dispatch.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
@@ -37,7 +36,7 @@ struct BranchOperators {
     if (first.numel() == 0) {
       return means.fill_(std::numeric_limits<double>::quiet_NaN());
     }
-    dispatch(first, [&]<typename scalar_t, typename T>() {
+    dispatch_branches(first, [&]<typename scalar_t, typename T>() {
       BranchSums<scalar_t, T> args{};
       args.size = in.size;
       args.size.branches = 1;
@@ -124,13 +123,6 @@ struct BranchOperators {
     }
   };
 
-  template <typename F>
-  static void dispatch(const Tensor& image, const F& f) {
-    AT_DISPATCH_FLOATING_TYPES_AND2(
-        at::kBFloat16, at::kHalf, image.scalar_type(), "branches",
-        [&] { f.template operator()<scalar_t, at::opmath_type<scalar_t>>(); });
-  }
-
   static void check_scale(const char* op, const Tensor& input, const Tensor& logits) {
     check_image(op, "input", input, input.device());
     check_of_sizes(op, "logits", logits, "[B, C]", {input.size(0), input.size(1)},
@@ -170,7 +162,7 @@ struct BranchOperators {
     const Branches in(branches);
     const Tensor output = empty_in_format(first.sizes(), first, in.format);
     if (output.numel() == 0) return output;
-    dispatch(first, [&]<typename scalar_t, typename T>() {
+    dispatch_branches(first, [&]<typename scalar_t, typename T>() {
       const Tensor table = weights<T>(in.size, weighting, logits, first);
       BranchBlend<scalar_t, T> args{};
       args.size = in.size;
@@ -198,7 +190,7 @@ struct BranchOperators {
     if (first.numel() == 0 || (branch_grads.empty() && !logits_wanted)) {
       return logits_grad;
     }
-    dispatch(first, [&]<typename scalar_t, typename T>() {
+    dispatch_branches(first, [&]<typename scalar_t, typename T>() {
       const Tensor table = weights<T>(in.size, weighting, logits, first);
       BranchBlendBackward<scalar_t, T> args{};
       args.size = in.size;

@@ -2,7 +2,6 @@
 
 // hff_concat on any device; see branch_operators.h for what Device is.
 
-#include <ATen/Dispatch.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
@@ -38,7 +37,7 @@ struct HffOperators {
     const Tensor output = empty_in_format(
         {first.size(0), channels, first.size(2), first.size(3)}, first, format);
     if (output.numel() == 0) return output;
-    dispatch(first, [&]<typename scalar_t, typename T>() {
+    dispatch_branches(first, [&]<typename scalar_t, typename T>() {
       std::vector<Tensor> kept;  // until the loop has been
       auto args = arguments<scalar_t, T>(branches, skipped, scale, shift, slope, kept);
       args.output = branch_view<scalar_t>(output, format);
@@ -65,7 +64,7 @@ struct HffOperators {
     const Tensor stack = empty_stack(branches, shape, grad, format);
     if (stack.numel() == 0) return stack;
     const std::vector<Tensor> grads = stack.unbind();
-    dispatch(grad, [&]<typename scalar_t, typename T>() {
+    dispatch_branches(grad, [&]<typename scalar_t, typename T>() {
       HffConcatBackward<scalar_t, T> args{};
       args.size = sizes(grads[0], format, branches);
       args.skipped = static_cast<int>(skipped);
@@ -101,7 +100,7 @@ struct HffOperators {
     if (stack.numel() > 0) {
       const std::vector<Tensor> grads = stack.unbind();
       const Tensor seed = fit_branch(grad, format);
-      dispatch(first, [&]<typename scalar_t, typename T>() {
+      dispatch_branches(first, [&]<typename scalar_t, typename T>() {
         std::vector<Tensor> kept;
         HffAffineBackward<scalar_t, T> args{
             arguments<scalar_t, T>(branches, skipped, scale, shift, slope, kept)};
@@ -137,13 +136,6 @@ struct HffOperators {
   }
 
  private:
-  template <typename F>
-  static void dispatch(const Tensor& image, const F& f) {
-    AT_DISPATCH_FLOATING_TYPES_AND2(
-        at::kBFloat16, at::kHalf, image.scalar_type(), "hff_concat",
-        [&] { f.template operator()<scalar_t, at::opmath_type<scalar_t>>(); });
-  }
-
   // Returns the channels of the result.
   static int64_t check_concat(const char* op, at::TensorList branches, int64_t skipped,
                               const OptionalTensor& scale, const OptionalTensor& shift,
