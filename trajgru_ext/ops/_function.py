@@ -32,6 +32,16 @@ class Function(torch.autograd.Function):
             return _with_jvp(cls).apply(*args)
         return cls.forward(*args)
 
+    @classmethod
+    def call_in_backward(cls, *args: Any) -> Any:
+        """`call` of any number of tensors, within a backward pass.
+
+        torch.compile, which differentiates but once, does not trace such a Function
+        there.
+        """
+        compiling = torch.compiler.is_compiling()
+        return cls.forward(*args) if compiling else cls.call(*args)
+
 
 def _may_differentiate(args: tuple) -> bool:
     """Whether autograd, forward mode or a transform of torch.func may be at work."""

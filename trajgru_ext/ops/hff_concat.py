@@ -178,10 +178,7 @@ class _HffConcat(Function):
             found = _HffConcatBackward.call(grad, ctx.count, ctx.skipped)
             return None, None, None, None, *found.unbind()
         tensors = ctx.saved_tensors
-        # As sk_select does, and for its reason.
-        compiling = torch.compiler.is_compiling()
-        affine = _HffConcatAffineBackward
-        call = affine.forward if compiling else affine.call
+        call = _HffConcatAffineBackward.call_in_backward
         stack, *numbers = call(grad, ctx.skipped, *tensors)
         given = [tensor is not None for tensor in tensors[:3]]
         slices = stack.unbind()

@@ -105,10 +105,7 @@ class _SkSelect(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needed = ctx.needs_input_grad
         wanted = (any(needed[1:]), needed[0])
-        # torch.compile, which differentiates but once, does not trace a Function of any
-        # number of tensors within a backward pass.
-        compiling = torch.compiler.is_compiling()
-        call = _SkSelectBackward.forward if compiling else _SkSelectBackward.call
+        call = _SkSelectBackward.call_in_backward
         to_branches, to_logits = call(*wanted, grad, *ctx.saved_tensors)
         each = to_branches.unbind() if wanted[0] else needed[1:]
         return tuple(wanted_or_none((to_logits, *each), needed))
