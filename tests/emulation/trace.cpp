@@ -182,35 +182,32 @@ void __tsan_write_range(void* at, size_t bytes) {
 }
 
 // The emulation adds by comparing and exchanging; others are of the host.
-#define ATOMICS(bits)                                                          \
-  using A##bits = uint##bits##_t;                                              \
-  A##bits __tsan_atomic##bits##_load(A##bits* at, int) {                       \
-    return *at;                                                                \
-  }                                                                            \
-  void __tsan_atomic##bits##_store(A##bits* at, A##bits v, int) {              \
-    *at = v;                                                                   \
-  }                                                                            \
-  A##bits __tsan_atomic##bits##_exchange(A##bits* at, A##bits v, int) {        \
-    return __atomic_exchange_n(at, v, __ATOMIC_SEQ_CST);                       \
-  }                                                                            \
-  A##bits __tsan_atomic##bits##_fetch_add(A##bits* at, A##bits v, int) {       \
-    return __atomic_fetch_add(at, v, __ATOMIC_SEQ_CST);                        \
-  }                                                                            \
-  A##bits __tsan_atomic##bits##_fetch_sub(A##bits* at, A##bits v, int) {       \
-    return __atomic_fetch_sub(at, v, __ATOMIC_SEQ_CST);                        \
-  }                                                                            \
-  int __tsan_atomic##bits##_compare_exchange_strong(A##bits* at, A##bits* old, \
-                                                    A##bits v, int, int) {     \
-    access("atomic", at, bits / 8, FROM);                                      \
-    return __atomic_compare_exchange_n(at, old, v, false, __ATOMIC_SEQ_CST,    \
-                                       __ATOMIC_SEQ_CST);                      \
-  }                                                                            \
-  int __tsan_atomic##bits##_compare_exchange_weak(A##bits* at, A##bits* old,   \
-                                                  A##bits v, int, int) {       \
-    access("atomic", at, bits / 8, FROM);                                      \
-    return __atomic_compare_exchange_n(at, old, v, false, __ATOMIC_SEQ_CST,    \
-                                       __ATOMIC_SEQ_CST);                      \
+#define COMPARE_EXCHANGE(bits, strength)                                           \
+  int __tsan_atomic##bits##_compare_exchange_##strength(A##bits* at, A##bits* old, \
+                                                        A##bits v, int, int) {     \
+    access("atomic", at, bits / 8, FROM);                                          \
+    return __atomic_compare_exchange_n(at, old, v, false, __ATOMIC_SEQ_CST,        \
+                                       __ATOMIC_SEQ_CST);                          \
   }
+#define ATOMICS(bits)                                                    \
+  using A##bits = uint##bits##_t;                                        \
+  A##bits __tsan_atomic##bits##_load(A##bits* at, int) {                 \
+    return *at;                                                          \
+  }                                                                      \
+  void __tsan_atomic##bits##_store(A##bits* at, A##bits v, int) {        \
+    *at = v;                                                             \
+  }                                                                      \
+  A##bits __tsan_atomic##bits##_exchange(A##bits* at, A##bits v, int) {  \
+    return __atomic_exchange_n(at, v, __ATOMIC_SEQ_CST);                 \
+  }                                                                      \
+  A##bits __tsan_atomic##bits##_fetch_add(A##bits* at, A##bits v, int) { \
+    return __atomic_fetch_add(at, v, __ATOMIC_SEQ_CST);                  \
+  }                                                                      \
+  A##bits __tsan_atomic##bits##_fetch_sub(A##bits* at, A##bits v, int) { \
+    return __atomic_fetch_sub(at, v, __ATOMIC_SEQ_CST);                  \
+  }                                                                      \
+  COMPARE_EXCHANGE(bits, strong)                                         \
+  COMPARE_EXCHANGE(bits, weak)
 
 ATOMICS(8)
 ATOMICS(32)
