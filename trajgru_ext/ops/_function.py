@@ -28,8 +28,12 @@ class Function(torch.autograd.Function):
             return cls.forward(*args)
         if torch.compiler.is_compiling():
             return cls.apply(*args)
-        if _may_differentiate(args):
+        if transforming():
             return _with_jvp(cls).apply(*args)
+        if _differentiating(args):
+            # What torch's own `apply` adds for transforms (it inspects the signature)
+            # takes as long as a small operator.
+            return super(torch.autograd.Function, _with_jvp(cls)).apply(*args)
         return cls.forward(*args)
 
     @classmethod
@@ -43,14 +47,17 @@ class Function(torch.autograd.Function):
         return cls.forward(*args) if compiling else cls.call(*args)
 
 
-def _may_differentiate(args: tuple) -> bool:
-    """Whether autograd, forward mode or a transform of torch.func may be at work."""
-    # No public names tell of the latter two.
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return True
-    if not torch.is_grad_enabled():
-        return False
-    return any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
+def transforming() -> bool:
+    """Whether forward mode or a transform of torch.func is at work."""
+    # No public names tell.
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _differentiating(args: tuple) -> bool:
+    """Whether autograd records what is done with the arguments."""
+    return torch.is_grad_enabled() and any(
+        isinstance(arg, Tensor) and arg.requires_grad for arg in args
+    )
 
 
 _eager: dict[type, type] = {}
