@@ -112,7 +112,8 @@ struct BranchOperators {
         : format(memory_format(branches[0])), size(branch_size(branches[0], format)) {
       size.branches = static_cast<int>(branches.size());
       size.chunk = Device::chunk(size.planes, size.channels, size.pixels);
-      for (const Tensor& one : branches) tensors.push_back(fit_branch(one, format));
+      for (const Tensor& one : branches)
+        tensors.push_back(fit_branch<Device>(one, format));
     }
 
     template <typename scalar_t>
@@ -183,7 +184,7 @@ struct BranchOperators {
     const typename Device::Guard guard(first.device());
     const PlainDispatch plain;
     const Branches in(branches);
-    const Tensor seed = fit_branch(grad, in.format);
+    const Tensor seed = fit_branch<Device>(grad, in.format);
     const auto options = logits.options().memory_format(kPlain);
     Tensor logits_grad = at::empty({0}, options);
     if (first.numel() == 0 && logits_wanted) return at::zeros(logits.sizes(), options);

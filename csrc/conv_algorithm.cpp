@@ -21,7 +21,7 @@ bool possible(const at::Tensor& image, const Conv& conv) {
                     (taps == 3 || taps == 5) && weight.size(3) == taps &&
                     conv.dilation[0] == 1 && conv.dilation[1] == 1 &&
                     image.size(2) * image.size(3) > 1;
-  return fits && conv_algorithm() != ConvAlgorithm::direct && has_winograd();
+  return fits && conv_algorithm() != ConvAlgorithm::direct && has_cpu_operators();
 }
 
 // Whether it pays. Tiles reach beyond the image by less than half of it; below some

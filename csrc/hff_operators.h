@@ -58,7 +58,7 @@ struct HffOperators {
     const typename Device::Guard guard(grad.device());
     const PlainDispatch plain;
     const at::MemoryFormat format = memory_format(grad);
-    const Tensor seed = fit_branch(grad, format);
+    const Tensor seed = fit_branch<Device>(grad, format);
     const auto shape = {grad.size(0), grad.size(1) / (branches - skipped), grad.size(2),
                         grad.size(3)};
     const Tensor stack = empty_stack(branches, shape, grad, format);
@@ -99,7 +99,7 @@ struct HffOperators {
                                      .memory_format(at::MemoryFormat::Contiguous));
     if (stack.numel() > 0) {
       const std::vector<Tensor> grads = stack.unbind();
-      const Tensor seed = fit_branch(grad, format);
+      const Tensor seed = fit_branch<Device>(grad, format);
       dispatch_branches(first, [&]<typename scalar_t, typename T>() {
         std::vector<Tensor> kept;
         HffAffineBackward<scalar_t, T> args{
@@ -166,7 +166,7 @@ struct HffOperators {
     args.size = sizes(first, format, static_cast<int64_t>(branches.size()));
     args.skipped = static_cast<int>(skipped);
     for (size_t i = 0; i < branches.size(); ++i) {
-      kept.push_back(fit_branch(branches[i], format));
+      kept.push_back(fit_branch<Device>(branches[i], format));
       args.branch[i] = branch_view<const scalar_t>(kept[i], format);
     }
     const auto numbers = [&](const OptionalTensor& weight) -> const T* {

@@ -157,13 +157,24 @@ inline void lstm_step_backward(const at::Tensor& gates, const at::Tensor& c,
           choices.slots, mask, c_grad, h_kept_grad, weight_grads);
 }
 
-// Of the build's own CPU operators; the emulation has none.
-inline bool has_winograd() {
+// Of those that only a CPU has; the emulation has none.
+inline bool has_cpu_operators() {
   static const bool found =
       c10::Dispatcher::singleton()
-          .findSchemaOrThrow(TRAJGRU_NAMESPACE_NAME "::winograd_conv", "")
+          .findSchemaOrThrow(TRAJGRU_NAMESPACE_NAME "::copy_image", "")
           .hasKernelForDispatchKey(c10::DispatchKey::CPU);
   return found;
+}
+
+// to.copy_(from), between memory formats.
+inline void copy_image(const at::Tensor& to, const at::Tensor& from) {
+  if (!to.is_cpu() || !has_cpu_operators()) {
+    to.copy_(from);
+    return;
+  }
+  using Signature = void(const at::Tensor&, const at::Tensor&);
+  const auto op = find_operator<Signature>("copy_image");
+  op.call(to, from);
 }
 
 // weights: of images whose channels follow one another, packed for winograd_conv; of

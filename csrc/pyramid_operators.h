@@ -44,7 +44,7 @@ struct PyramidOperators {
                                   : at::empty({0}, options.dtype(at::kInt));
     if (output.numel() == 0) return {output, places};
     const at::MemoryFormat format = memory_format(input);
-    const Tensor image = fit_branch(input, format);
+    const Tensor image = fit_branch<Device>(input, format);
     AT_DISPATCH_FLOATING_TYPES_AND2(
         at::kBFloat16, at::kHalf, input.scalar_type(), "spatial_pyramid_pool", [&] {
           Device::run(PyramidPool<scalar_t, at::opmath_type<scalar_t>>{

@@ -37,6 +37,7 @@ TRAJGRU_LIBRARY(m) {
   m.def("winograd_gru_reset(Tensor[] images, Tensor weights, Tensor? bias, int taps, Tensor h, int[] slots, Tensor(a!)? sums, Tensor(b!) u, Tensor(c!) reset) -> ()");
   m.def("winograd_gru_output(Tensor[] images, Tensor weights, Tensor? bias, int taps, Tensor u, Tensor h, int activation, float negative_slope, bool keep, Tensor? mask, Tensor(a!)? sums, Tensor(b!) output) -> ()");
   m.def("winograd_weights_grad(Tensor grad, Tensor image, int taps) -> Tensor");
+  m.def("copy_image(Tensor(a!) to, Tensor from) -> ()");
   m.def("channel_mean(Tensor[] branches) -> Tensor");
   m.def("hff_concat(Tensor[] branches, int skipped=0, Tensor? scale=None, Tensor? shift=None, Tensor? slope=None) -> Tensor");
   m.def("hff_concat_backward(Tensor grad, int branches, int skipped) -> Tensor");

@@ -3,6 +3,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 
+#include "operators.h"
 #include "sequence_checks.h"
 #include "tensors.h"
 
@@ -114,7 +115,7 @@ Tensor Sequence::states_before(const Tensor& states, const Tensor& initial,
 
 Tensor in_format(const Tensor& image, at::MemoryFormat layout) {
   const Tensor target = at::empty(image.sizes(), image.options().memory_format(layout));
-  return in_form_of(target, image);
+  return in_form_of(target, image, copy_image);
 }
 
 Tensor nothing(const at::TensorOptions& options) {

@@ -41,14 +41,20 @@ inline at::Tensor empty_conv_output(const at::Tensor& image, int64_t channels) {
                    image.options().memory_format(memory_format(image)));
 }
 
+inline void copy_plainly(const at::Tensor& to, const at::Tensor& from) {
+  to.copy_(from);
+}
+
 // The values in the target's dtype and strides: the values themselves where they have
-// both, else the target, filled.
-inline at::Tensor in_form_of(const at::Tensor& target, const at::Tensor& values) {
+// both, else the target, filled by `copy`.
+inline at::Tensor in_form_of(const at::Tensor& target, const at::Tensor& values,
+                             void (*copy)(const at::Tensor& to,
+                                          const at::Tensor& from) = copy_plainly) {
   if (values.scalar_type() == target.scalar_type() &&
       values.strides() == target.strides()) {
     return values;
   }
-  target.copy_(values);
+  copy(target, values);
   return target;
 }
 

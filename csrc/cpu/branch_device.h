@@ -13,6 +13,10 @@ struct CpuBranchDevice {
     ~Guard() {}
   };
 
+  static at::Tensor contiguous(const at::Tensor& image, at::MemoryFormat format) {
+    return trajgru_ext::contiguous(image, format);
+  }
+
   // A chunk's gradient stays in the first-level cache while the branches pass by; in
   // channels last in the second, since its sums, one a channel, must be few beside it.
   static int64_t chunk(bool planes, int64_t channels, int64_t pixels) {

@@ -283,7 +283,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
   if (input_grad) {
     const Tensor image =
         input_rows.view({batch, input.size(2), input.size(3), channels});
-    to_input = in_form_of(empty_image(input), image.permute({0, 3, 1, 2}));
+    to_input = in_form_of(empty_image(input), image.permute({0, 3, 1, 2}), copy_on_cpu);
   }
   if (flows_grad) {
     Tensor sum = blocks > 0 ? block_flows_grad[0] : empty_image(flows, sums).zero_();

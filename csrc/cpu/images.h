@@ -9,7 +9,7 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "cpu/pack.h"
+#include "cpu/copy_image.h"
 #include "cpu/views.h"
 
 namespace trajgru_ext {
@@ -32,24 +32,14 @@ void for_tiles(const ImageSize& size, const F& f) {
                    f);
 }
 
-// The image channels last: itself where it is, else a packed copy in storage.
+// The image channels last: itself where a pixel's channels follow one another, else a
+// copy, in storage.
 template <typename scalar_t>
 PixelView<scalar_t> pixel_view(const at::Tensor& image, at::Tensor& storage) {
-  const ImageSize size = image_size(image);
-  if (size.channels == 1 || image.stride(1) == 1) {
-    storage = image;
-    return {image.const_data_ptr<scalar_t>(), image.stride(0), image.stride(2),
-            image.stride(3)};
-  }
-  const at::Tensor planes = image.contiguous();
-  storage = at::empty({size.batch, size.height, size.width, size.channels},
-                      image.options().memory_format(at::MemoryFormat::Contiguous));
-  const scalar_t* from = planes.const_data_ptr<scalar_t>();
-  scalar_t* to = storage.mutable_data_ptr<scalar_t>();
-  for_tiles(size, [&](int64_t begin, int64_t end) {
-    pack_kernels<scalar_t>(size.channels).pack(size, from, to, begin, end);
-  });
-  return {to, storage.stride(0), storage.stride(1), storage.stride(2)};
+  const bool fits = image.size(1) == 1 || image.stride(1) == 1;
+  storage = fits ? image : contiguous(image, at::MemoryFormat::ChannelsLast);
+  return {storage.const_data_ptr<scalar_t>(), storage.stride(0), storage.stride(2),
+          storage.stride(3)};
 }
 
 // The image as [B, pixels, C]: a view where it is channels last, else a packed copy.
@@ -57,8 +47,7 @@ template <typename scalar_t>
 at::Tensor pixel_rows(const at::Tensor& image) {
   at::Tensor storage;
   pixel_view<scalar_t>(image, storage);
-  const bool viewed = storage.is_same(image);
-  return (viewed ? image.permute({0, 2, 3, 1}) : storage).flatten(1, 2);
+  return storage.permute({0, 2, 3, 1}).flatten(1, 2);
 }
 
 template <typename T>

@@ -10,9 +10,7 @@
 namespace trajgru_ext {
 namespace {
 
-struct CpuPyramidDevice {
-  using Guard = CpuBranchDevice::Guard;
-
+struct CpuPyramidDevice : CpuBranchDevice {
   template <typename scalar_t, typename T>
   static void run(const PyramidPool<scalar_t, T>& args) {
     for_groups<T>(args.size, [&](const auto&... rest) {

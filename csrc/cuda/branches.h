@@ -9,6 +9,10 @@ namespace trajgru_ext::cuda {
 struct BranchDevice {
   using Guard = DeviceGuard;
 
+  static at::Tensor contiguous(const at::Tensor& image, at::MemoryFormat format) {
+    return image.contiguous(format);
+  }
+
   // Eight rounds of a warp's loads in planes; in channels last, where a lane goes
   // through all pixels of a chunk alone, enough chunks for many warps.
   static int64_t chunk(bool planes, int64_t, int64_t pixels) {

@@ -6,9 +6,7 @@
 
 namespace trajgru_ext::cuda {
 
-struct PyramidDevice {
-  using Guard = DeviceGuard;
-
+struct PyramidDevice : BranchDevice {
   template <typename scalar_t, typename T>
   static void run(const PyramidPool<scalar_t, T>& args) {
     const PyramidSize& size = args.size;

@@ -9,7 +9,11 @@ from torch.nn.functional import conv2d
 from trajgru_ext.nn._recurrent import check_positive
 from trajgru_ext.ops import hff_concat
 from trajgru_ext.ops._gates import check_choice
-from trajgru_ext.ops._layout import channels_last_on_cpu, memory_format
+from trajgru_ext.ops._layout import (
+    channels_last_on_cpu,
+    in_format,
+    memory_format,
+)
 
 
 class _Layers(nn.Module):
@@ -73,9 +77,9 @@ class EESP(nn.Module):
 
     The 1x1 convolutions have k groups. The receptive fields of the branches, of size
     2 d_i + 1, are 3, 5, 7, ... in order; those above `r_lim` are 3 instead. In
-    evaluation sums, batch norm and PReLU are one pass. On a CPU all between the 1x1
-    convolutions is in channels last, where depthwise convolutions are several times
-    faster; the output has the memory format of the input.
+    evaluation sums, batch norm and PReLU are one pass. On a CPU all after the first
+    convolution is computed in channels last, where depthwise convolutions are several
+    times faster; the output has the memory format of the input.
 
     Constructor and keys are the published ones: `proj_1x1.conv`, `.bn` and `.act`;
     `spp_dw.i.conv`; `br_after_cat.bn` and `.act`; `conv_1x1_exp.conv` and `.bn`;
@@ -134,14 +138,15 @@ class EESP(nn.Module):
         projected = _normalize(self.proj_1x1, [projected])
         branches = [branch(projected) for branch in self.spp_dw]
         expanded = self._expand(_normalize(self.br_after_cat, branches))
-        expanded = expanded.contiguous(memory_format=memory_format(input))
+        form = memory_format(input)
         if self.stride == 2 and self.downAvg:
-            return expanded
-        ends = [expanded]
-        if expanded.shape == input.shape:
-            dtype = torch.promote_types(expanded.dtype, input.dtype)
-            ends = [expanded.to(dtype), input.to(dtype)]
-        return hff_concat(ends, len(ends) - 1, slope=self.module_act.weight)
+            return in_format(expanded, form)
+        slope = self.module_act.weight
+        if expanded.shape != input.shape:
+            return hff_concat([in_format(expanded, form)], slope=slope)
+        dtype = torch.promote_types(expanded.dtype, input.dtype)
+        # The first has the memory format of the result.
+        return hff_concat([input.to(dtype), expanded.to(dtype)], 1, slope=slope)
 
     def _expand(self, input: Tensor) -> Tensor:
         """The convolution and batch norm, which in evaluation is part of it."""
@@ -236,4 +241,4 @@ class DilatedPyramid(nn.Module):
         reduced = self.reduce(channels_last_on_cpu(input))
         branches = [branch(reduced) for branch in self.branches]
         output = self.expand(hff_concat(branches, skipped=1))
-        return output.contiguous(memory_format=memory_format(input))
+        return in_format(output, memory_format(input))

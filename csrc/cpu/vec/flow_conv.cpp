@@ -1,6 +1,7 @@
 #include "cpu/flow_conv.h"
 
 #include "cpu/vec/tile.h"
+#include "cpu/vec/transpose.h"
 
 namespace trajgru_ext {
 namespace CPU_CAPABILITY {

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "cpu/vec/tile.h"
+#include "cpu/vec/transpose.h"
 
 namespace trajgru_ext {
 namespace CPU_CAPABILITY {

@@ -1,20 +1,32 @@
 #include "cpu/pack.h"
 
 #include "cpu/vec/tile.h"
+#include "cpu/vec/transpose.h"
 
 namespace trajgru_ext {
 namespace CPU_CAPABILITY {
 namespace {
 
 template <typename scalar_t>
-void pack(const ImageSize& size, const scalar_t* planes, scalar_t* packed,
-          int64_t begin_tile, int64_t end_tile) {
-  const int64_t channels = size.channels;
-  for (int64_t index = begin_tile; index < end_tile; ++index) {
+void pack(const ImageSize& size, const Batched<const scalar_t>& from,
+          const Batched<scalar_t>& to, int64_t begin, int64_t end) {
+  for (int64_t index = begin; index < end; ++index) {
     const Tile tile = numbered_tile(size, index);
-    const int64_t sample = tile.sample * channels * size.pixels();
-    transpose(planes + sample + tile.begin, size.pixels(), channels, tile.pixels(),
-              packed + sample + tile.begin * channels, channels);
+    transpose(from.data + tile.sample * from.batch + tile.begin, size.pixels(),
+              size.channels, tile.pixels(),
+              to.data + tile.sample * to.batch + tile.begin * size.channels,
+              size.channels);
+  }
+}
+
+template <typename scalar_t>
+void unpack(const ImageSize& size, const Batched<const scalar_t>& from,
+            const Batched<scalar_t>& to, int64_t begin, int64_t end) {
+  for (int64_t index = begin; index < end; ++index) {
+    const Tile tile = numbered_tile(size, index);
+    transpose(from.data + tile.sample * from.batch + tile.begin * size.channels,
+              size.channels, tile.pixels(), size.channels,
+              to.data + tile.sample * to.batch + tile.begin, size.pixels());
   }
 }
 
@@ -22,7 +34,7 @@ void pack(const ImageSize& size, const scalar_t* planes, scalar_t* packed,
 
 template <typename scalar_t>
 const PackKernels<scalar_t>& pack_kernels() {
-  static constexpr PackKernels<scalar_t> kernels = {pack<scalar_t>};
+  static constexpr PackKernels<scalar_t> kernels = {pack<scalar_t>, unpack<scalar_t>};
   return kernels;
 }
 

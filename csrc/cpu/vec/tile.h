@@ -180,24 +180,6 @@ C10_ALWAYS_INLINE void warp_pixel(const scalar_t* image, const Taps<coord_t>& ta
   }
 }
 
-// planes[c * plane + p] = rows[p * channels + c], in blocks that stay in registers.
-template <typename from_t, typename scalar_t>
-void transpose(const from_t* rows, int64_t row_stride, int64_t pixels, int64_t channels,
-               scalar_t* planes, int64_t plane) {
-  constexpr int64_t kBlock = 8;
-  for (int64_t c0 = 0; c0 < channels; c0 += kBlock) {
-    const int64_t c1 = std::min(c0 + kBlock, channels);
-    for (int64_t p0 = 0; p0 < pixels; p0 += kBlock) {
-      const int64_t p1 = std::min(p0 + kBlock, pixels);
-      for (int64_t c = c0; c < c1; ++c) {
-        for (int64_t p = p0; p < p1; ++p) {
-          planes[c * plane + p] = static_cast<scalar_t>(rows[p * row_stride + c]);
-        }
-      }
-    }
-  }
-}
-
 // One output pixel's part in the backward pass, with the corners it may touch.
 template <typename scalar_t, typename coord_t>
 struct Corners {
