@@ -23,8 +23,8 @@ DEVICE = os.environ.get("BENCH_DEVICE", "cpu")
 if DEVICE != "cpu":
     torch.set_default_device(DEVICE)
 # glibc gives a freed block back to the system, so that the next call pages it in anew,
-# until it has once freed one as large, of at most 32 MiB. A network does so at its first
-# step: all sides are measured as after that.
+# until it has once freed one as large, of at most 32 MiB. A network does so at its
+# first step: all sides are measured as after that.
 torch.empty(31 << 20, dtype=torch.uint8)
 
 
