@@ -132,6 +132,11 @@ FAULTS = [
         "winograd",
     ),
     Fault(
+        *("two registers the wrong way round", "cpu/vec/transpose.h"),
+        *("rows[r], rows[r + kSize / 2]", "rows[r + kSize / 2], rows[r]"),
+        *("cpu/vec/pack.cpp", "cpu_layout"),
+    ),
+    Fault(
         *("gates in the wrong order in a tile", "cpu/vec/winograd.cpp"),
         "gate * weights.features + feature",
         "(weights.gates - 1 - gate) * weights.features + feature",

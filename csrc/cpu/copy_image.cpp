@@ -24,13 +24,15 @@ bool dense(const at::Tensor& image, bool planes) {
 }  // namespace
 
 void copy_on_cpu(const at::Tensor& to, const at::Tensor& from) {
+  TORCH_CHECK_VALUE(to.dim() == 4 && to.sizes() == from.sizes(),
+                    "copy_image: to and from must be images [B, C, H, W] of one size, "
+                    "got ",
+                    to.sizes(), " and ", from.sizes());
   const PlainDispatch plain;
   const bool unpacks = dense(from, false) && dense(to, true);
   const bool packs = dense(from, true) && dense(to, false);
-  const bool same =
-      to.sizes() == from.sizes() && to.scalar_type() == from.scalar_type();
   // Both where a sample has one channel or pixel.
-  if (packs == unpacks || !same) {
+  if (packs == unpacks || to.scalar_type() != from.scalar_type()) {
     to.copy_(from);
     return;
   }

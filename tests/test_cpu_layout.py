@@ -69,6 +69,14 @@ def test_what_it_leaves_to_torch():
     assert torch.equal(in_format(whole, torch.channels_last), whole)
 
 
+def test_other_sizes_are_refused():
+    wanted = r"copy_image: to and from must be images .* of one size, got "
+    with pytest.raises(ValueError, match=wanted):
+        copy_image(torch.empty(2, 3, 4, 5), torch.empty(2, 3, 5, 4))
+    with pytest.raises(ValueError, match=wanted):
+        copy_image(torch.empty(3, 4, 5), torch.empty(3, 4, 5))
+
+
 def test_derivatives():
     """The gradient is in the image's own format; forward mode and vmap."""
     image = torch.randn(2, 5, 4, 3, dtype=torch.float64, requires_grad=True)
