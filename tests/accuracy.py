@@ -97,7 +97,9 @@ def assert_as_exact(
     rounded to it. overflows: whether arguments are so large that products of them on
     the way to a gradient may overflow.
     """
-    eps = torch.finfo(dtype if rounded else opmath(dtype)).eps
+    kept = torch.finfo(dtype if rounded else opmath(dtype))
+    # float16 loses small numbers long before what it is computed in.
+    eps, tiny = kept.eps, max(torch.finfo(opmath(dtype)).tiny, 8 * kept.eps * kept.tiny)
     wanted, spread, samples = exact(), None, 0
     for k, (one, want) in enumerate(zip(got, wanted, strict=True)):
         assert one.shape == want.shape, (k, one.shape, want.shape)
@@ -125,7 +127,7 @@ def assert_as_exact(
             if not wrong.any():
                 break
             assert samples < SAMPLES, (k, value[wrong], want[wrong], spread[k][wrong])
-            more = _spread(exact, wanted, dtype, eps)
+            more = _spread(exact, wanted, eps, tiny)
             pairs = zip(spread or more, more, strict=True)
             spread, samples = [torch.maximum(a, b) for a, b in pairs], samples + 8
 
@@ -133,13 +135,13 @@ def assert_as_exact(
 def _spread(
     exact: Callable[[], list[Tensor]],
     wanted: list[Tensor],
-    dtype: torch.dtype,
     eps: float,
+    tiny: float,
 ) -> list[Tensor]:
     """How far results move where all operations are off; infinite where they jump."""
     samples = []
     for _ in range(8):
-        with Roundings(8 * eps, torch.finfo(opmath(dtype)).tiny):
+        with Roundings(8 * eps, tiny):
             samples.append(exact())
     return [
         torch.stack([_distance(s, want) for s in each]).amax(0)

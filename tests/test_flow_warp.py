@@ -202,6 +202,17 @@ def test_far_outside_gives_zero_and_no_gradient(backend, far, dtype):
             assert not result.any()
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_smallest_displacement_is_a_weight(backend, dtype):
+    """It is lost where 1 is added to it before it is taken away."""
+    least = torch.finfo(dtype).smallest_normal
+    input = torch.tensor([[[[0, 1]]]], dtype=dtype, device=backend.device)
+    flow = torch.zeros(1, 2, 1, 2, dtype=dtype, device=backend.device)
+    flow[:, 0] = least
+    for warp in (flow_warp, reference.flow_warp):
+        assert warp(input, flow)[..., 0].item() == least
+
+
 @pytest.mark.parametrize("whole", [-1.0, 0.0, 1.0, 2.0])
 def test_gradient_at_whole_coordinates_is_from_the_right(backend, whole):
     input, flow, grad = sample_inputs(backend.device, torch.float64)

@@ -22,7 +22,9 @@ def _hat(steps: Tensor, displacement: Tensor) -> Tensor:
     distance = steps + displacement
     rising = (displacement >= -1 - steps) & (displacement < -steps)
     falling = (displacement >= -steps) & (displacement < 1 - steps)
-    weight = torch.where(rising, 1 + distance, torch.where(falling, 1 - distance, 0))
+    # A whole number first: the smallest displacement is then a weight, too.
+    weight = torch.where(falling, (1 - steps) - displacement, 0)
+    weight = torch.where(rising, (1 + steps) + displacement, weight)
     undefined = torch.where(distance.isnan(), distance, 0)
     return weight + undefined * undefined  # NaN in its derivative, too
 
