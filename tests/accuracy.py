@@ -63,9 +63,10 @@ class Roundings(TorchDispatchMode):
         found = func(*args, **(kwargs or {}))
         if any(one.alias_info for one in func._schema.returns):
             return found  # a view, or written in place
-        # Single precision's sigma(-100) need not be 0.
-        least = self.tiny if func is torch.ops.aten.sigmoid.default else 0.0
-        return tree_map(lambda one: self._off(one, least), found)
+        if func is torch.ops.aten.sigmoid.default:
+            # Single precision's sigma(-100) need not be 0; sigma(17) may be 1, not more.
+            return self._off(found, self.tiny).clamp(max=1)
+        return tree_map(lambda one: self._off(one, 0.0), found)
 
     def _off(self, value: Any, least: float) -> Any:
         if not isinstance(value, Tensor) or not value.is_floating_point():
