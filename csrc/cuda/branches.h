@@ -2,6 +2,8 @@
 
 // How CUDA runs the operators on branches; see csrc/branch_operators.h.
 
+#include <ATen/core/Tensor.h>
+
 #include "cuda/branches.cuh"
 
 namespace trajgru_ext::cuda {
