@@ -12,7 +12,7 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 # A sum of some dozens of products, each of a few factors, is off by so many roundings.
 TERMS = 64
 # How often at most the formula is asked how far it moves.
-SAMPLES = 64
+SAMPLES = 512
 # Beside such values the others would not be seen.
 LARGE = 1e4
 
@@ -64,7 +64,7 @@ class Roundings(TorchDispatchMode):
         if any(one.alias_info for one in func._schema.returns):
             return found  # a view, or written in place
         if func is torch.ops.aten.sigmoid.default:
-            # Single precision's sigma(-100) need not be 0; sigma(17) may be 1, not more.
+            # Single precision's sigma(-100) need not be 0; sigma(17) may be 1, no more.
             return self._off(found, self.tiny).clamp(max=1)
         return tree_map(lambda one: self._off(one, 0.0), found)
 
