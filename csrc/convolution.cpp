@@ -172,10 +172,7 @@ ConvGrad::ConvGrad(const Conv& conv, bool weight_wanted, bool bias_wanted) {
 }
 
 Tensor channels_last(const Tensor& image) {
-  if (image.is_contiguous(at::MemoryFormat::ChannelsLast)) return image;
-  const Tensor found = empty_images(image, image.size(1));
-  copy_image(found, image);
-  return found;
+  return image.contiguous(at::MemoryFormat::ChannelsLast);
 }
 
 Tensor conv_of_zero(const Conv& conv) {
