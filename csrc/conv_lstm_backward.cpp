@@ -89,7 +89,7 @@ Tensor ConvLstmBackward::gates_of(int64_t first, int64_t last) const {
 }
 
 void ConvLstmBackward::step_back(const Tensor& gates, int64_t t) {
-  if (grad_.has_value()) h_grad_.add_(channels_last(grad_->select(0, t)));
+  if (grad_.has_value()) h_grad_.add_(grad_->select(0, t));
   const OptionalTensor kept = net_.mask_of(t);
   OptionalTensor h_kept_grad;
   if (kept.has_value()) h_kept_grad = h_grad_;

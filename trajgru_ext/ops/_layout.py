@@ -45,7 +45,7 @@ class _InFormat(Function):
     @staticmethod
     def forward(image: Tensor, wanted: torch.memory_format) -> Tensor:
         found = torch.empty_like(image, memory_format=wanted)
-        # The CPU's own, whose kernels ever are in the others' places.
+        # Only the build's own CPU kernels have it, whatever stands in for the others.
         torch.ops.trajgru_ext.copy_image(found, image)
         return found
 
