@@ -22,13 +22,12 @@ inline int64_t pixel_stride(const at::Tensor& image) {
 // The image itself where its pixels can be numbered through, else a copy.
 template <typename Device>
 at::Tensor fit_branch(const at::Tensor& image, at::MemoryFormat format) {
-  const auto has = [&](int64_t d, int64_t stride) {
-    return image.size(d) <= 1 || image.stride(d) == stride;
-  };
   const bool planes = format == at::MemoryFormat::Contiguous;
   const int64_t pixel = planes ? 1 : pixel_stride(image);
-  const bool fits = has(3, pixel) && has(2, image.size(3) * pixel);
-  return fits && (planes || has(1, 1)) ? image : Device::contiguous(image, format);
+  const bool fits = has_stride(image, 3, pixel) &&
+                    has_stride(image, 2, image.size(3) * pixel) &&
+                    (planes || has_stride(image, 1, 1));
+  return fits ? image : Device::contiguous(image, format);
 }
 
 template <typename T>

@@ -126,7 +126,7 @@ class GateLayout {
 
   bool in_rows(const at::Tensor& tensor) const {
     const auto has = [&](int64_t d, int64_t stride) {
-      return tensor.size(d) <= 1 || tensor.stride(d) == stride;
+      return has_stride(tensor, d, stride);
     };
     const int64_t height = tensor.size(2), width = tensor.size(3);
     if (planes()) return has(3, 1) && has(2, width) && has(1, height * width);

@@ -26,6 +26,11 @@ inline at::MemoryFormat memory_format(const at::Tensor& image) {
   return channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
 }
 
+// Whether a dimension has this stride, or none that matters.
+inline bool has_stride(const at::Tensor& tensor, int64_t dim, int64_t stride) {
+  return tensor.size(dim) <= 1 || tensor.stride(dim) == stride;
+}
+
 inline at::Tensor empty_image(const at::Tensor& like, at::ScalarType dtype) {
   return at::empty(like.sizes(),
                    like.options().dtype(dtype).memory_format(memory_format(like)));

@@ -13,12 +13,9 @@ namespace {
 // Whether each sample is dense: in planes, or pixel by pixel.
 bool dense(const at::Tensor& image, bool planes) {
   const ImageSize size = image_size(image);
-  const auto has = [&](int64_t d, int64_t stride) {
-    return image.size(d) <= 1 || image.stride(d) == stride;
-  };
   const int64_t pixel = planes ? 1 : size.channels;
-  return has(1, planes ? size.pixels() : 1) && has(2, size.width * pixel) &&
-         has(3, pixel);
+  return has_stride(image, 1, planes ? size.pixels() : 1) &&
+         has_stride(image, 2, size.width * pixel) && has_stride(image, 3, pixel);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 
 #include "cpu/copy_image.h"
 #include "cpu/views.h"
+#include "tensors.h"
 
 namespace trajgru_ext {
 
@@ -36,8 +37,8 @@ void for_tiles(const ImageSize& size, const F& f) {
 // copy, in storage.
 template <typename scalar_t>
 PixelView<scalar_t> pixel_view(const at::Tensor& image, at::Tensor& storage) {
-  const bool fits = image.size(1) == 1 || image.stride(1) == 1;
-  storage = fits ? image : contiguous(image, at::MemoryFormat::ChannelsLast);
+  storage = has_stride(image, 1, 1) ? image
+                                    : contiguous(image, at::MemoryFormat::ChannelsLast);
   return {storage.const_data_ptr<scalar_t>(), storage.stride(0), storage.stride(2),
           storage.stride(3)};
 }

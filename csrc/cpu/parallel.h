@@ -11,21 +11,47 @@
 
 #include "tensors.h"
 
+#if defined(__linux__) && defined(__x86_64__)
+// MKL's, where torch has it.
+extern "C" [[gnu::weak]] int MKL_Set_Num_Threads_Local(int threads);
+#define TRAJGRU_MAY_HAVE_MKL
+#endif
+
 namespace trajgru_ext {
 
 // While it lives, the libraries that this thread calls use no more threads. Being in a
 // parallel region does not suffice: oneDNN plans for as many as it may have, and then
-// waits for those that never come. Asking torch for the count comes first, as a thread
-// that torch meets for the first time is given torch's count there, also later.
+// waits for those that never come; MKL sums up as if they came. Asking torch for the
+// count comes first, as a thread that torch meets for the first time is given torch's
+// count there, also later.
 class OneThread {
  public:
+  OneThread() {
 #ifdef _OPENMP
-  OneThread() : threads_(at::get_num_threads()) { omp_set_num_threads(1); }
-  ~OneThread() { omp_set_num_threads(threads_); }
+    threads_ = at::get_num_threads();
+    omp_set_num_threads(1);
+#endif
+    mkl_threads_ = mkl_threads(1);
+  }
+
+  ~OneThread() {
+#ifdef _OPENMP
+    omp_set_num_threads(threads_);
+#endif
+    mkl_threads(mkl_threads_);
+  }
 
  private:
-  int threads_;
+  // For this thread alone; 0 stands for as many as all may have. Returns those before.
+  static int mkl_threads([[maybe_unused]] int threads) {
+#ifdef TRAJGRU_MAY_HAVE_MKL
+    if (MKL_Set_Num_Threads_Local != nullptr) return MKL_Set_Num_Threads_Local(threads);
 #endif
+    return 0;
+  }
+
+  [[maybe_unused]] int threads_ = 1;
+  int mkl_threads_;
 };
 
 // Runs f(begin, end) over items that call torch's own operators each, by one thread

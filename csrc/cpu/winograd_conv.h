@@ -13,16 +13,16 @@
 #include "checks.h"
 #include "cpu/images.h"
 #include "cpu/winograd.h"
+#include "tensors.h"
 
 namespace trajgru_ext {
 
 inline PixelView<float> pixels_of(const char* op, const char* name,
                                   const at::Tensor& image) {
-  TORCH_CHECK_VALUE(image.dim() == 4 && image.scalar_type() == at::kFloat &&
-                        (image.size(1) == 1 || image.stride(1) == 1),
-                    op, ": ", name, " must be channels last and float32, got ",
-                    image.sizes(), " with strides ", image.strides(), " of ",
-                    image.scalar_type());
+  TORCH_CHECK_VALUE(
+      image.dim() == 4 && image.scalar_type() == at::kFloat && has_stride(image, 1, 1),
+      op, ": ", name, " must be channels last and float32, got ", image.sizes(),
+      " with strides ", image.strides(), " of ", image.scalar_type());
   return {image.const_data_ptr<float>(), image.stride(0), image.stride(2),
           image.stride(3)};
 }
