@@ -21,13 +21,14 @@ namespace trajgru_ext {
 
 // While it lives, the libraries that this thread calls use no more threads. Being in a
 // parallel region does not suffice: oneDNN plans for as many as it may have, and then
-// waits for those that never come; MKL sums up as if they came. Asking torch for the
-// count comes first, as a thread that torch meets for the first time is given torch's
-// count there, also later.
+// waits for those that never come; MKL sums up as if they came. A thread that torch
+// meets for the first time is given torch's count, once by torch and once by what is
+// inline in this library: neither may come later.
 class OneThread {
  public:
   OneThread() {
 #ifdef _OPENMP
+    at::internal::lazy_init_num_threads();
     threads_ = at::get_num_threads();
     omp_set_num_threads(1);
 #endif
