@@ -73,9 +73,9 @@ class EESP(nn.Module):
 
     The 1x1 convolutions have k groups. The receptive fields of the branches, of size
     2 d_i + 1, are 3, 5, 7, ... in order; those above `r_lim` are 3 instead. In
-    evaluation sums, batch norm and PReLU are one pass. On a CPU all after the first
-    convolution is computed in channels last, where depthwise convolutions are several
-    times faster; the output has the memory format of the input.
+    evaluation sums, batch norm and PReLU are one pass. On a CPU all is computed in
+    channels last, where depthwise convolutions are several times faster; the output
+    has the memory format of the input.
 
     Constructor and keys are the published ones: `proj_1x1.conv`, `.bn` and `.act`;
     `spp_dw.i.conv`; `br_after_cat.bn` and `.act`; `conv_1x1_exp.conv` and `.bn`;
@@ -130,19 +130,17 @@ class EESP(nn.Module):
             TypeError, ValueError: as `hff_concat`.
 
         """
-        projected = channels_last_on_cpu(self.proj_1x1.conv(input))
-        projected = _normalize(self.proj_1x1, [projected])
+        form, input = memory_format(input), channels_last_on_cpu(input)
+        projected = _normalize(self.proj_1x1, [self.proj_1x1.conv(input)])
         branches = [branch(projected) for branch in self.spp_dw]
-        expanded = self._expand(_normalize(self.br_after_cat, branches))
-        form = memory_format(input)
+        summed = [self._expand(_normalize(self.br_after_cat, branches))]
         if self.stride == 2 and self.downAvg:
-            return in_format(expanded, form)
-        slope = self.module_act.weight
-        if expanded.shape != input.shape:
-            return hff_concat([in_format(expanded, form)], slope=slope)
-        dtype = torch.promote_types(expanded.dtype, input.dtype)
-        # The first has the memory format of the result.
-        return hff_concat([input.to(dtype), expanded.to(dtype)], 1, slope=slope)
+            return in_format(summed[0], form)
+        if summed[0].shape == input.shape:
+            dtype = torch.promote_types(summed[0].dtype, input.dtype)
+            summed = [input.to(dtype), summed[0].to(dtype)]
+        output = hff_concat(summed, len(summed) - 1, slope=self.module_act.weight)
+        return in_format(output, form)
 
     def _expand(self, input: Tensor) -> Tensor:
         """The convolution and batch norm, which in evaluation is part of it."""
