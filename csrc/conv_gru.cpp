@@ -134,30 +134,31 @@ std::tuple<Tensor, Tensor, Tensor> conv_gru(
   const ConvGru net("conv_gru", {inputs, h, x_weight, x_bias, h_weight, h_bias}, steps,
                     {dilation, slots, reset_before, activation, negative_slope, keep},
                     mask);
-  Tensor outputs = net.images(steps, net.features);
+  const States outputs(net);
   Tensor gates = nothing(net.options), candidates = nothing(net.options);
   if (net.empty()) {
     if (keep_gates) gates = net.as_sequence(net.images(steps, 3 * net.features));
     if (keep_gates && !reset_before) {
       candidates = net.as_sequence(net.images(steps, net.features));
     }
-    return {net.result(outputs, net.format), gates, candidates};
+    return {outputs.all(), gates, candidates};
   }
-  const int64_t together = keep_gates ? steps : std::min(steps, kStepsTogether);
+  const int64_t together = keep_gates ? steps : net.steps_together(3 * net.features);
   Tensor state = net.h;
   for (int64_t first = 0; first < steps; first += together) {
     ConvGruSteps some =
         net.prepare(first, std::min(first + together, steps), keep_gates);
     for (int64_t k = 0; k < some.last - first; ++k) {
-      const Tensor output = net.of_step(outputs, first + k);
+      const Tensor output = outputs.room(first + k);
       net.update(some, k, state, output);
+      outputs.keep(first + k);
       state = output;
     }
     if (!keep_gates) continue;
     gates = net.as_sequence(some.gates);
     if (!reset_before) candidates = net.as_sequence(some.candidates);
   }
-  return {net.result(outputs, net.format), gates, candidates};
+  return {outputs.all(), gates, candidates};
 }
 
 TRAJGRU_LIBRARY_IMPL(CompositeExplicitAutograd, m) {

@@ -78,22 +78,23 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> conv_lstm(
                      {w_ci, w_cf, w_co}, steps, dilation, slots, forget_bias, mask);
   const int64_t features = net.features;
   Tensor gates = nothing(net.options), cells = nothing(net.options);
-  const Tensor outputs = net.images(steps, features);
+  const States outputs(net);
   if (keep_cells) cells = net.images(steps, features);
   Tensor c_after = net.or_zero(net.c);
   if (net.empty()) {
     if (keep_gates) gates = net.images(steps, 4 * features);
   } else {
-    const int64_t together = keep_gates ? steps : std::min(steps, kStepsTogether);
+    const int64_t together = keep_gates ? steps : net.steps_together(4 * features);
     Tensor h_before = net.h, c_before = net.c, some;
     if (!keep_cells) c_after = net.images(1, features);
     for (int64_t t = 0; t < steps; ++t) {
       const int64_t k = t % together;
       if (k == 0) some = net.x_gates(t, std::min(together, steps - t));
-      const Tensor output = net.of_step(outputs, t);
+      const Tensor output = outputs.room(t);
       if (keep_cells) c_after = net.of_step(cells, t);
       net.update(t, net.of_step(some, k), h_before, c_before, keep_gates, output,
                  c_after);
+      outputs.keep(t);
       h_before = output;
       c_before = c_after;
     }
@@ -105,7 +106,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> conv_lstm(
           .copy_(c_after);
   if (keep_cells) cells = net.as_sequence(cells);
   if (keep_gates) gates = net.as_sequence(gates);
-  return {net.result(outputs, net.format), last, cells, gates};
+  return {outputs.all(), last, cells, gates};
 }
 
 TRAJGRU_LIBRARY_IMPL(CompositeExplicitAutograd, m) {

@@ -125,7 +125,7 @@ void ConvLstmBackward::run() {
 ConvLstmGradients ConvLstmBackward::results(const PeepholeTensors& peephole) const {
   std::array<Tensor, 10> found;
   if (inputs_.inputs.defined()) {
-    found[kToInputs] = net_.result(inputs_.inputs, net_.format);
+    found[kToInputs] = net_.as_sequence(inputs_.inputs);
   }
   if (wanted_[kToH]) found[kToH] = in_format(h_grad_, net_.h_format);
   found[kToXWeight] = inputs_.conv.weight;

@@ -82,8 +82,8 @@ void InputsGrad::add(const ConvRnn& net, int64_t first, int64_t count,
   const Tensor from = net.inputs_of(first, count);
   add_conv_grad(gates_grad, from, net.x_conv, conv);
   if (!inputs.defined()) return;
-  net.of_step(inputs, first, count)
-      .copy_(convolve_backward(gates_grad, from, net.x_conv));
+  copy_image(net.of_step(inputs, first, count),
+             convolve_backward(gates_grad, from, net.x_conv));
 }
 
 }  // namespace trajgru_ext

@@ -172,7 +172,12 @@ ConvGrad::ConvGrad(const Conv& conv, bool weight_wanted, bool bias_wanted) {
 }
 
 Tensor channels_last(const Tensor& image) {
-  if (image.is_contiguous(at::MemoryFormat::ChannelsLast)) return image;
+  if (image.is_contiguous(at::MemoryFormat::ChannelsLast)) {
+    // One channel fits both formats; by its strides torch's convolution chooses.
+    const int64_t row = image.size(3), pixels = image.size(2) * row;
+    return image.size(1) == 1 ? image.as_strided(image.sizes(), {pixels, 1, row, 1})
+                              : image;
+  }
   const Tensor found = empty_images(image, image.size(1));
   copy_image(found, image);
   return found;

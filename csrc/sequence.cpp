@@ -3,6 +3,8 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
+
 #include "operators.h"
 #include "sequence_checks.h"
 #include "tensors.h"
@@ -61,6 +63,14 @@ void Sequence::take_images(const char* op, const OptionalTensor& sequence,
   }
 }
 
+int64_t Sequence::steps_together(int64_t channels) const {
+  // Larger blocks are taken from the system and paged in each time.
+  constexpr int64_t kMost = 4, kBytes = 16 << 20;
+  const auto item = static_cast<int64_t>(options.dtype().itemsize());
+  const int64_t step = std::max<int64_t>(batch * channels * height * width * item, 1);
+  return std::min(std::clamp<int64_t>(kBytes / step, 1, kMost), steps);
+}
+
 Tensor Sequence::inputs_of(int64_t first, int64_t count) const {
   const Tensor some = inputs.narrow(0, first, count);
   const bool even = some.stride(0) == batch * some.stride(1);
@@ -85,10 +95,6 @@ Tensor Sequence::inputs_grad() const {
                    options.memory_format(format));
 }
 
-Tensor Sequence::result(const Tensor& images, at::MemoryFormat layout) const {
-  return as_sequence(in_format(images, layout));
-}
-
 Tensor Sequence::or_zero(const Tensor& state) const {
   return state.defined() ? state : images(1, features).zero_();
 }
@@ -111,6 +117,22 @@ Tensor Sequence::states_before(const Tensor& states, const Tensor& initial,
   const Tensor start = or_zero(initial);
   if (last == 1) return start;
   return at::cat({start, channels_last(states.slice(0, 0, last - 1).flatten(0, 1))});
+}
+
+States::States(const Sequence& net)
+    : net_(net),
+      all_(at::empty({net.steps * net.batch, net.features, net.height, net.width},
+                     net.options.memory_format(net.format))) {
+  if (net.empty() || net.format == at::MemoryFormat::ChannelsLast) return;
+  for (Tensor& room : rooms_) room = net.images(1, net.features);
+}
+
+Tensor States::room(int64_t t) const {
+  return rooms_[0].defined() ? rooms_[t % 2] : net_.of_step(all_, t);
+}
+
+void States::keep(int64_t t) const {
+  if (rooms_[0].defined()) copy_image(net_.of_step(all_, t), room(t));
 }
 
 Tensor in_format(const Tensor& image, at::MemoryFormat layout) {

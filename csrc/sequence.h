@@ -13,10 +13,6 @@
 
 namespace trajgru_ext {
 
-// Steps whose convolutions of the inputs are computed together where not all of their
-// results are kept.
-constexpr int64_t kStepsTogether = 4;
-
 // Steps whose gradients to parameters are computed together, where what they come from
 // is kept and where it is computed again.
 constexpr int64_t kStepsBack = 4, kStepsAgain = 1;
@@ -43,6 +39,10 @@ struct Sequence {
 
   bool empty() const { return steps * batch * features * height * width == 0; }
 
+  // Steps whose convolutions of the inputs, of so many channels, are computed together
+  // where not all of their results are kept.
+  int64_t steps_together(int64_t channels) const;
+
   // The inputs of some steps as images.
   at::Tensor inputs_of(int64_t first, int64_t count) const;
 
@@ -63,9 +63,6 @@ struct Sequence {
   // Uninitialised images of all steps for the gradient to the inputs, in their format.
   at::Tensor inputs_grad() const;
 
-  // The images of all steps as [T, B, ...] in a memory format.
-  at::Tensor result(const at::Tensor& images, at::MemoryFormat layout) const;
-
   // The state, or one of 0.
   at::Tensor or_zero(const at::Tensor& state) const;
 
@@ -83,6 +80,27 @@ struct Sequence {
   std::vector<int64_t> sizes(int64_t channels) const {
     return {steps, batch, channels, height, width};
   }
+};
+
+// The states after all steps, as an operator returns them: in channels last they are
+// written where they stay, else from where they are copied while the cache has them.
+class States {
+ public:
+  explicit States(const Sequence& net);
+
+  // Uninitialised images for the state after step t; those of t - 1 stay as they are.
+  at::Tensor room(int64_t t) const;
+
+  // Once they are filled.
+  void keep(int64_t t) const;
+
+  // [T, B, F, H, W].
+  at::Tensor all() const { return net_.as_sequence(all_); }
+
+ private:
+  const Sequence& net_;
+  at::Tensor all_;
+  std::array<at::Tensor, 2> rooms_;  // undefined where none are needed
 };
 
 // An image in a memory format.

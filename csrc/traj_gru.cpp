@@ -154,28 +154,29 @@ Results traj_gru(const OptionalTensor& inputs, const OptionalTensor& h,
   const bool keep_flows = kept >= static_cast<int64_t>(Kept::flows);
   const bool keep_gates = kept >= static_cast<int64_t>(Kept::gates);
   const auto none = [&] { return nothing(net.options); };
-  Tensor outputs = net.images(steps, net.features);
+  const States outputs(net);
   if (net.empty()) {
     const auto left = [&](bool keep, int64_t channels, at::ScalarType dtype) {
       return keep ? net.as_sequence(net.images(steps, channels, dtype)) : none();
     };
     const at::ScalarType dtype = net.ret.weight.scalar_type();
-    return {net.result(outputs, net.format),
+    return {outputs.all(),
             left(keep_flows, net.flows.weight.size(0), opmath_dtype(net.ret.weight)),
             left(keep_flows, net.h2f.weight.size(0), dtype),
             left(keep_gates, 3 * net.features, dtype),
             left(keep_gates, net.features, dtype)};
   }
-  const int64_t together = keep_gates ? steps : std::min(steps, kStepsTogether);
+  const int64_t together = keep_gates ? steps : net.steps_together(3 * net.features);
   std::vector<Tensor> hidden, flows;
   Tensor gates = none(), candidates = none(), state = net.h;
   for (int64_t first = 0; first < steps; first += together) {
     TrajGruSteps some =
         net.prepare(first, std::min(first + together, steps), keep_gates);
     for (int64_t k = 0; k < some.last - first; ++k) {
-      const Tensor output = net.of_step(outputs, first + k);
+      const Tensor output = outputs.room(first + k);
       net.generate_flows(some, k, state);
       net.update(some, k, state, output);
+      outputs.keep(first + k);
       state = output;
     }
     if (keep_flows) {
@@ -187,10 +188,9 @@ Results traj_gru(const OptionalTensor& inputs, const OptionalTensor& h,
       candidates = net.as_sequence(some.candidates);
     }
   }
-  outputs = net.result(outputs, net.format);
-  if (!keep_flows) return {outputs, none(), none(), none(), none()};
-  return {outputs, net.as_sequence(join(flows)), net.as_sequence(join(hidden)), gates,
-          candidates};
+  if (!keep_flows) return {outputs.all(), none(), none(), none(), none()};
+  return {outputs.all(), net.as_sequence(join(flows)), net.as_sequence(join(hidden)),
+          gates, candidates};
 }
 
 TRAJGRU_LIBRARY_IMPL(CompositeExplicitAutograd, m) {

@@ -164,8 +164,8 @@ void Backward::add_parameter_grads(const TrajGruSteps& some) {
     const Tensor from = net_.inputs_of(some.first, count);
     add_conv_grad(some.gates, from, *net_.i2h, i2h_);
     if (inputs_grad_.defined()) {
-      net_.of_step(inputs_grad_, some.first, count)
-          .copy_(convolve_backward(some.gates, from, *net_.i2h));
+      copy_image(net_.of_step(inputs_grad_, some.first, count),
+                 convolve_backward(some.gates, from, *net_.i2h));
     }
   }
   const int64_t idle = flows_idle(some.first) ? 1 : 0, busy = count - idle;
@@ -207,7 +207,7 @@ void Backward::run() {
 // In the order of `wanted`; what is not wanted is empty.
 TrajGruGradients Backward::results() const {
   std::array<Tensor, 12> found;
-  if (inputs_grad_.defined()) found[0] = net_.result(inputs_grad_, net_.format);
+  if (inputs_grad_.defined()) found[0] = net_.as_sequence(inputs_grad_);
   if (wanted_[1]) found[1] = in_format(h_grad_, net_.h_format);
   size_t next = 2;
   for (const ConvGrad* grad : {&i2h_, &i2f_, &h2f_, &flows_, &ret_}) {
