@@ -133,12 +133,13 @@ class EESP(nn.Module):
         form, input = memory_format(input), channels_last_on_cpu(input)
         projected = _normalize(self.proj_1x1, [self.proj_1x1.conv(input)])
         branches = [branch(projected) for branch in self.spp_dw]
-        summed = [self._expand(_normalize(self.br_after_cat, branches))]
+        expanded = self._expand(_normalize(self.br_after_cat, branches))
         if self.stride == 2 and self.downAvg:
-            return in_format(summed[0], form)
-        if summed[0].shape == input.shape:
-            dtype = torch.promote_types(summed[0].dtype, input.dtype)
-            summed = [input.to(dtype), summed[0].to(dtype)]
+            return in_format(expanded, form)
+        summed = [expanded]
+        if expanded.shape == input.shape:
+            dtype = torch.promote_types(expanded.dtype, input.dtype)
+            summed = [input.to(dtype), expanded.to(dtype)]
         output = hff_concat(summed, len(summed) - 1, slope=self.module_act.weight)
         return in_format(output, form)
 
