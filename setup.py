@@ -147,7 +147,13 @@ def extension():
     cuda = [] if NO_CUDA else sources("csrc/cuda/*.cu")
     return make(
         name="trajgru_ext._C",
-        sources=sources("csrc/*.cpp", "csrc/cpu/*.cpp") + cuda,
+        sources=sources(
+            "csrc/*.cpp",
+            "csrc/sequences/*.cpp",
+            "csrc/cpu/*.cpp",
+            "csrc/cpu/conv/*.cpp",
+        )
+        + cuda,
         include_dirs=[str(HERE / "csrc")],
         depends=sources("csrc/**/*.h", "csrc/**/*.cuh"),
         extra_compile_args={

@@ -9,7 +9,7 @@
 #include <array>
 #include <string>
 
-#include "conv_algorithm.h"
+#include "cpu/conv/conv_algorithm.h"
 #include "cpu/capability.h"
 
 namespace trajgru_ext {

@@ -156,8 +156,11 @@ def plant(fault: Fault, tree: Path) -> None:
 
 def compile_operator(fault: Fault, tree: Path) -> dict[str, str]:
     """Leave the emulation of one operator to the tests; what they run under."""
-    source = tree / "tests" / "emulation" / "operators.cpp"
-    source.write_text(f'#include "registration.cpp"\n#include "{fault.compiled}"\n')
+    sources = tree / "csrc"
+    compiled = {sources / "schemas.cpp", sources / fault.compiled}
+    for source in (*sources.rglob("*.cpp"), *sources.rglob("*.cu")):
+        if source not in compiled:
+            source.unlink()
     if not fault.sanitizer:
         return {}
     flag = ["c++", f"-print-file-name=lib{fault.sanitizer[0]}san.so"]

@@ -2,7 +2,7 @@
 
 For formats that know no operators of others, as ONNX, and for comparison: within
 `decomposed()` all that this package computes is computed so. The functions take the
-arguments of the operators' schemas (csrc/registration.cpp) and return as many tensors,
+arguments of the operators' schemas (csrc/schemas.cpp) and return as many tensors,
 with nothing in those that only a backward pass reads.
 """
 

@@ -1,8 +1,9 @@
 #pragma once
 
-// How the CPU runs the operators on branches; see csrc/branch_operators.h.
+// How the CPU runs the operators on branches; see
+// csrc/operators/branches/branch_operators.h.
 
-#include "cpu/branches.h"
+#include "cpu/branch_kernels.h"
 #include "cpu/images.h"
 
 namespace trajgru_ext {

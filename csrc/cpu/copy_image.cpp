@@ -4,8 +4,8 @@
 
 #include "cpu/images.h"
 #include "cpu/pack.h"
-#include "library.h"
-#include "tensors.h"
+#include "tensors/library.h"
+#include "tensors/tensors.h"
 
 namespace trajgru_ext {
 namespace {

@@ -10,12 +10,12 @@
 #include <type_traits>
 #include <vector>
 
-#include "checks.h"
+#include "operators/flow/flow_checks.h"
 #include "cpu/images.h"
 #include "cpu/parallel.h"
 #include "cpu/product.h"
-#include "library.h"
-#include "tensors.h"
+#include "tensors/library.h"
+#include "tensors/tensors.h"
 
 namespace trajgru_ext {
 namespace {

@@ -6,10 +6,10 @@
 #include <algorithm>
 #include <tuple>
 
-#include "checks.h"
+#include "operators/flow/flow_checks.h"
 #include "cpu/images.h"
-#include "library.h"
-#include "tensors.h"
+#include "tensors/library.h"
+#include "tensors/tensors.h"
 
 namespace trajgru_ext {
 namespace {

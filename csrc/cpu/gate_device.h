@@ -4,10 +4,10 @@
 
 #include <ATen/ops/sum.h>
 
-#include "cpu/gates.h"
+#include "cpu/gate_kernels.h"
 #include "cpu/images.h"
 #include "cpu/parallel.h"
-#include "gate_layout.h"
+#include "operators/gates/gate_layout.h"
 
 namespace trajgru_ext {
 

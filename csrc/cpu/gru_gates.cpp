@@ -1,6 +1,6 @@
 #include "cpu/gate_device.h"
-#include "gru_operators.h"
-#include "library.h"
+#include "operators/gates/gru_operators.h"
+#include "tensors/library.h"
 
 namespace trajgru_ext {
 

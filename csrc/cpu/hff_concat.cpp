@@ -1,8 +1,8 @@
 #include "cpu/hff_concat.h"
 
 #include "cpu/branch_device.h"
-#include "hff_operators.h"
-#include "library.h"
+#include "operators/branches/hff_concat.h"
+#include "tensors/library.h"
 
 namespace trajgru_ext {
 namespace {

@@ -7,20 +7,15 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
-#include <type_traits>
 
 #include "cpu/copy_image.h"
 #include "cpu/views.h"
-#include "tensors.h"
+#include "tensors/tensors.h"
 
 namespace trajgru_ext {
 
 // A thread should have about this many values to move before it is worth waking.
 constexpr int64_t kGrainValues = 1 << 15;
-
-inline int64_t divide_up(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 inline ImageSize image_size(const at::Tensor& image) {
   return {image.size(0), image.size(1), image.size(2), image.size(3)};
@@ -53,13 +48,8 @@ at::Tensor pixel_rows(const at::Tensor& image) {
 
 template <typename T>
 FlowView<T> flow_view(const at::Tensor& flow) {
-  T* data;
-  if constexpr (std::is_const_v<T>) {
-    data = flow.const_data_ptr<std::remove_const_t<T>>();
-  } else {
-    data = flow.mutable_data_ptr<T>();
-  }
-  return {data, flow.stride(0), flow.stride(1), flow.stride(2), flow.stride(3)};
+  return {data<T>(flow), flow.stride(0), flow.stride(1), flow.stride(2),
+          flow.stride(3)};
 }
 
 // Of a dense tensor in one of the two formats.

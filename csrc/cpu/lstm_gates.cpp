@@ -1,6 +1,6 @@
 #include "cpu/gate_device.h"
-#include "library.h"
-#include "lstm_operators.h"
+#include "tensors/library.h"
+#include "operators/gates/lstm_gates.h"
 
 namespace trajgru_ext {
 

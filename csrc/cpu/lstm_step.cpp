@@ -1,7 +1,7 @@
-#include "lstm_step.h"
+#include "operators/gates/lstm_step.h"
 
 #include "cpu/gate_device.h"
-#include "library.h"
+#include "tensors/library.h"
 
 namespace trajgru_ext {
 

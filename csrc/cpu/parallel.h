@@ -9,7 +9,7 @@
 #include <omp.h>
 #endif
 
-#include "tensors.h"
+#include "tensors/tensors.h"
 
 #if defined(__linux__) && defined(__x86_64__)
 // MKL's, where torch has it.

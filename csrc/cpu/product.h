@@ -4,6 +4,7 @@
 // them. For float and double.
 
 #include "cpu/capability.h"
+#include "math/divide_up.h"
 
 namespace trajgru_ext {
 
@@ -12,7 +13,7 @@ namespace trajgru_ext {
 template <typename T>
 constexpr int64_t in_lines(int64_t values) {
   constexpr int64_t kLine = 64 / sizeof(T);
-  return (values + kLine - 1) / kLine * kLine;
+  return divide_up(values, kLine) * kLine;
 }
 template <typename T>
 constexpr int64_t apart(int64_t values) {
@@ -48,7 +49,7 @@ struct ProductKernels {
   void (*multiply)(const Product<T>& product);
   void (*multiply_transposed)(const Product<T>& product);
 
-  int64_t panels(int64_t columns) const { return (columns + panel - 1) / panel; }
+  int64_t panels(int64_t columns) const { return divide_up(columns, panel); }
 };
 
 TRAJGRU_DECLARE_KERNELS(ProductKernels, product_kernels)

@@ -1,6 +1,6 @@
-#include "branch_operators.h"
+#include "operators/branches/branch_operators.h"
 #include "cpu/branch_device.h"
-#include "library.h"
+#include "tensors/library.h"
 
 namespace trajgru_ext {
 

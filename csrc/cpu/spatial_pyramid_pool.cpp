@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "cpu/branch_device.h"
-#include "library.h"
-#include "pyramid_operators.h"
+#include "tensors/library.h"
+#include "operators/branches/spatial_pyramid_pool.h"
 
 namespace trajgru_ext {
 namespace {

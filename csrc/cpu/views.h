@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "math/divide_up.h"
+
 namespace trajgru_ext {
 
 // A tile's cells and, for planes, its values wait in the first-level cache.
@@ -14,7 +16,7 @@ struct ImageSize {
   int64_t batch, channels, height, width;
 
   int64_t pixels() const { return height * width; }
-  int64_t tiles() const { return (pixels() + kTilePixels - 1) / kTilePixels; }
+  int64_t tiles() const { return divide_up(pixels(), kTilePixels); }
 };
 
 // A channels-last image: the channels of a pixel are contiguous.

@@ -5,10 +5,10 @@
 
 #include <tuple>
 
-#include "checks.h"
+#include "operators/flow/flow_checks.h"
 #include "cuda/images.h"
-#include "library.h"
-#include "tensors.h"
+#include "tensors/library.h"
+#include "tensors/tensors.h"
 
 namespace trajgru_ext::cuda {
 namespace {

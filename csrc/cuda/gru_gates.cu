@@ -1,6 +1,6 @@
-#include "cuda/gates.h"
-#include "gru_operators.h"
-#include "library.h"
+#include "cuda/gate_device.h"
+#include "operators/gates/gru_operators.h"
+#include "tensors/library.h"
 
 namespace trajgru_ext::cuda {
 

@@ -1,8 +1,8 @@
 #include "cuda/hff_concat.cuh"
 
-#include "cuda/branches.h"
-#include "hff_operators.h"
-#include "library.h"
+#include "cuda/branch_device.h"
+#include "operators/branches/hff_concat.h"
+#include "tensors/library.h"
 
 namespace trajgru_ext::cuda {
 

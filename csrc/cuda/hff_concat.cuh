@@ -2,7 +2,7 @@
 
 // An element of all branches a thread, neighbouring threads at neighbouring elements.
 
-#include "cuda/branches.cuh"
+#include "cuda/branch_kernels.cuh"
 #include "math/hff_concat.h"
 
 // Beside their arguments, where branch_items_kernel finds them.

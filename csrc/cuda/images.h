@@ -5,9 +5,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <initializer_list>
-#include <type_traits>
 
 #include "cuda/warp_pixel.cuh"
+#include "tensors/tensors.h"
 
 namespace trajgru_ext::cuda {
 
@@ -59,13 +59,7 @@ ImageSize<index_t> image_size(const at::Tensor& image) {
 
 template <typename T, typename index_t>
 ImageView<T, index_t> image_view(const at::Tensor& image) {
-  T* data;
-  if constexpr (std::is_const_v<T>) {
-    data = image.const_data_ptr<std::remove_const_t<T>>();
-  } else {
-    data = image.mutable_data_ptr<T>();
-  }
-  return {data, static_cast<index_t>(image.stride(0)),
+  return {data<T>(image), static_cast<index_t>(image.stride(0)),
           static_cast<index_t>(image.stride(1)), static_cast<index_t>(image.stride(2)),
           static_cast<index_t>(image.stride(3))};
 }

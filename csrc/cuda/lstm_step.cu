@@ -1,7 +1,7 @@
-#include "lstm_step.h"
+#include "operators/gates/lstm_step.h"
 
-#include "cuda/gates.h"
-#include "library.h"
+#include "cuda/gate_device.h"
+#include "tensors/library.h"
 
 namespace trajgru_ext::cuda {
 

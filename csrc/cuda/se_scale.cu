@@ -1,6 +1,6 @@
-#include "branch_operators.h"
-#include "cuda/branches.h"
-#include "library.h"
+#include "operators/branches/branch_operators.h"
+#include "cuda/branch_device.h"
+#include "tensors/library.h"
 
 namespace trajgru_ext::cuda {
 

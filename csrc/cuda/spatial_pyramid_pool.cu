@@ -1,8 +1,8 @@
 #include "cuda/spatial_pyramid_pool.cuh"
 
-#include "cuda/branches.h"
-#include "library.h"
-#include "pyramid_operators.h"
+#include "cuda/branch_device.h"
+#include "tensors/library.h"
+#include "operators/branches/spatial_pyramid_pool.h"
 
 namespace trajgru_ext::cuda {
 

@@ -3,7 +3,7 @@
 // A thread a bin forward; backward, where bins of a level do not overlap, a thread a
 // pixel. The levels' reads of a map meet in the cache.
 
-#include "cuda/branches.cuh"
+#include "cuda/branch_kernels.cuh"
 #include "math/spatial_pyramid_pool.h"
 
 // Beside their arguments, where branch_items_kernel finds them.

@@ -17,6 +17,7 @@
 
 #include <cstdint>
 
+#include "math/divide_up.h"
 #include "math/gates.h"
 #include "math/host_device.h"
 
@@ -43,7 +44,7 @@ struct BranchSize {
   bool planes;
   int64_t chunk;  // pixels
 
-  TRAJGRU_HOST_DEVICE int64_t chunks() const { return (pixels + chunk - 1) / chunk; }
+  TRAJGRU_HOST_DEVICE int64_t chunks() const { return divide_up(pixels, chunk); }
 
   // Pixels of the chunk of this number.
   TRAJGRU_HOST_DEVICE int64_t length(int64_t number) const {

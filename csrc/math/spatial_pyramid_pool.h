@@ -11,6 +11,7 @@
 #include <limits>
 
 #include "math/branches.h"
+#include "math/divide_up.h"
 #include "math/host_device.h"
 
 namespace trajgru_ext {
@@ -26,7 +27,7 @@ struct PyramidAxis {
 
   TRAJGRU_HOST_DEVICE PyramidAxis(int64_t size, int64_t bins)
       : size(size),
-        kernel((size + bins - 1) / bins),
+        kernel(divide_up(size, bins)),
         padding((kernel * bins - size + 1) / 2) {}
 
   TRAJGRU_HOST_DEVICE int64_t bin(int64_t at) const { return (at + padding) / kernel; }

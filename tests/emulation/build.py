@@ -18,6 +18,10 @@ NAMESPACE = "trajgru_ext_emulated"
 HERE = Path(__file__).parent
 SOURCES = HERE.parent.parent / "csrc"
 
+# What is compiled: all that any device has, and the CUDA sources.
+PARTS = ("schemas.cpp", "cpu/capability.cpp", "cpu/conv/conv_algorithm.cpp")
+PARTS += ("sequences/*.cpp", "cuda/*.cu")
+
 SANITIZERS = {
     "": ["-O1"],
     "address": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover"],
@@ -38,6 +42,13 @@ def compile_host(source: Path, output: Path, *options: str) -> None:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
 
 
+def write_operators(source: Path) -> None:
+    """Make one source of all operators, for CPU tensors and a namespace of their own."""
+    found = [p for pattern in PARTS for p in sorted(SOURCES.glob(pattern))]
+    lines = (f'#include "{part.relative_to(SOURCES)}"\n' for part in found)
+    source.write_text("".join(lines))
+
+
 def build(sanitizer: str = "") -> Path:
     """Compile the operators, where a source has changed, and return the library."""
     suffix = f"-{sanitizer}" if sanitizer else ""
@@ -50,9 +61,11 @@ def build(sanitizer: str = "") -> Path:
 
 
 def _build(library: Path, sanitizer: str) -> None:
-    parts = [p for folder in (HERE, SOURCES) for p in folder.rglob("*.[ch]*")]
+    parts = [*HERE.glob("*.[ch]*"), *HERE.glob("cuda/*"), *SOURCES.rglob("*.[ch]*")]
     newest = max(part.stat().st_mtime for part in parts)
     if not library.exists() or library.stat().st_mtime < newest:
+        operators = library.with_suffix(".cpp")
+        write_operators(operators)
         torch_options = [f"-isystem{path}" for path in cpp_extension.include_paths()]
         for path in cpp_extension.library_paths():
             torch_options += [f"-L{path}", f"-Wl,-rpath,{path}"]
@@ -64,12 +77,12 @@ def _build(library: Path, sanitizer: str) -> None:
             # Apart, since what trace.cpp does is not traced; without the sanitizer
             # at the link, since trace.cpp has its functions.
             instrumented = library.with_suffix(".o")
-            compile_host(HERE / "operators.cpp", instrumented, *compiled, "-c")
+            compile_host(operators, instrumented, *compiled, "-c")
             tracer = ["-O2", "-fPIC", *torch_options, str(instrumented), *linked]
             compile_host(HERE / "trace.cpp", partial, *tracer)
             instrumented.unlink()
         else:
-            compile_host(HERE / "operators.cpp", partial, *compiled, *linked)
+            compile_host(operators, partial, *compiled, *linked)
         partial.replace(library)
 
 

@@ -3,7 +3,7 @@
 
 #include <cstdio>
 
-#include "cuda/branches.cuh"
+#include "cuda/branch_kernels.cuh"
 #include "cuda/grid.h"
 #include "cuda/warp_pixel.cuh"
 #include "math/gate_rows.h"

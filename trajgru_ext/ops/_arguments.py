@@ -1,6 +1,6 @@
 """What Python can check of an operator's arguments, and what autocast does to them.
 
-The implementations check all again (csrc/checks.h), for those who call
+The implementations check all again (csrc/tensors/checks.h), for those who call
 `torch.ops.trajgru_ext` directly; the checks here also hold where no implementation
 runs: on meta tensors and while torch.compile traces.
 """

@@ -42,7 +42,7 @@ def check_operands(
     state: Tensor,
     count: int,
 ) -> None:
-    """Check the state of this name and `count` gates for it, as csrc/gate_checks.h."""
+    """Check the state of this name and `count` gates for it, as gate_checks.h."""
     check_sizes(op, name, state, [-1] * 4, state)
     if x_gates is None and h_gates is None:
         raise ValueError(f"{op}: x_gates or h_gates must be given, got None for both")

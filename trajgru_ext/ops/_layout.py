@@ -1,4 +1,4 @@
-"""Memory formats, as csrc/tensors.h states them for the kernels."""
+"""Memory formats, as csrc/tensors/tensors.h states them for the kernels."""
 
 from typing import Any
 

@@ -154,7 +154,7 @@ def convolve(
     if 0 in size:  # which torch refuses
         none = image.sum() * weight.sum()
         return none.expand(image.shape[0], weight.shape[0], *size)
-    # As csrc/conv_rnn.cpp has it.
+    # As csrc/sequences/conv_rnn.cpp has it.
     dilation = [min(d, n) for d, n in zip(dilation, size, strict=True)]
     padding = [k // 2 * d for k, d in zip(weight.shape[2:], dilation, strict=True)]
     options = {"padding": padding, "dilation": dilation}
@@ -169,7 +169,7 @@ def stack(states: Sequence[Tensor], state: Tensor) -> Tensor:
 def outputs_format(
     sequence: Tensor | None, h: Tensor | None, weight: Tensor
 ) -> torch.memory_format:
-    """Of the outputs' images, as csrc/sequence.cpp has it."""
+    """Of the outputs' images, as csrc/sequences/sequence.cpp has it."""
     if sequence is None:
         return memory_format(h)
     if sequence.shape[2] == 1:
@@ -201,7 +201,7 @@ def check_given(op: str, inputs: Tensor | None, h: Tensor | None, steps: int) ->
 def check_images(
     op: str, inputs: Tensor | None, h: Tensor | None, steps: int, features: int
 ) -> None:
-    """Check inputs and state, as csrc/sequence.cpp does."""
+    """Check inputs and state, as csrc/sequences/sequence.cpp does."""
     sized = h if inputs is None else inputs
     if inputs is not None:
         check_sizes(op, "inputs", inputs, [steps, -1, -1, -1, -1], sized)
@@ -244,7 +244,7 @@ def check_conv_rnn(
     steps: int,
     gates: int,
 ) -> None:
-    """Check as csrc/conv_rnn.cpp does, where that does not run."""
+    """Check as csrc/sequences/conv_rnn.cpp does, where that does not run."""
     sized = check_given(op, inputs, h, steps)
     weight = state[0]
     check_sizes(op, "h_weight", weight, [-1] * 4, sized)

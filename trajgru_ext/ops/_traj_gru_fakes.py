@@ -13,7 +13,7 @@ from trajgru_ext.ops._registry import fake
 OP = "traj_gru"
 
 # How much the forward pass leaves for the backward pass, by what that computes again.
-# As csrc/traj_gru.h numbers it.
+# As csrc/sequences/traj_gru.h numbers it.
 RECOMPUTE = ("flows", "gates", "none")
 
 # The parameters as the operator numbers them.
@@ -93,7 +93,7 @@ def _check_sizes(
     parameters: Sequence[Tensor | None],
     steps: int,
 ) -> None:
-    """Check as csrc/traj_gru.cpp does, where that does not run."""
+    """Check as csrc/sequences/traj_gru.cpp does, where that does not run."""
     sized = _sequences.check_given(OP, inputs, h, steps)
     missing = [parameters[k] is None for k in (4, 6, 8)]
     if any(missing):

@@ -1,6 +1,6 @@
 // See flow_warp.cpp for what files of this folder may use.
 
-#include "cpu/branches.h"
+#include "cpu/branch_kernels.h"
 
 #include <algorithm>
 

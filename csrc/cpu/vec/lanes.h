@@ -11,7 +11,7 @@
 #include <tuple>
 #include <type_traits>
 
-#include "cpu/gates.h"
+#include "cpu/gate_kernels.h"
 #include "cpu/vec/exponential.h"
 
 namespace trajgru_ext {

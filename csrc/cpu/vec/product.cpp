@@ -82,7 +82,7 @@ void add_terms(const T* a, int64_t a_row, const T* b, int64_t depth, T* c,
 // f(first, depth) for the terms in equal parts; once where there are none.
 template <typename T, typename F>
 void for_terms(int64_t depth, const F& f) {
-  const int64_t parts = std::max<int64_t>((depth + kDepth<T> - 1) / kDepth<T>, 1);
+  const int64_t parts = std::max<int64_t>(divide_up<int64_t>(depth, kDepth<T>), 1);
   for (int64_t part = 0; part < parts; ++part) {
     const int64_t first = part * depth / parts;
     f(first, (part + 1) * depth / parts - first);

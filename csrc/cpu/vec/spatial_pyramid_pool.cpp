@@ -21,7 +21,7 @@ struct Group {
   int64_t sample, channel, lanes;
 
   Group(const PyramidSize& size, int64_t item) {
-    const int64_t groups = (size.channels + kLanes - 1) / kLanes;
+    const int64_t groups = divide_up<int64_t>(size.channels, kLanes);
     sample = item / groups;
     channel = (item - sample * groups) * kLanes;
     lanes = std::min(kLanes, size.channels - channel);

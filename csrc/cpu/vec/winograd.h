@@ -9,7 +9,7 @@
 #include <algorithm>
 
 #include "cpu/product.h"
-#include "cpu/winograd.h"
+#include "cpu/conv/winograd.h"
 
 namespace trajgru_ext {
 namespace CPU_CAPABILITY {

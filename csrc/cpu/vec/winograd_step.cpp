@@ -1,4 +1,4 @@
-#include "cpu/gates.h"
+#include "cpu/gate_kernels.h"
 #include "cpu/vec/lanes.h"
 #include "cpu/vec/winograd.h"
 

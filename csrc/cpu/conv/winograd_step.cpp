@@ -1,0 +1,160 @@
+// Winograd's convolutions to the sums of gates, fused with the updates of these. All
+// images are channels last and float32.
+
+#include "cpu/gate_device.h"
+#include "cpu/conv/winograd_conv.h"
+#include "operators/gates/gru_step.h"
+#include "tensors/library.h"
+#include "operators/gates/lstm_step.h"
+
+namespace trajgru_ext {
+namespace {
+
+using at::Tensor;
+using Floats = GateDtypes<float, float>;
+
+void check_pixels(const char* op, const GateLayout& layout,
+                  std::initializer_list<Tensor> buffers) {
+  check_buffers(op, layout, at::kFloat, buffers);
+  TORCH_CHECK_VALUE(!layout.planes(), op, ": outputs must be channels last, got ",
+                    buffers.begin()->sizes(), " with strides ",
+                    buffers.begin()->strides());
+}
+
+template <typename Args>
+void convolve(const WinogradConv<float>& conv, const Args& args) {
+  const auto& kernels = winograd_step_kernels<Args>(conv.features);
+  for_winograd_tiles(conv, [&](int64_t begin, int64_t end, float* buffer) {
+    kernels.convolve(conv, args, begin, end, buffer);
+  });
+}
+
+// lstm_step of the sums; gates: where it leaves them, if anywhere.
+void winograd_lstm_step(at::TensorList images, const Tensor& weights,
+                        const OptionalTensor& bias, int64_t taps,
+                        const OptionalTensor& h, const Tensor& c,
+                        const OptionalTensor& w_ci, const OptionalTensor& w_cf,
+                        const OptionalTensor& w_co, at::IntArrayRef slots,
+                        double forget_bias, const OptionalTensor& mask,
+                        const OptionalTensor& gates, const Tensor& h_output,
+                        const Tensor& c_output) {
+  const char* op = "winograd_lstm_step";
+  LstmSteps<CpuGateDevice>::check_step(op, h, c, w_ci, w_cf, w_co, slots, mask,
+                                       h_output, c_output);
+  if (gates.has_value()) check_gates(op, *gates, std::nullopt, "c", c, slots, 4);
+  const PlainDispatch plain;
+  Tensor offset;
+  const auto conv = conv_args(op, images, weights, bias, 4, taps, c, offset);
+  const LstmStepOperands in(h_output, c, mask, w_ci, w_cf, w_co,
+                            CpuGateDevice::kRowLength);
+  const Tensor state = in.layout.fit(c, at::kFloat);
+  const Tensor old = in.layout.fit(mask.has_value() ? h : std::nullopt, at::kFloat);
+  check_pixels(op, in.layout, {h_output, c_output});
+  if (gates.has_value()) check_buffers(op, in.layout, at::kFloat, {*gates});
+  LstmStep<Floats> args{};
+  in.fill(args, slots);
+  args.leaves = gates.has_value();
+  if (gates.has_value()) in.layout.show(args.gates, *gates);
+  in.layout.show(args.h, old);
+  in.layout.show(args.c, state);
+  in.layout.show(args.h_output, h_output);
+  in.layout.show(args.c_output, c_output);
+  args.forget_bias = static_cast<float>(forget_bias);
+  convolve(conv, args);
+}
+
+// gru_step of the sums, which are the state's part.
+void winograd_gru_step(at::TensorList images, const Tensor& weights,
+                       const OptionalTensor& bias, int64_t taps, const Tensor& gates,
+                       const Tensor& h, bool has_inputs, at::IntArrayRef slots,
+                       int64_t activation, double negative_slope, bool keep,
+                       const OptionalTensor& mask, const OptionalTensor& candidate,
+                       const Tensor& output) {
+  const char* op = "winograd_gru_step";
+  GruSteps<CpuGateDevice>::check_step(op, gates, std::nullopt, h, slots, activation,
+                                      mask, candidate, output);
+  const PlainDispatch plain;
+  Tensor offset;
+  const auto conv = conv_args(op, images, weights, bias, 3, taps, h, offset);
+  const GruStepOperands in(output, h, mask, CpuGateDevice::kRowLength);
+  check_pixels(op, in.layout, {output, gates});
+  if (candidate.has_value()) check_pixels(op, in.layout, {*candidate});
+  GruStep<Floats> args{};
+  in.fill(args, slots, gru_update(activation, negative_slope, keep));
+  args.has_inputs = has_inputs;
+  in.layout.show(args.gates, gates);
+  if (candidate.has_value()) in.layout.show(args.candidate, *candidate);
+  in.layout.show(args.output, output);
+  convolve(conv, args);
+}
+
+// Leaves the sums where they are wanted.
+void leave_sums(const char* op, WinogradConv<float>& conv, const OptionalTensor& sums,
+                const Tensor& h) {
+  if (!sums.has_value()) return;
+  check_gate_tensor(op, "sums", *sums, "h", h, conv.gates);
+  show_output(op, "sums", conv, *sums);
+}
+
+// gru_reset of the sums.
+void winograd_gru_reset(at::TensorList images, const Tensor& weights,
+                        const OptionalTensor& bias, int64_t taps, const Tensor& h,
+                        at::IntArrayRef slots, const OptionalTensor& sums,
+                        const Tensor& u, const Tensor& reset) {
+  const char* op = "winograd_gru_reset";
+  check_image(op, "h", h, h.device());
+  check_slots(op, slots, 2);
+  check_like_state(op, "u", u, "h", h);
+  check_like_state(op, "reset", reset, "h", h);
+  const PlainDispatch plain;
+  Tensor offset;
+  auto conv = conv_args(op, images, weights, bias, 2, taps, h, offset);
+  leave_sums(op, conv, sums, h);
+  const GateLayout layout(u, h, CpuGateDevice::kRowLength);
+  const Tensor state = layout.fit(h, at::kFloat);
+  check_pixels(op, layout, {u, reset});
+  GruReset<Floats> args{};
+  args.rows = layout.rows();
+  layout.show(args.h, state);
+  args.slots = gru_slots(slots);
+  layout.show(args.u, u);
+  layout.show(args.reset, reset);
+  convolve(conv, args);
+}
+
+// gru_output of the sums, which are the candidate's.
+void winograd_gru_output(at::TensorList images, const Tensor& weights,
+                         const OptionalTensor& bias, int64_t taps, const Tensor& u,
+                         const Tensor& h, int64_t activation, double negative_slope,
+                         bool keep, const OptionalTensor& mask,
+                         const OptionalTensor& sums, const Tensor& output) {
+  const char* op = "winograd_gru_output";
+  check_gru_output(op, u, output, h);
+  check_gru_update(op, activation, mask, h);
+  const PlainDispatch plain;
+  Tensor offset;
+  auto conv = conv_args(op, images, weights, bias, 1, taps, h, offset);
+  leave_sums(op, conv, sums, h);
+  const GateLayout layout(output, h, CpuGateDevice::kRowLength);
+  const Tensor gate = layout.fit(u, at::kFloat), state = layout.fit(h, at::kFloat);
+  const Tensor kept = layout.fit(mask, at::kBool);
+  check_pixels(op, layout, {output});
+  GruOutput<Floats> args{};
+  args.rows = layout.rows();
+  layout.show(args.u, gate);
+  layout.show(args.h, state);
+  layout.show(args.mask, kept);
+  set_update(args.update, gru_update(activation, negative_slope, keep));
+  layout.show(args.output, output);
+  convolve(conv, args);
+}
+
+TRAJGRU_LIBRARY_IMPL(CPU, m) {
+  m.impl("winograd_lstm_step", &winograd_lstm_step);
+  m.impl("winograd_gru_step", &winograd_gru_step);
+  m.impl("winograd_gru_reset", &winograd_gru_reset);
+  m.impl("winograd_gru_output", &winograd_gru_output);
+}
+
+}  // namespace
+}  // namespace trajgru_ext

@@ -1,0 +1,120 @@
+#pragma once
+
+// gru_step and its gradient on any device, for the sequence operators: in buffers that
+// the caller has made, all in one dtype and memory format. See gru_operators.h for
+// what Device is.
+
+#include <ATen/Dispatch.h>
+
+#include <optional>
+
+#include "operators/gates/gate_checks.h"
+#include "operators/gates/gate_layout.h"
+#include "operators/gates/gru_operators.h"
+#include "math/gru_step.h"
+
+namespace trajgru_ext {
+
+// What both have beside the buffers.
+struct GruStepOperands {
+  GateLayout layout;
+  at::Tensor h, mask;
+
+  GruStepOperands(const at::Tensor& like, const at::Tensor& state,
+                  const OptionalTensor& kept, int64_t row_length)
+      : layout(like, state, row_length),
+        h(layout.fit(state, state.scalar_type())),
+        mask(layout.fit(kept, at::kBool)) {}
+
+  template <typename Args>
+  void fill(Args& args, at::IntArrayRef slots, const GruUpdate<double>& update) const {
+    args.rows = layout.rows();
+    layout.show(args.h, h);
+    layout.show(args.mask, mask);
+    args.slots = gru_slots(slots);
+    set_update(args.update, update);
+  }
+};
+
+template <typename Device>
+struct GruSteps {
+  using Tensor = at::Tensor;
+
+  static void implement(torch::Library& m) {
+    m.impl("gru_step", &step);
+    m.impl("gru_step_backward", &backward);
+  }
+
+  static void check_step(const char* op, const Tensor& gates,
+                         const OptionalTensor& h_gates, const Tensor& h,
+                         at::IntArrayRef slots, int64_t activation,
+                         const OptionalTensor& mask, const OptionalTensor& candidate,
+                         const Tensor& output) {
+    check_gates(op, gates, h_gates, "h", h, slots, 3);
+    check_gru_update(op, activation, mask, h);
+    check_like_state(op, "output", output, "h", h);
+    if (candidate.has_value()) check_like_state(op, "candidate", *candidate, "h", h);
+  }
+
+  static void step(const Tensor& gates, const Tensor& h_gates, const Tensor& h,
+                   bool has_inputs, at::IntArrayRef slots, int64_t activation,
+                   double negative_slope, bool keep, const OptionalTensor& mask,
+                   const OptionalTensor& candidate, const Tensor& output) {
+    static constexpr const char* op = "gru_step";
+    check_step(op, gates, h_gates, h, slots, activation, mask, candidate, output);
+    const auto update = gru_update(activation, negative_slope, keep);
+    const typename Device::Guard guard(h.device());
+    const PlainDispatch plain;
+    const GruStepOperands in(gates, h, mask, Device::kRowLength);
+    const GateLayout& layout = in.layout;
+    const at::ScalarType dtype = h.scalar_type();
+    const Tensor read = layout.fit(h_gates, dtype);
+    const Tensor left = candidate.value_or(Tensor());
+    check_buffers(op, layout, dtype, {gates, output});
+    if (left.defined()) check_buffers(op, layout, dtype, {left});
+    if (h.numel() == 0) return;
+    AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, dtype, op, [&] {
+      GruStep<GateDtypes<scalar_t, scalar_t>> args{};
+      in.fill(args, slots, update);
+      args.has_inputs = has_inputs;
+      layout.show(args.gates, gates);
+      layout.show(args.h_gates, read);
+      layout.show(args.candidate, left);
+      layout.show(args.output, output);
+      Device::run(args);
+    });
+  }
+
+  static void backward(const Tensor& gates, const Tensor& candidate, const Tensor& h,
+                       const Tensor& grad, at::IntArrayRef slots, int64_t activation,
+                       double negative_slope, bool keep, const OptionalTensor& mask,
+                       const Tensor& h_gates_grad, const Tensor& h_grad) {
+    static constexpr const char* op = "gru_step_backward";
+    check_gates(op, gates, h_gates_grad, "h", h, slots, 3);
+    check_gru_update(op, activation, mask, h);
+    check_like_state(op, "candidate", candidate, "h", h);
+    check_like_state(op, "grad", grad, "h", h);
+    check_like_state(op, "h_grad", h_grad, "h", h);
+    const auto update = gru_update(activation, negative_slope, keep);
+    const typename Device::Guard guard(h.device());
+    const PlainDispatch plain;
+    const GruStepOperands in(gates, h, mask, Device::kRowLength);
+    const GateLayout& layout = in.layout;
+    const at::ScalarType dtype = h.scalar_type();
+    const Tensor seed = layout.fit(grad, dtype);
+    check_buffers(op, layout, dtype, {gates, candidate, h_gates_grad, h_grad});
+    if (h.numel() == 0) return;
+    AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, dtype, op, [&] {
+      GruStepBackward<GateDtypes<scalar_t, scalar_t>> args{};
+      in.fill(args, slots, update);
+      layout.show(args.gates, gates);
+      layout.show(args.candidate, candidate);
+      layout.show(args.grad, seed);
+      layout.show(args.h_gates_grad, h_gates_grad);
+      layout.show(args.h_grad, h_grad);
+      Device::run(args);
+    });
+  }
+};
+
+}  // namespace trajgru_ext

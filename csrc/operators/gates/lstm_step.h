@@ -1,0 +1,171 @@
+#pragma once
+
+// lstm_step and its gradient on any device, for the sequence operators: in buffers that
+// the caller has made, all in one dtype and memory format. See gru_operators.h for
+// what Device is.
+
+#include <ATen/Dispatch.h>
+
+#include <optional>
+
+#include "operators/gates/gate_checks.h"
+#include "operators/gates/gate_layout.h"
+#include "operators/gates/lstm_gates.h"
+#include "math/lstm_step.h"
+
+namespace trajgru_ext {
+
+// What both have beside the buffers.
+struct LstmStepOperands {
+  bool per_channel;  // one weight a channel
+  GateLayout layout;
+  at::Tensor mask, w_ci, w_cf, w_co;
+
+  LstmStepOperands(const at::Tensor& gates, const at::Tensor& c,
+                   const OptionalTensor& kept, const OptionalTensor& ci,
+                   const OptionalTensor& cf, const OptionalTensor& co,
+                   int64_t row_length)
+      : per_channel(one_weight_a_channel(ci, c)),
+        layout(gates, c, row_length, ci.has_value(), per_channel),
+        mask(layout.fit(kept, at::kBool)),
+        w_ci(layout.fit_weights(ci, opmath_dtype(c))),
+        w_cf(layout.fit_weights(cf, opmath_dtype(c))),
+        w_co(layout.fit_weights(co, opmath_dtype(c))) {}
+
+  template <typename Args>
+  void fill(Args& args, at::IntArrayRef slots) const {
+    args.rows = layout.rows();
+    layout.show(args.mask, mask);
+    layout.show_weights(args.w_ci, w_ci, per_channel);
+    layout.show_weights(args.w_cf, w_cf, per_channel);
+    layout.show_weights(args.w_co, w_co, per_channel);
+    args.weight_per_row = per_channel && layout.planes();
+    args.slots = lstm_slots(slots);
+  }
+};
+
+template <typename Device>
+struct LstmSteps {
+  using Tensor = at::Tensor;
+
+  static void implement(torch::Library& m) {
+    m.impl("lstm_step", &step);
+    m.impl("lstm_step_backward", &backward);
+  }
+
+  static void check_mask(const char* op, const OptionalTensor& mask, const Tensor& c) {
+    if (!mask.has_value()) return;
+    TORCH_CHECK_TYPE(mask->scalar_type() == at::kBool, op, ": mask must be bool, got ",
+                     mask->scalar_type());
+    TORCH_CHECK_VALUE(mask->device() == c.device() && mask->sizes() == c.sizes(), op,
+                      ": mask must have the sizes and the device of c, ", c.sizes(),
+                      " on ", c.device(), ", got ", mask->sizes(), " on ",
+                      mask->device());
+  }
+
+  // Everything but the gates.
+  static void check_step(const char* op, const OptionalTensor& h, const Tensor& c,
+                         const OptionalTensor& w_ci, const OptionalTensor& w_cf,
+                         const OptionalTensor& w_co, at::IntArrayRef slots,
+                         const OptionalTensor& mask, const Tensor& h_output,
+                         const Tensor& c_output) {
+    check_slots(op, slots, 4);
+    check_image(op, "c", c, c.device());
+    check_peephole(op, w_ci, w_cf, w_co, c.sizes(), c.device());
+    check_mask(op, mask, c);
+    TORCH_CHECK_VALUE(!mask.has_value() || h.has_value(), op,
+                      ": h must be given with a mask, got None");
+    if (h.has_value()) check_like_state(op, "h", *h, "c", c);
+    check_like_state(op, "h_output", h_output, "c", c);
+    check_like_state(op, "c_output", c_output, "c", c);
+  }
+
+  static void step(const Tensor& gates, const Tensor& h_gates, const OptionalTensor& h,
+                   const Tensor& c, bool has_inputs, const OptionalTensor& w_ci,
+                   const OptionalTensor& w_cf, const OptionalTensor& w_co,
+                   at::IntArrayRef slots, double forget_bias,
+                   const OptionalTensor& mask, bool leaves, const Tensor& h_output,
+                   const Tensor& c_output) {
+    static constexpr const char* op = "lstm_step";
+    check_gates(op, gates, h_gates, "c", c, slots, 4);
+    check_step(op, h, c, w_ci, w_cf, w_co, slots, mask, h_output, c_output);
+    const typename Device::Guard guard(c.device());
+    const PlainDispatch plain;
+    const LstmStepOperands in(h_gates, c, mask, w_ci, w_cf, w_co, Device::kRowLength);
+    const at::ScalarType dtype = c.scalar_type();
+    const Tensor read = in.layout.fit(h_gates, dtype), state = in.layout.fit(c, dtype);
+    const Tensor old = in.layout.fit(mask.has_value() ? h : OptionalTensor(), dtype);
+    check_buffers(op, in.layout, dtype, {gates, h_output, c_output});
+    if (c.numel() == 0) return;
+    AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, dtype, op, [&] {
+      LstmStep<GateDtypes<scalar_t, scalar_t>> args{};
+      in.fill(args, slots);
+      args.has_inputs = has_inputs;
+      args.leaves = leaves;
+      in.layout.show(args.gates, gates);
+      in.layout.show(args.h_gates, read);
+      in.layout.show(args.h, old);
+      in.layout.show(args.c, state);
+      in.layout.show(args.h_output, h_output);
+      in.layout.show(args.c_output, c_output);
+      args.forget_bias = static_cast<decltype(args.forget_bias)>(forget_bias);
+      Device::run(args);
+    });
+  }
+
+  static void backward(const Tensor& gates, const Tensor& c, const Tensor& c_output,
+                       const Tensor& h_grad, const OptionalTensor& w_ci,
+                       const OptionalTensor& w_cf, const OptionalTensor& w_co,
+                       at::IntArrayRef slots, const OptionalTensor& mask,
+                       const Tensor& c_grad, const OptionalTensor& h_kept_grad,
+                       const OptionalTensor& weight_grads) {
+    static constexpr const char* op = "lstm_step_backward";
+    check_gates(op, gates, std::nullopt, "c", c, slots, 4);
+    check_peephole(op, w_ci, w_cf, w_co, c.sizes(), c.device());
+    check_mask(op, mask, c);
+    check_like_state(op, "c_output", c_output, "c", c);
+    check_like_state(op, "h_grad", h_grad, "c", c);
+    check_like_state(op, "c_grad", c_grad, "c", c);
+    TORCH_CHECK_VALUE(!mask.has_value() || h_kept_grad.has_value(), op,
+                      ": h_kept_grad must be given with a mask, got None");
+    if (h_kept_grad.has_value()) {
+      check_like_state(op, "h_kept_grad", *h_kept_grad, "c", c);
+    }
+    const typename Device::Guard guard(c.device());
+    const PlainDispatch plain;
+    const LstmStepOperands in(gates, c, mask, w_ci, w_cf, w_co, Device::kRowLength);
+    const at::ScalarType dtype = c.scalar_type();
+    const Tensor state = in.layout.fit(c, dtype);
+    const Tensor fresh = in.layout.fit(c_output, dtype);
+    const Tensor seed = in.layout.fit(h_grad, dtype);
+    check_buffers(op, in.layout, dtype, {gates, c_grad});
+    if (mask.has_value()) check_buffers(op, in.layout, dtype, {*h_kept_grad});
+    if (weight_grads.has_value()) {
+      const Tensor like = in.layout.empty_sums(3, c, opmath_dtype(c));
+      TORCH_CHECK_VALUE(w_ci.has_value() && weight_grads->device() == c.device() &&
+                            weight_grads->scalar_type() == like.scalar_type() &&
+                            weight_grads->sizes() == like.sizes() &&
+                            in.layout.holds(*weight_grads),
+                        op, ": weight_grads must be dense ", like.sizes(), " of ",
+                        like.scalar_type(), " beside a peephole, got ",
+                        weight_grads->sizes(), " of ", weight_grads->scalar_type());
+    }
+    if (c.numel() == 0) return;
+    AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, dtype, op, [&] {
+      LstmStepBackward<GateDtypes<scalar_t, scalar_t>> args{};
+      in.fill(args, slots);
+      in.layout.show(args.gates, gates);
+      in.layout.show(args.c, state);
+      in.layout.show(args.c_output, fresh);
+      in.layout.show(args.h_grad, seed);
+      in.layout.show(args.c_grad, c_grad);
+      if (mask.has_value()) in.layout.show(args.h_kept_grad, *h_kept_grad);
+      if (weight_grads.has_value()) {
+        in.layout.show_sums(args.weight_grads, *weight_grads);
+      }
+      Device::run(args, /*sums_samples=*/weight_grads.has_value());
+    });
+  }
+};
+
+}  // namespace trajgru_ext

@@ -1,0 +1,89 @@
+#include "sequences/conv_rnn.h"
+
+#include <algorithm>
+
+#include "sequences/checks.h"
+
+namespace trajgru_ext {
+
+using at::Tensor;
+
+ConvRnn::ConvRnn(const char* op, const ConvRnnTensors& given, int64_t count,
+                 int64_t gates, at::IntArrayRef dilation, const OptionalTensor& masked)
+    : Sequence(op, count) {
+  const Tensor& like = given.h_weight;
+  check_like_sizes(op, "h_weight", like, {-1, -1, -1, -1}, like);
+  TORCH_CHECK_VALUE(like.size(1) > 0 && like.size(0) == gates * like.size(1), op,
+                    ": h_weight must be [", gates, "F, F, k, k], F > 0, got ",
+                    like.sizes());
+  bool fits = dilation.size() == 4;
+  for (const int64_t one : dilation) fits = fits && one > 0;
+  TORCH_CHECK_VALUE(fits, op, ": dilation must be 4 positive numbers, got ", dilation);
+  h_conv = {like, given.h_bias, {dilation[2], dilation[3]}};
+  check_conv(op, "h", h_conv, -1, -1, like);
+  // As the convolutions would have it at every step.
+  h_conv.weight = channels_last(like);
+  take_images(op, given.inputs, given.h, masked, like.size(1), like, like);
+  h_conv.dilation = within_image(h_conv.dilation);
+  if (!inputs.defined()) return;
+  TORCH_CHECK_VALUE(given.x_weight.has_value(), op,
+                    ": x_weight must be given with inputs, got None");
+  x_conv = {*given.x_weight, given.x_bias, {dilation[0], dilation[1]}};
+  check_conv(op, "x", x_conv, like.size(0), inputs.size(2), like);
+  x_conv.weight = channels_last(x_conv.weight);
+  x_conv.dilation = within_image(x_conv.dilation);
+}
+
+std::array<int64_t, 2> ConvRnn::within_image(std::array<int64_t, 2> dilation) const {
+  // A tap as far away as the image is long reads nothing but padding.
+  return {std::min(dilation[0], std::max<int64_t>(height, 1)),
+          std::min(dilation[1], std::max<int64_t>(width, 1))};
+}
+
+Tensor ConvRnn::x_gates(int64_t first, int64_t count) const {
+  if (!inputs.defined() || joined) return images(count, h_conv.weight.size(0));
+  return convolve(inputs_of(first, count), x_conv);
+}
+
+Tensor ConvRnn::h_gates(const Tensor& state, const Conv& conv) const {
+  if (state.defined()) return convolve(state, conv);
+  return images(1, conv.weight.size(0)).copy_(conv_of_zero(conv));
+}
+
+JointConv ConvRnn::joint(const Conv& x, const Conv& h, int64_t gates) const {
+  JointConv made{{}, h.bias, h.weight.size(2)};
+  if (!x.weight.defined()) {
+    made.weights = winograd_weights({h.weight}, false, gates);
+    return made;
+  }
+  made.weights = winograd_weights({x.weight, h.weight}, false, gates);
+  if (!h.bias.has_value()) {
+    made.bias = x.bias;
+  } else if (x.bias.has_value()) {
+    made.bias = x.bias->add(*h.bias);
+  }
+  return made;
+}
+
+std::vector<Tensor> ConvRnn::joint_images(int64_t t, const Tensor& state) const {
+  if (!inputs.defined()) return {or_zero(state)};
+  return {inputs_of(t, 1), or_zero(state)};
+}
+
+InputsGrad::InputsGrad(const ConvRnn& net, const std::vector<bool>& wanted) {
+  if (!net.inputs.defined()) return;
+  if (wanted[kToInputs]) inputs = net.inputs_grad();
+  conv = ConvGrad(net.x_conv, wanted[kToXWeight], wanted[kToXBias]);
+}
+
+void InputsGrad::add(const ConvRnn& net, int64_t first, int64_t count,
+                     const Tensor& gates_grad) {
+  if (!net.inputs.defined()) return;
+  const Tensor from = net.inputs_of(first, count);
+  add_conv_grad(gates_grad, from, net.x_conv, conv);
+  if (!inputs.defined()) return;
+  copy_image(net.of_step(inputs, first, count),
+             convolve_backward(gates_grad, from, net.x_conv));
+}
+
+}  // namespace trajgru_ext

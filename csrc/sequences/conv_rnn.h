@@ -1,0 +1,68 @@
+#pragma once
+
+// What conv_gru and conv_lstm share, on any device: a convolution of the inputs, one of
+// the state, and their gradients.
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <optional>
+#include <vector>
+
+#include "sequences/convolution.h"
+#include "sequences/sequence.h"
+
+namespace trajgru_ext {
+
+// The tensors that both have, as their operators take them.
+struct ConvRnnTensors {
+  const OptionalTensor &inputs, &h, &x_weight, &x_bias;
+  const at::Tensor& h_weight;
+  const OptionalTensor& h_bias;
+};
+
+struct ConvRnn : Sequence {
+  Conv x_conv;  // undefined without inputs
+  Conv h_conv;
+
+  // Whether both convolutions of a step are one, so that nothing is computed ahead from
+  // the inputs.
+  bool joined = false;
+
+  // Checks the arguments. gates: slices of the weights; dilation: two numbers for the
+  // inputs, and two for the state.
+  ConvRnn(const char* op, const ConvRnnTensors& given, int64_t steps, int64_t gates,
+          at::IntArrayRef dilation, const OptionalTensor& mask);
+
+  // The inputs' part of the gates of some steps; uninitialised without inputs, or where
+  // the convolutions are joined.
+  at::Tensor x_gates(int64_t first, int64_t count) const;
+
+  // The state's part of the gates of a step, by h_conv or a part of it; a state that is
+  // undefined is 0.
+  at::Tensor h_gates(const at::Tensor& state, const Conv& conv) const;
+
+  // Of parts of both convolutions, and the images that it takes in step t.
+  JointConv joint(const Conv& x, const Conv& h, int64_t gates = 1) const;
+  std::vector<at::Tensor> joint_images(int64_t t, const at::Tensor& state) const;
+
+ private:
+  std::array<int64_t, 2> within_image(std::array<int64_t, 2> dilation) const;
+};
+
+// The gradients that both have, in this order.
+enum ConvRnnWanted { kToInputs, kToH, kToXWeight, kToXBias, kToHWeight, kToHBias };
+
+// Those that come from the inputs.
+struct InputsGrad {
+  at::Tensor inputs;
+  ConvGrad conv;
+
+  InputsGrad(const ConvRnn& net, const std::vector<bool>& wanted);
+
+  // From the gradients to the gates of some steps.
+  void add(const ConvRnn& net, int64_t first, int64_t count,
+           const at::Tensor& gates_grad);
+};
+
+}  // namespace trajgru_ext

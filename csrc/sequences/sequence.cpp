@@ -1,0 +1,151 @@
+#include "sequences/sequence.h"
+
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+
+#include "sequences/calls.h"
+#include "sequences/checks.h"
+#include "tensors/tensors.h"
+
+namespace trajgru_ext {
+
+using at::Tensor;
+
+Sequence::Sequence(const char* op, int64_t count) : steps(count) {
+  TORCH_CHECK_VALUE(steps >= 0, op, ": steps must not be below 0, got ", steps);
+}
+
+void Sequence::take_images(const char* op, const OptionalTensor& sequence,
+                           const OptionalTensor& state,
+                           const OptionalTensor& old_state_mask, int64_t count,
+                           const Tensor& like, const Tensor& weight) {
+  features = count;
+  options = at::TensorOptions().dtype(like.scalar_type()).device(like.device());
+  TORCH_CHECK_VALUE(sequence.has_value() || state.has_value(), op,
+                    ": inputs or h must be given, got None for both");
+  if (sequence.has_value()) {
+    check_beside(op, "inputs", *sequence, {steps, -1, -1, -1, -1}, like);
+    TORCH_CHECK_VALUE(sequence->size(2) > 0, op,
+                      ": inputs must be [T, B, C, H, W], C > 0, got ",
+                      sequence->sizes());
+    inputs = *sequence;
+    // One channel fits both formats: then as the weights, or the state below.
+    if (sequence->size(2) == 1) {
+      format = memory_format(weight);
+    } else if (steps > 0) {
+      format = memory_format(sequence->select(0, 0));
+    }
+  } else {
+    check_beside(op, "h", *state, {-1, features, -1, -1}, like);
+  }
+  const Tensor& sized = sequence.has_value() ? *sequence : *state;
+  batch = sized.size(-4);
+  height = sized.size(-2);
+  width = sized.size(-1);
+  if (state.has_value()) {
+    check_beside(op, "h", *state, {batch, features, height, width}, like);
+    h = channels_last(*state);
+    h_format = memory_format(*state);
+    if (!sequence.has_value() || sequence->size(2) == 1) format = h_format;
+  }
+  if (old_state_mask.has_value()) {
+    const auto wanted = sizes(features);
+    TORCH_CHECK_TYPE(old_state_mask->scalar_type() == at::kBool, op,
+                     ": the mask must be bool, got ", old_state_mask->scalar_type());
+    TORCH_CHECK_VALUE(old_state_mask->sizes() == at::IntArrayRef(wanted) &&
+                          old_state_mask->device() == like.device(),
+                      op, ": the mask must be ", at::IntArrayRef(wanted), " on ",
+                      like.device(), ", got ", old_state_mask->sizes(), " on ",
+                      old_state_mask->device());
+    mask = *old_state_mask;
+  }
+}
+
+int64_t Sequence::steps_together(int64_t channels) const {
+  // Larger blocks are taken from the system and paged in each time.
+  constexpr int64_t kMost = 4, kBytes = 16 << 20;
+  const auto item = static_cast<int64_t>(options.dtype().itemsize());
+  const int64_t step = std::max<int64_t>(batch * channels * height * width * item, 1);
+  return std::min(std::clamp<int64_t>(kBytes / step, 1, kMost), steps);
+}
+
+Tensor Sequence::inputs_of(int64_t first, int64_t count) const {
+  const Tensor some = inputs.narrow(0, first, count);
+  const bool even = some.stride(0) == batch * some.stride(1);
+  if (even || count == 1 || batch == 1) return channels_last(some.flatten(0, 1));
+  // Where flatten would copy, once is enough.
+  const Tensor from = images(count, inputs.size(2));
+  from.unflatten(0, {count, batch}).copy_(some);
+  return from;
+}
+
+Tensor Sequence::images(int64_t count, int64_t channels) const {
+  return images(count, channels, options.dtype().toScalarType());
+}
+
+Tensor Sequence::images(int64_t count, int64_t channels, at::ScalarType dtype) const {
+  return at::empty({count * batch, channels, height, width},
+                   options.dtype(dtype).memory_format(at::MemoryFormat::ChannelsLast));
+}
+
+Tensor Sequence::inputs_grad() const {
+  return at::empty({steps * batch, inputs.size(2), height, width},
+                   options.memory_format(format));
+}
+
+Tensor Sequence::or_zero(const Tensor& state) const {
+  return state.defined() ? state : images(1, features).zero_();
+}
+
+OptionalTensor Sequence::mask_of(int64_t t) const {
+  if (!mask.defined()) return std::nullopt;
+  return mask.select(0, t);
+}
+
+Tensor Sequence::state_before(const Tensor& states, const Tensor& initial,
+                              int64_t t) const {
+  return t == 0 ? initial : channels_last(states.select(0, t - 1));
+}
+
+Tensor Sequence::states_before(const Tensor& states, const Tensor& initial,
+                               int64_t first, int64_t last) const {
+  if (first > 0) {
+    return channels_last(states.slice(0, first - 1, last - 1).flatten(0, 1));
+  }
+  const Tensor start = or_zero(initial);
+  if (last == 1) return start;
+  return at::cat({start, channels_last(states.slice(0, 0, last - 1).flatten(0, 1))});
+}
+
+States::States(const Sequence& net)
+    : net_(net),
+      all_(at::empty({net.steps * net.batch, net.features, net.height, net.width},
+                     net.options.memory_format(net.format))) {
+  if (net.empty() || net.format == at::MemoryFormat::ChannelsLast) return;
+  for (Tensor& room : rooms_) room = net.images(1, net.features);
+}
+
+Tensor States::room(int64_t t) const {
+  return rooms_[0].defined() ? rooms_[t % 2] : net_.of_step(all_, t);
+}
+
+void States::keep(int64_t t) const {
+  if (rooms_[0].defined()) copy_image(net_.of_step(all_, t), room(t));
+}
+
+Tensor in_format(const Tensor& image, at::MemoryFormat layout) {
+  const Tensor target = at::empty(image.sizes(), image.options().memory_format(layout));
+  return in_form_of(target, image, copy_image);
+}
+
+Tensor nothing(const at::TensorOptions& options) {
+  return at::empty({0}, options);
+}
+
+Tensor join(const std::vector<Tensor>& parts) {
+  return parts.size() == 1 ? parts[0] : at::cat(parts);
+}
+
+}  // namespace trajgru_ext

@@ -1,0 +1,138 @@
+#pragma once
+
+// What the sequence operators share, on any device. All images are channels last.
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "sequences/calls.h"
+
+namespace trajgru_ext {
+
+// Steps whose gradients to parameters are computed together, where what they come from
+// is kept and where it is computed again.
+constexpr int64_t kStepsBack = 4, kStepsAgain = 1;
+
+struct Sequence {
+  int64_t steps, batch = 0, features = 0, height = 0, width = 0;
+  at::Tensor inputs;  // [T, B, C, H, W] as given, undefined where there are none
+  at::Tensor h;       // [B, F, H, W], undefined where it is 0
+  at::Tensor mask;    // [T, B, F, H, W] or undefined; true: the old state stays
+  at::TensorOptions options;  // the dtype and the device of everything
+
+  // The memory format of the outputs, that of the inputs, or of h without any; of h.
+  at::MemoryFormat format = at::MemoryFormat::Contiguous;
+  at::MemoryFormat h_format = at::MemoryFormat::Contiguous;
+
+  Sequence(const char* op, int64_t steps);
+
+  // Checks and takes what has a size, for a state of `count` channels. sequence:
+  // [T, B, C, H, W]; like: one of the parameters; weight: of a convolution of the
+  // state.
+  void take_images(const char* op, const OptionalTensor& sequence,
+                   const OptionalTensor& state, const OptionalTensor& old_state_mask,
+                   int64_t count, const at::Tensor& like, const at::Tensor& weight);
+
+  bool empty() const { return steps * batch * features * height * width == 0; }
+
+  // Steps whose convolutions of the inputs, of so many channels, are computed together
+  // where not all of their results are kept.
+  int64_t steps_together(int64_t channels) const;
+
+  // The inputs of some steps as images.
+  at::Tensor inputs_of(int64_t first, int64_t count) const;
+
+  // Uninitialised images of some steps.
+  at::Tensor images(int64_t count, int64_t channels) const;
+  at::Tensor images(int64_t count, int64_t channels, at::ScalarType dtype) const;
+
+  // Those of step k among the images of some.
+  at::Tensor of_step(const at::Tensor& images, int64_t k, int64_t count = 1) const {
+    return images.narrow(0, k * batch, count * batch);
+  }
+
+  // The images of all steps as [T, B, ...].
+  at::Tensor as_sequence(const at::Tensor& images) const {
+    return images.unflatten(0, {steps, batch});
+  }
+
+  // Uninitialised images of all steps for the gradient to the inputs, in their format.
+  at::Tensor inputs_grad() const;
+
+  // The state, or one of 0.
+  at::Tensor or_zero(const at::Tensor& state) const;
+
+  // The mask of step t.
+  OptionalTensor mask_of(int64_t t) const;
+
+  // The state before step t (undefined: 0), and before each of some steps, from the
+  // states after all steps [T, B, F, H, W] and the first.
+  at::Tensor state_before(const at::Tensor& states, const at::Tensor& initial,
+                          int64_t t) const;
+  at::Tensor states_before(const at::Tensor& states, const at::Tensor& initial,
+                           int64_t first, int64_t last) const;
+
+  // The sizes [T, B, channels, H, W].
+  std::vector<int64_t> sizes(int64_t channels) const {
+    return {steps, batch, channels, height, width};
+  }
+};
+
+// The states after all steps, as an operator returns them: in channels last they are
+// written where they stay, else from where they are copied while the cache has them.
+class States {
+ public:
+  explicit States(const Sequence& net);
+
+  // Uninitialised images for the state after step t; those of t - 1 stay as they are.
+  at::Tensor room(int64_t t) const;
+
+  // Once they are filled.
+  void keep(int64_t t) const;
+
+  // [T, B, F, H, W].
+  at::Tensor all() const { return net_.as_sequence(all_); }
+
+ private:
+  const Sequence& net_;
+  at::Tensor all_;
+  std::array<at::Tensor, 2> rooms_;  // undefined where none are needed
+};
+
+// An image in a memory format.
+at::Tensor in_format(const at::Tensor& image, at::MemoryFormat layout);
+
+// What an operator returns where nothing is wanted.
+at::Tensor nothing(const at::TensorOptions& options);
+
+// Parts of a sequence, one after the other.
+at::Tensor join(const std::vector<at::Tensor>& parts);
+
+// Gradients in the order of `wanted`, as an operator returns them.
+template <size_t... kth>
+auto as_tuple(const std::array<at::Tensor, sizeof...(kth)>& found,
+              std::index_sequence<kth...>) {
+  return std::make_tuple(found[kth]...);
+}
+template <size_t count>
+auto as_tuple(const std::array<at::Tensor, count>& found) {
+  return as_tuple(found, std::make_index_sequence<count>());
+}
+template <size_t count>
+using TensorTuple = decltype(as_tuple(std::array<at::Tensor, count>()));
+
+// Those that are defined in the dtype of the options, the others empty.
+template <size_t count>
+TensorTuple<count> gradients(std::array<at::Tensor, count> found,
+                             const at::TensorOptions& options) {
+  for (at::Tensor& one : found) {
+    one = one.defined() ? one.to(options.dtype().toScalarType()) : nothing(options);
+  }
+  return as_tuple(found);
+}
+
+}  // namespace trajgru_ext
