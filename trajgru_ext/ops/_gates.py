@@ -12,7 +12,7 @@ from trajgru_ext.ops._arguments import (
     check_sizes,
     check_tensors,
 )
-from trajgru_ext.ops._function import (
+from trajgru_ext.ops._autograd import (
     fold,
     push_forward,
     unfold,

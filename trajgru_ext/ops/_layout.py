@@ -7,7 +7,7 @@ from torch import Tensor
 
 from trajgru_ext.ops import _registry
 from trajgru_ext.ops._arguments import DTYPES
-from trajgru_ext.ops._function import Function, one_by_one, transforming
+from trajgru_ext.ops._autograd import Function, one_by_one, transforming
 from trajgru_ext.ops._registry import fake
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
+from trajgru_ext.ops._autograd import Function, fold, unfold
 from trajgru_ext.ops._branches import check_branches, check_list
-from trajgru_ext.ops._function import Function, fold, unfold
 from trajgru_ext.ops._registry import fake, operator
 
 

@@ -11,7 +11,7 @@ from trajgru_ext.ops import (
     _sequences,
 )
 from trajgru_ext.ops._arguments import check_number, check_sizes, check_tensors
-from trajgru_ext.ops._function import (
+from trajgru_ext.ops._autograd import (
     Function,
     fill_empty,
     one_by_one,

@@ -13,8 +13,7 @@ from trajgru_ext.ops._arguments import (
     check_sizes,
     check_tensors,
 )
-from trajgru_ext.ops._corners import Corners
-from trajgru_ext.ops._function import (
+from trajgru_ext.ops._autograd import (
     Function,
     fill_empty,
     fold,
@@ -24,6 +23,7 @@ from trajgru_ext.ops._function import (
     wanted_only,
     wanted_or_none,
 )
+from trajgru_ext.ops._corners import Corners
 from trajgru_ext.ops._layout import empty_image
 from trajgru_ext.ops._registry import fake, operator
 

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from trajgru_ext.ops._arguments import check_number, check_sizes, check_tensors
-from trajgru_ext.ops._corners import Corners
-from trajgru_ext.ops._function import (
+from trajgru_ext.ops._autograd import (
     Function,
     fill_empty,
     fold,
@@ -16,6 +15,7 @@ from trajgru_ext.ops._function import (
     unfold,
     wanted_only,
 )
+from trajgru_ext.ops._corners import Corners
 from trajgru_ext.ops._layout import empty_image
 from trajgru_ext.ops._registry import fake, operator
 

@@ -11,7 +11,7 @@ from trajgru_ext.ops._arguments import (
     check_sizes,
     check_tensors,
 )
-from trajgru_ext.ops._function import Function, fill_empty, wanted_only, wanted_or_none
+from trajgru_ext.ops._autograd import Function, fill_empty, wanted_only, wanted_or_none
 from trajgru_ext.ops._registry import fake, operator
 
 

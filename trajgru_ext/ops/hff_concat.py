@@ -9,8 +9,7 @@ from torch import Tensor
 
 from trajgru_ext.ops import _gates
 from trajgru_ext.ops._arguments import check_sizes, check_tensors
-from trajgru_ext.ops._branches import check_branches, check_list
-from trajgru_ext.ops._function import (
+from trajgru_ext.ops._autograd import (
     Function,
     fill_empty,
     fold,
@@ -20,6 +19,7 @@ from trajgru_ext.ops._function import (
     wanted_only,
     wanted_or_none,
 )
+from trajgru_ext.ops._branches import check_branches, check_list
 from trajgru_ext.ops._layout import empty_image, empty_stack
 from trajgru_ext.ops._registry import fake, operator
 

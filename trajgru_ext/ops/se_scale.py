@@ -6,8 +6,8 @@ from torch import Tensor
 
 from trajgru_ext.ops import _gates
 from trajgru_ext.ops._arguments import check_sizes, check_tensors
+from trajgru_ext.ops._autograd import Function, fill_empty, wanted_only, wanted_or_none
 from trajgru_ext.ops._branches import check_logits, scaled
-from trajgru_ext.ops._function import Function, fill_empty, wanted_only, wanted_or_none
 from trajgru_ext.ops._layout import empty_image
 from trajgru_ext.ops._registry import fake, operator
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from trajgru_ext.ops._arguments import check_sizes, check_tensors
-from trajgru_ext.ops._function import Function, fold, unfold, unfold_wanted
+from trajgru_ext.ops._autograd import Function, fold, unfold, unfold_wanted
 from trajgru_ext.ops._gates import check_choice
 from trajgru_ext.ops._layout import memory_format
 from trajgru_ext.ops._registry import fake, operator

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trajgru_ext.ops import _gates, _sequences
 from trajgru_ext.ops._arguments import check_tensors
-from trajgru_ext.ops._function import (
+from trajgru_ext.ops._autograd import (
     Function,
     fill_empty,
     one_by_one,

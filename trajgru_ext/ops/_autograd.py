@@ -1,7 +1,9 @@
 """What the operators' autograd Functions share."""
 
+import inspect
+from collections import namedtuple
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +17,38 @@ class Function(torch.autograd.Function):
 
     torch.compile traces no Function that defines `jvp`, so a subclass gives its rule
     the name `tangent`, and `call` takes the place of `apply`.
+
+    A subclass's arguments go by their names: `Arguments` makes a named tuple of what
+    its `forward` takes (the arguments, the flags of `ctx.needs_input_grad`, tangents),
+    and `gradients` the plain tuple that `backward` returns; what is left out is None. A
+    `forward` of any number of tensors has neither.
     """
+
+    Arguments: ClassVar[Callable[..., Any]]
+    gradients: ClassVar[Callable[..., tuple[Any, ...]]]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Name the arguments as the signature of the subclass's own `forward` does."""
+        super().__init_subclass__(**options)
+        if "forward" not in cls.__dict__:
+            return
+        parameters = inspect.signature(cls.forward).parameters
+        if any(one.kind is one.VAR_POSITIONAL for one in parameters.values()):
+            return
+        names = list(parameters)
+        make: Callable[..., Any] = namedtuple
+        made = make("Arguments", names, defaults=[None] * len(names))
+
+        # Two functions, since torch.compile calls no class that is an attribute of a
+        # Function, and loses without a word the gradients in a named tuple.
+        def arguments(*values: Any, **named: Any) -> Any:
+            return made(*values, **named)
+
+        def gradients(**named: Any) -> tuple[Any, ...]:
+            return tuple(made(**named))
+
+        cls.Arguments = staticmethod(arguments)
+        cls.gradients = staticmethod(gradients)
 
     @classmethod
     def call(cls, *args: Any) -> Any:
@@ -27,13 +60,15 @@ class Function(torch.autograd.Function):
         if _registry.replaced():
             return cls.forward(*args)
         if torch.compiler.is_compiling():
-            return cls.apply(*args)
+            function: Any = cls
+            return function.apply(*args)
         if transforming():
             return _with_jvp(cls).apply(*args)
         if _differentiating(args):
             # What torch's own `apply` adds for transforms (it inspects the signature)
             # takes as long as a small operator.
-            return super(torch.autograd.Function, _with_jvp(cls)).apply(*args)
+            plain: Any = super(torch.autograd.Function, _with_jvp(cls))
+            return plain.apply(*args)
         return cls.forward(*args)
 
     @classmethod
@@ -53,17 +88,17 @@ def transforming() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def _differentiating(args: tuple) -> bool:
+def _differentiating(args: tuple[Any, ...]) -> bool:
     """Whether autograd records what is done with the arguments."""
     return torch.is_grad_enabled() and any(
         isinstance(arg, Tensor) and arg.requires_grad for arg in args
     )
 
 
-_eager: dict[type, type] = {}
+_eager: dict[type, Any] = {}
 
 
-def _with_jvp(function: type) -> type:
+def _with_jvp(function: Any) -> Any:
     if function not in _eager:
         rule = {"jvp": staticmethod(function.tangent)}
         _eager[function] = type(function.__name__, (function,), rule)
@@ -83,13 +118,15 @@ def push_forward(
         torch.zeros_like(primal) if tangent is None else tangent
         for primal, tangent in zip(primals, tangents, strict=True)
     )
-    output, pull_back = torch.func.vjp(function, *primals)
+    vjp: Callable[..., Any] = torch.func.vjp
+    output, pull_back = vjp(function, *primals)
     zeros = tuple(torch.zeros_like(one) for one in output)
-    _, transposed = torch.func.vjp(lambda *cotangent: pull_back(cotangent), *zeros)
-    return transposed(along)
+    _, transposed = vjp(lambda *cotangent: pull_back(cotangent), *zeros)
+    found: tuple[Tensor, ...] = transposed(along)
+    return found
 
 
-def fold(info: Any, in_dims: tuple, *tensors: Tensor) -> list[Tensor]:
+def fold(info: Any, in_dims: tuple[Any, ...], *tensors: Tensor) -> list[Tensor]:
     """Fold the dimension that vmap maps over into the batch, the first dimension."""
     folded = []
     for tensor, dim in zip(tensors, in_dims[: len(tensors)], strict=True):
@@ -103,16 +140,19 @@ def fold(info: Any, in_dims: tuple, *tensors: Tensor) -> list[Tensor]:
 
 def unfold(info: Any, tensor: Tensor) -> Tensor:
     """Undo `fold`, the mapped dimension being the first."""
-    return tensor.unflatten(0, (info.batch_size, tensor.shape[0] // info.batch_size))
+    batch = tensor.shape[0] // info.batch_size
+    return torch.unflatten(tensor, 0, (info.batch_size, batch))
 
 
 def unfold_stack(info: Any, stack: Tensor) -> Tensor:
     """Undo `fold` for stacked results: the mapped dimension becomes the second."""
     batch = stack.shape[1] // info.batch_size
-    return stack.unflatten(1, (info.batch_size, batch))
+    return torch.unflatten(stack, 1, (info.batch_size, batch))
 
 
-def unfold_wanted(info: Any, found: Sequence[Tensor]) -> tuple[tuple, tuple]:
+def unfold_wanted(
+    info: Any, found: Sequence[Tensor]
+) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
     """Undo `fold` for results, and where their mapped dimension is.
 
     What is not wanted is empty, and has no batch.
@@ -124,7 +164,7 @@ def unfold_wanted(info: Any, found: Sequence[Tensor]) -> tuple[tuple, tuple]:
 
 
 def one_by_one(
-    function: type[Function], info: Any, in_dims: tuple, args: tuple
+    function: type[Function], info: Any, in_dims: tuple[Any, ...], args: tuple[Any, ...]
 ) -> tuple[Any, Any]:
     """Apply a Function to each sample that vmap maps over, and stack the results."""
     results = []
