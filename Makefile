@@ -101,11 +101,11 @@ sanitize-cpu: build
 
 # Races in the CPU's parallel loops, in another.
 sanitize-threads: build
-	TRAJGRU_CUDA=0 TRAJGRU_SANITIZER=thread CFLAGS="-include $(CURDIR)/tests/parallel_threads.h" \
+	TRAJGRU_CUDA=0 TRAJGRU_SANITIZER=thread CFLAGS="-include $(CURDIR)/tests/tools/parallel_threads.h" \
 	  $(BIN)/python setup.py --quiet build --build-lib build/thread
 	TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" PYTHONPATH=build/thread \
 	  LD_PRELOAD="$$(c++ -print-file-name=libtsan.so)" \
-	  $(BIN)/python tests/reproducible_results.py build/thread/results.pt
+	  $(BIN)/python tests/tools/reproducible_results.py build/thread/results.pt
 
 # Memory errors while the package is imported, but those of Python and torch.
 valgrind: build
@@ -115,20 +115,20 @@ valgrind: build
 
 # Every operator with CASES drawn arguments and as many wrong ones, at random.
 fuzz: build
-	CASES=$(CASES) $(BIN)/python $(TESTS) tests/test_fuzz.py -k "not cuda" \
+	CASES=$(CASES) $(BIN)/python $(TESTS) tests/ops/test_fuzz.py -k "not cuda" \
 	  --hypothesis-profile=fuzz --hypothesis-show-statistics
 
 # Faults planted in the kernels one by one, all of which the tests should notice.
 mutations: build
-	$(BIN)/python tests/mutations.py
+	$(BIN)/python tests/tools/mutations.py
 
-# The CUDA kernels without a GPU, against the tables in docs: what nvcc makes of them, and
-# the memory that they touch when they are run on the host.
+# The CUDA kernels without a GPU, against the tables in tests/golden: what nvcc makes of
+# them, and the memory that they touch when they are run on the host.
 cuda-static: build
-	$(BIN)/python tests/cuda_static.py
+	$(BIN)/python tests/tools/cuda_static.py
 
 cuda-sectors: build
-	$(BIN)/python tests/cuda_sectors.py
+	$(BIN)/python tests/tools/cuda_sectors.py
 
 # Built apart from the tree, installed into an environment that has seen nothing else.
 wheel: build
@@ -140,7 +140,7 @@ wheel: build
 	build/wheel/venv/bin/python -m pip install --quiet --no-deps build/wheel/*.whl
 	cd build/wheel && venv/bin/trajgru-ext info
 	$(BIN)/python setup.py --quiet sdist --dist-dir build/wheel
-	$(BIN)/python tests/check_distribution.py build/wheel/*.whl build/wheel/*.tar.gz
+	$(BIN)/python tests/tools/check_distribution.py build/wheel/*.whl build/wheel/*.tar.gz
 
 bench: build
 	$(BIN)/python benchmarks/run.py $(BENCH)

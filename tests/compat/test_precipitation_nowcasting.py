@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_compat import SIZE, assert_equal, lstm_step, make, same, sample, shapes
+from test_classes import SIZE, assert_equal, lstm_step, make, same, sample, shapes
 from torch import nn
 
 from trajgru_ext import reference

@@ -1,9 +1,9 @@
 """Plants faults in the kernels, one at a time, and shows that the tests catch each.
 
-`python tests/mutations.py [name ...]`, after a build in place, works on a copy of the
-tree. A fault in a CPU source is compiled into one instruction set's objects and linked
-with the others; one in a CUDA source, or a formula, into an emulation of the operator
-alone. Ends with status 1 where a fault survives, or is not where it should be.
+`python tests/tools/mutations.py [name ...]`, after a build in place, works on a copy of
+the tree. A fault in a CPU source is compiled into one instruction set's objects and
+linked with the others; one in a CUDA source, or a formula, into an emulation of the
+operator alone. Ends with status 1 where a fault survives, or is not where it should be.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch.utils import cpp_extension
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 OBJECTS = ROOT / "build" / f"objects-torch-{torch.__version__}"
 CAPABILITY = "AVX2"
 
@@ -221,7 +221,7 @@ def run_tests(
         which = f"cuda-emulated and {Path(fault.compiled).stem}"
     if fault.sanitizer:
         which += " and naive_formula and float32"
-    files = [f"tests/test_{one}.py" for one in fault.tests.split()]
+    files = [f"tests/ops/test_{one}.py" for one in fault.tests.split()]
     command = [sys.executable, "-m", "pytest", "-x", "-v", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*command, "-k", which, *files],
@@ -231,7 +231,7 @@ def run_tests(
         text=True,
         check=False,
     )
-    # "tests/test_x.py::test_y[...] FAILED [ 1%]"; names may have spaces.
+    # "tests/ops/test_x.py::test_y[...] FAILED [ 1%]"; names may have spaces.
     tests = re.findall(r"^(tests/\S+?::.*?) *(?:FAILED|$)", done.stdout, re.MULTILINE)
     # A crash leaves the name of its test; ThreadSanitizer ends what it finds with 66.
     how = {1: "", 66: "ThreadSanitizer in "}

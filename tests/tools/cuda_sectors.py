@@ -1,10 +1,10 @@
 """The 32-byte sectors of memory that each CUDA kernel's warps touch, without a GPU.
 
-`python tests/cuda_sectors.py [--write]` runs every operator, forward and backward, on
-the host with a trace of each load, store and atomic addition, and counts for each
-kernel the sectors that its warps' accesses touch and the fewest that could hold the
-bytes they want. It ends with status 1 where a kernel touches a larger share too many
-than the table docs/cuda_sectors.csv has, which --write writes anew.
+`python tests/tools/cuda_sectors.py [--write]` runs every operator, forward and
+backward, on the host with a trace of each load, store and atomic addition, and counts
+for each kernel the sectors that its warps' accesses touch and the fewest that could
+hold the bytes they want. It ends with status 1 where a kernel touches a larger share
+too many than the table tests/golden/cuda_sectors.csv has, which --write writes anew.
 """
 
 import argparse
@@ -18,14 +18,17 @@ from pathlib import Path
 
 import torch
 from cuda_static import kernel_name
-from emulation.build import NAMESPACE, build
 from reproducible_results import arguments, derivatives
 from torch.utils._pytree import tree_map
 
 from trajgru_ext.ops import _registry
 
-ROOT = Path(__file__).parent.parent
-TABLE = ROOT / "docs" / "cuda_sectors.csv"
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "tests"))
+
+from emulation.build import NAMESPACE, build  # noqa: E402 - from the folder above
+
+TABLE = ROOT / "tests" / "golden" / "cuda_sectors.csv"
 KINDS = ("load", "store", "atomic")
 COLUMNS = ["layout", "kernel", *KINDS, "where"]
 FORMATS = {"planes": torch.contiguous_format, "channels last": torch.channels_last}

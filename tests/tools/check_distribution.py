@@ -1,7 +1,7 @@
 """What a wheel and a source distribution hold: all that belongs there, and no more.
 
-`python tests/check_distribution.py WHEEL SDIST`, in the repository they were made from;
-ends with status 1 and the names where they hold anything else.
+`python tests/tools/check_distribution.py WHEEL SDIST`, in the repository they were
+made from; ends with status 1 and the names where they hold anything else.
 """
 
 import subprocess
@@ -10,7 +10,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # What only those who work on the repository need.
 NOT_IN_SDIST = (".ci/", ".gitignore")
 

@@ -1,7 +1,7 @@
 """Runs every operator on images that several threads share, and saves the results.
 
-`python tests/reproducible_results.py FILE`, with ATEN_CPU_CAPABILITY set. Ends with
-status 1 where results depend on the number of threads, or on the run.
+`python tests/tools/reproducible_results.py FILE`, with ATEN_CPU_CAPABILITY set. Ends
+with status 1 where results depend on the number of threads, or on the run.
 """
 
 import sys

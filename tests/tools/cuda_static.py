@@ -1,11 +1,11 @@
 """What is known of the CUDA kernels as nvcc compiles them, for each architecture.
 
-`python tests/cuda_static.py [--architectures 80 90 120] [--write]` compiles every
+`python tests/tools/cuda_static.py [--architectures 80 90 120] [--write]` compiles every
 kernel and reads registers, stack, spills and shared memory from `ptxas -v`, from which
 follows how many of a multiprocessor's warps can be resident, and the bytes of the
 loads and stores from the disassembly (by cuobjdump: on PATH, or triton's). It ends with
 status 1 where a kernel spills or has a stack, or where something is worse than in the
-table docs/cuda_static.csv, which --write writes anew, for all architectures.
+table tests/golden/cuda_static.csv, which --write writes anew, for all architectures.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from pathlib import Path
 import torch
 from torch.utils import cpp_extension
 
-ROOT = Path(__file__).parent.parent
-TABLE = ROOT / "docs" / "cuda_static.csv"
+ROOT = Path(__file__).parents[2]
+TABLE = ROOT / "tests" / "golden" / "cuda_static.csv"
 
 # Of a multiprocessor: warps, blocks, KiB of shared memory (CUDA C++ Programming Guide,
 # "Technical Specifications per Compute Capability"). All have 65536 registers.

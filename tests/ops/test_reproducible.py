@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-RESULTS = Path(__file__).parent / "reproducible_results.py"
+RESULTS = Path(__file__).parents[1] / "tools" / "reproducible_results.py"
 # By how many roundings of the largest result two sets may differ, after sequences too.
 ROUNDINGS = {"float32": 500, "bfloat16": 8}
 

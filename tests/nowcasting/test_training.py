@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
 import nowcast  # noqa: E402 - from the folder above
