@@ -8,7 +8,6 @@ from torch import Tensor
 
 from trajgru_ext.ops._arguments import (
     check_device,
-    check_number,
     check_sizes,
     check_tensors,
 )
@@ -20,10 +19,7 @@ from trajgru_ext.ops._autograd import (
     wanted_only,
 )
 from trajgru_ext.ops._layout import memory_format
-
-# As csrc/math/gates.h numbers them.
-ACTIVATIONS = ("tanh", "relu", "leaky_relu")
-UPDATES = ("keep", "replace")
+from trajgru_ext.ops._options import ACTIVATIONS, GruOptions
 
 Formula = Callable[..., tuple[Tensor, ...]]
 
@@ -69,31 +65,6 @@ def check_gate_tensor(
             f"{op}: {name} must have the dtype of {state_name}, {state.dtype}, or a "
             f"lower one, got {gates.dtype}"
         )
-
-
-def check_choice(op: str, name: str, value: Any, choices: Sequence[str]) -> None:
-    """Raise a ValueError for a value that is none of the choices."""
-    if not isinstance(value, str) or value not in choices:
-        listed = ", ".join(map(repr, choices))
-        raise ValueError(f"{op}: {name} must be one of {listed}, got {value!r}")
-
-
-def check_slope(op: str, negative_slope: Any) -> None:
-    """Raise an error for what is no slope of leaky_relu."""
-    check_number(op, "negative_slope", negative_slope)
-    if not negative_slope >= 0:
-        raise ValueError(
-            f"{op}: negative_slope must not be below 0, got {negative_slope}"
-        )
-
-
-def gate_slots(op: str, order: Any, usual: str, gates: str) -> tuple[int, ...]:
-    """Where each gate's slice lies, from the order in which they lie."""
-    if not isinstance(order, str) or sorted(order) != sorted(usual):
-        raise ValueError(
-            f"{op}: order must be a permutation of {usual!r}, got {order!r}"
-        )
-    return tuple(order.index(gate) for gate in gates)
 
 
 def old_state_mask(op: str, mask: Any, h: Tensor) -> Tensor | None:
@@ -150,27 +121,26 @@ def add_gates(x_gates: Tensor | None, h_gates: Tensor | None, state: Tensor) -> 
     return wide(x_gates, state) + wide(h_gates, state)
 
 
-def slices(gates: Tensor, slots: Sequence[int]) -> list[Tensor]:
+def slices(gates: Tensor, order: Sequence[int]) -> list[Tensor]:
     """The slices of the gates, in the order of the formula."""
-    parts = gates.chunk(len(slots), 1)
-    return [parts[slot] for slot in slots]
+    parts = gates.chunk(len(order), 1)
+    return [parts[place] for place in order]
 
 
-def activate(candidate: Tensor, activation: int, negative_slope: float) -> Tensor:
-    """Apply the activation of this number."""
-    if activation == 0:
-        return candidate.tanh()
-    if activation == 1:
-        return candidate.relu()
-    return torch.nn.functional.leaky_relu(candidate, negative_slope)
+def activate(candidate: Tensor, options: GruOptions) -> Tensor:
+    """Apply the activation."""
+    activation = ACTIVATIONS[options.activation]
+    if activation == "leaky_relu":
+        return torch.nn.functional.leaky_relu(candidate, options.negative_slope)
+    return candidate.tanh() if activation == "tanh" else candidate.relu()
 
 
 def blend(
-    u: Tensor, n: Tensor, state: Tensor, keep: bool, mask: Tensor | None
+    u: Tensor, n: Tensor, state: Tensor, options: GruOptions, mask: Tensor | None
 ) -> Tensor:
     """The new state of a GRU, in the dtype of the old."""
     h = wide(state, state)
-    fresh = u * h + (1 - u) * n if keep else (1 - u) * h + u * n
+    fresh = u * h + (1 - u) * n if options.u_weighs_old else (1 - u) * h + u * n
     return (fresh if mask is None else torch.where(mask, h, fresh)).to(state.dtype)
 
 
@@ -212,8 +182,8 @@ def pull_back(
     function, present = compact(formula, tensors)
     outputs, pull = torch.func.vjp(function, *present)
     pairs = zip(outputs, cotangents, strict=True)
-    seeds = tuple(torch.zeros_like(o) if c is None else c.to(o.dtype) for o, c in pairs)
-    return spread(pull(seeds), tensors)
+    grads = tuple(torch.zeros_like(o) if c is None else c.to(o.dtype) for o, c in pairs)
+    return spread(pull(grads), tensors)
 
 
 def gradient_of(formula: Formula, wanted: Sequence[bool]) -> Formula:

@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from trajgru_ext.ops import _gates
-from trajgru_ext.ops._arguments import check_number, check_tensors
+from trajgru_ext.ops._arguments import check_tensors
 from trajgru_ext.ops._autograd import Function, fill_empty, wanted_only, wanted_or_none
+from trajgru_ext.ops._options import GruOptions
 from trajgru_ext.ops._registry import fake, operator
 
 
@@ -66,14 +67,10 @@ def gru_gates(
     op = "gru_gates"
     _gates.check_gates(op, x_gates, h_gates)
     check_tensors(op, h=h)
-    slots = _gates.gate_slots(op, order, "run", "run")
-    _gates.check_choice(op, "activation", activation, _gates.ACTIVATIONS)
-    check_number(op, "negative_slope", negative_slope)
-    _gates.check_choice(op, "update", update, _gates.UPDATES)
+    options = GruOptions.choose(op, order, activation, negative_slope, update)
     mask = _gates.old_state_mask(op, zoneout_mask, h)
-    number = _gates.ACTIVATIONS.index(activation)
-    options = (slots, number, float(negative_slope), update == "keep")
-    return _GruGates.call(x_gates, h_gates, h, mask, *options)
+    new_state: Tensor = _GruGates.call(x_gates, h_gates, h, mask, options)
+    return new_state
 
 
 @fake("gru_gates")
@@ -81,15 +78,11 @@ def _fake_gru_gates(
     x_gates: Tensor | None,
     h_gates: Tensor | None,
     h: Tensor,
-    slots: Sequence[int],
-    activation: int,
-    negative_slope: float,
-    keep: bool,
+    options: Sequence[float],
     zoneout_mask: Tensor | None,
 ) -> Tensor:
     _gates.check_operands("gru_gates", x_gates, h_gates, "h", h, 3)
-    gates = h_gates if x_gates is None else x_gates
-    return _gates.empty_like_gates(gates, h, 1, h.dtype)
+    return _gates.empty_like_gates(_gates.leading(x_gates, h_gates), h, 1, h.dtype)
 
 
 @fake("gru_gates_backward")
@@ -98,16 +91,13 @@ def _fake_gru_gates_backward(
     x_gates: Tensor | None,
     h_gates: Tensor | None,
     h: Tensor,
-    slots: Sequence[int],
-    activation: int,
-    negative_slope: float,
-    keep: bool,
+    options: Sequence[float],
     zoneout_mask: Tensor | None,
     x_gates_grad: bool,
     h_gates_grad: bool,
     h_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    lead = h_gates if x_gates is None else x_gates
+    lead = _gates.leading(x_gates, h_gates)
 
     def gates_like(gates: Tensor | None, want: bool) -> Tensor:
         if gates is None or not want:
@@ -121,28 +111,23 @@ def _fake_gru_gates_backward(
     )
 
 
-def gru_formula(
-    mask: Tensor | None,
-    slots: Sequence[int],
-    activation: int,
-    negative_slope: float,
-    keep: bool,
-) -> _gates.Formula:
+def gru_formula(mask: Tensor | None, options: GruOptions) -> _gates.Formula:
     """The update as a function of x_gates, h_gates and h, in torch operators."""
+
+    def candidate(gates: Tensor | None, h: Tensor) -> Tensor:
+        return _gates.slices(_gates.add_gates(gates, None, h), options.slices)[2]
 
     def new_state(
         x_gates: Tensor | None, h_gates: Tensor | None, h: Tensor
     ) -> tuple[Tensor]:
         both = _gates.add_gates(x_gates, h_gates, h)
-        r, u, n = _gates.slices(both, slots)
+        r, u, n = _gates.slices(both, options.slices)
         r, u = r.sigmoid(), u.sigmoid()
         if h_gates is not None:
-            m = _gates.slices(_gates.add_gates(None, h_gates, h), slots)[2]
-            n = r * m
+            n = r * candidate(h_gates, h)
             if x_gates is not None:
-                n = n + _gates.slices(_gates.add_gates(x_gates, None, h), slots)[2]
-        n = _gates.activate(n, activation, negative_slope)
-        return (_gates.blend(u, n, h, keep, mask),)
+                n = n + candidate(x_gates, h)
+        return (_gates.blend(u, _gates.activate(n, options), h, options, mask),)
 
     return new_state
 
@@ -154,36 +139,37 @@ class _GruGates(Function):
         h_gates: Tensor | None,
         h: Tensor,
         mask: Tensor | None,
-        slots: tuple[int, ...],
-        activation: int,
-        negative_slope: float,
-        keep: bool,
+        options: GruOptions,
     ) -> Tensor:
-        options = (list(slots), activation, negative_slope, keep)
-        return operator("gru_gates")(x_gates, h_gates, h, *options, mask)
+        update = operator("gru_gates")
+        new_state: Tensor = update(x_gates, h_gates, h, options.numbers(), mask)
+        return new_state
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.options = inputs[4:]
-        ctx.save_for_backward(*inputs[:4])
-        ctx.save_for_forward(*inputs[:4])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.options = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        wanted = ctx.needs_input_grad[:3]
+        needs = _GruGates.Arguments(*ctx.needs_input_grad)
+        wanted = (needs.x_gates, needs.h_gates, needs.h)
         saved = ctx.saved_tensors
-        found = _GruGatesBackward.call(grad, *saved, *ctx.options, *wanted)
-        return *wanted_or_none(found, wanted), None, None, None, None, None
+        found = _GruGatesBackward.call(grad, *saved, ctx.options, *wanted)
+        x_gates, h_gates, h = wanted_or_none(found, wanted)
+        return _GruGates.gradients(x_gates=x_gates, h_gates=h_gates, h=h)
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> Tensor:
         *tensors, mask = ctx.saved_tensors
-        formula = gru_formula(mask, *ctx.options)
-        return _gates.tangents_of(formula, tensors, tangents[:3])[0]
+        *along, _, _ = tangents
+        formula = gru_formula(mask, ctx.options)
+        return _gates.tangents_of(formula, tensors, along)[0]
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
-        return _gates.in_one_batch(_GruGates, info, in_dims, args, folded=4)
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
+        return _gates.in_one_batch(_GruGates, info, in_dims, args)
 
 
 class _GruGatesBackward(Function):
@@ -194,40 +180,49 @@ class _GruGatesBackward(Function):
         h_gates: Tensor | None,
         h: Tensor,
         mask: Tensor | None,
-        slots: tuple[int, ...],
-        activation: int,
-        negative_slope: float,
-        keep: bool,
+        options: GruOptions,
         x_gates_grad: bool,
         h_gates_grad: bool,
         h_grad: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        options = (list(slots), activation, negative_slope, keep, mask)
-        wanted = (x_gates_grad, h_gates_grad, h_grad)
         backward = operator("gru_gates_backward")
-        return backward(grad, x_gates, h_gates, h, *options, *wanted)
+        wanted = (x_gates_grad, h_gates_grad, h_grad)
+        found: tuple[Tensor, Tensor, Tensor] = backward(
+            grad, x_gates, h_gates, h, options.numbers(), mask, *wanted
+        )
+        return found
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.options, ctx.wanted = inputs[5:9], inputs[9:]
-        ctx.save_for_backward(*inputs[:5])
-        ctx.save_for_forward(*inputs[:5])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        *tensors, ctx.options, x_gates_grad, h_gates_grad, h_grad = inputs
+        ctx.wanted = (x_gates_grad, h_gates_grad, h_grad)
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
 
-    # No kernel is worth it for the second derivative.
+    # No kernel is worth it for the second derivative. The mask has none.
+    @staticmethod
+    def _formula(ctx: Any) -> tuple[_gates.Formula, list[Tensor | None]]:
+        *tensors, mask = ctx.saved_tensors
+        return _gates.gradient_of(gru_formula(mask, ctx.options), ctx.wanted), tensors
+
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        *tensors, mask = ctx.saved_tensors
-        gradient = _gates.gradient_of(gru_formula(mask, *ctx.options), ctx.wanted)
-        seeds = wanted_only(cotangents, ctx.wanted)
-        return *_gates.pull_back(gradient, tensors, seeds), *[None] * 8
+        formula, tensors = _GruGatesBackward._formula(ctx)
+        wanted = wanted_only(cotangents, ctx.wanted)
+        grad, x_gates, h_gates, h = _gates.pull_back(formula, tensors, wanted)
+        return _GruGatesBackward.gradients(
+            grad=grad, x_gates=x_gates, h_gates=h_gates, h=h
+        )
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        *tensors, mask = ctx.saved_tensors
-        gradient = _gates.gradient_of(gru_formula(mask, *ctx.options), ctx.wanted)
-        found = _gates.tangents_of(gradient, tensors, tangents[:4])
-        return fill_empty(found, ctx.wanted, tensors[0])
+        formula, tensors = _GruGatesBackward._formula(ctx)
+        along = _GruGatesBackward.Arguments(*tangents)
+        found = _gates.tangents_of(
+            formula, tensors, (along.grad, along.x_gates, along.h_gates, along.h)
+        )
+        return fill_empty(found, ctx.wanted, ctx.saved_tensors[0])
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
-        return _gates.in_one_batch(_GruGatesBackward, info, in_dims, args, folded=5)
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+        return _gates.in_one_batch(_GruGatesBackward, info, in_dims, args)
