@@ -1,7 +1,3 @@
-// Compiled once per instruction set. Only at::vec, which lives in a namespace of its
-// own for each set, and functions of this file: a function shared with other files
-// could reach a processor that cannot run it.
-
 #include "cpu/flow_warp.h"
 
 #include <algorithm>
