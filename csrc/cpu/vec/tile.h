@@ -62,7 +62,7 @@ struct Cells {
 template <typename coord_t>
 struct Located {
   int64_t pixel, row, col;
-  Landing landing;
+  FlowTarget target;
   bool interior;
   Cell<coord_t, int64_t> cell;
 };
@@ -87,12 +87,12 @@ void for_each_cell(const ImageSize& size, const FlowView<const coord_t>& flow,
     }
     if (small) cells.locate(u, v, pixels, row, col, size.height, size.width);
     for (int64_t p = 0; p < pixels; ++p) {
-      Located<coord_t> at{pixel + p, row, col + p, Landing::inside, true, {}};
+      Located<coord_t> at{pixel + p, row, col + p, FlowTarget::inside, true, {}};
       if (small && cells.interior[p]) {
         at.cell = {cells.row[p], cells.col[p], cells.fy[p], cells.fx[p]};
       } else {
         at.interior = false;
-        at.landing = locate(row, at.col, u[p], v[p], size.height, size.width, at.cell);
+        at.target = locate(row, at.col, u[p], v[p], size.height, size.width, at.cell);
       }
       f(at);
     }
@@ -105,7 +105,7 @@ void for_each_cell(const ImageSize& size, const FlowView<const coord_t>& flow,
 template <typename coord_t>
 struct Taps {
   int count;
-  Landing landing;
+  FlowTarget target;
   int64_t offset[kCorners];
   coord_t weight[kCorners];
 };
@@ -116,8 +116,8 @@ C10_ALWAYS_INLINE Taps<coord_t> find_taps(const ImageSize& size,
                                           const Located<coord_t>& at) {
   Taps<coord_t> taps;
   taps.count = 0;
-  taps.landing = at.landing;
-  if (at.landing != Landing::inside) return taps;
+  taps.target = at.target;
+  if (at.target != FlowTarget::inside) return taps;
   const int64_t first = at.cell.row * input.row + at.cell.col * input.col;
   if (at.interior) {
     taps.count = kCorners;
@@ -176,7 +176,7 @@ C10_ALWAYS_INLINE void warp_pixel(const scalar_t* image, const Taps<coord_t>& ta
       return blend<1>(image, taps, channels, output);
     default:
       std::fill_n(output, channels,
-                  static_cast<output_t>(value_without_cell<coord_t>(taps.landing)));
+                  static_cast<output_t>(value_without_cell<coord_t>(taps.target)));
   }
 }
 
