@@ -33,7 +33,7 @@ struct CpuBranchDevice {
     constexpr int64_t kGrain = 1 << 12;
     const int64_t grain = divide_up(kGrain, args.size.chunks());
     at::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t item = begin; item < end; ++item) update(args, item);
+      for (int64_t item = begin; item < end; ++item) compute(args, item);
     });
   }
 

@@ -3,7 +3,7 @@
 #include <ATen/Dispatch.h>
 
 #include "cpu/images.h"
-#include "cpu/pack.h"
+#include "cpu/copy_image_kernels.h"
 #include "tensors/library.h"
 #include "tensors/tensors.h"
 
@@ -26,18 +26,18 @@ void copy_on_cpu(const at::Tensor& to, const at::Tensor& from) {
                     "got ",
                     to.sizes(), " and ", from.sizes());
   const PlainDispatch plain;
-  const bool unpacks = dense(from, false) && dense(to, true);
-  const bool packs = dense(from, true) && dense(to, false);
+  const bool from_channels_last = dense(from, false) && dense(to, true);
+  const bool from_planes = dense(from, true) && dense(to, false);
   // Both where a sample has one channel or pixel.
-  if (packs == unpacks || to.scalar_type() != from.scalar_type()) {
+  if (from_planes == from_channels_last || to.scalar_type() != from.scalar_type()) {
     to.copy_(from);
     return;
   }
   const ImageSize size = image_size(from);
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kBFloat16, at::kHalf, from.scalar_type(), "copy_image", [&] {
-        const auto& kernels = pack_kernels<scalar_t>(size.channels);
-        const auto move = packs ? kernels.pack : kernels.unpack;
+        const auto& kernels = copy_image_kernels<scalar_t>(size.channels);
+        const auto move = from_planes ? kernels.to_channels_last : kernels.to_planes;
         const Batched<const scalar_t> source{from.const_data_ptr<scalar_t>(),
                                              from.stride(0)};
         const Batched<scalar_t> target{to.mutable_data_ptr<scalar_t>(), to.stride(0)};

@@ -1,6 +1,6 @@
 #pragma once
 
-// The inner loops of hff_concat on the CPU; items as in cpu/branches.h.
+// The inner loops of hff_concat on the CPU; items as in cpu/branch_kernels.h.
 
 #include <ATen/OpMathType.h>
 #include <c10/util/BFloat16.h>

@@ -14,19 +14,19 @@ struct CpuPyramidDevice : CpuBranchDevice {
   template <typename scalar_t, typename T>
   static void run(const PyramidPool<scalar_t, T>& args) {
     for_groups<T>(args.size, [&](const auto&... rest) {
-      pyramid_kernels<scalar_t>(kPyramidLanes).forward(args, rest...);
+      pyramid_kernels<scalar_t>(kPyramidChannels).forward(args, rest...);
     });
   }
 
   template <typename scalar_t, typename T>
   static void run(const PyramidPoolBackward<scalar_t, T>& args) {
     for_groups<T>(args.size, [&](const auto&... rest) {
-      pyramid_kernels<scalar_t>(kPyramidLanes).backward(args, rest...);
+      pyramid_kernels<scalar_t>(kPyramidChannels).backward(args, rest...);
     });
   }
 
  private:
-  // Lanes beyond the last channel are worked on, too, and hold what they will.
+  // The last group is worked on whole: its channels beyond the image hold anything.
   template <typename T, typename F>
   static void for_groups(const PyramidSize& size, const F& f) {
     std::vector<int64_t> first;
@@ -49,16 +49,16 @@ struct CpuPyramidDevice : CpuBranchDevice {
       }
     }
     const PyramidBins bins{first.data(), spans.data(), start.data()};
-    const int64_t items = size.batch * divide_up(size.channels, kPyramidLanes);
-    const int64_t values = kPyramidLanes * size.pixels();
+    const int64_t items = size.batch * divide_up(size.channels, kPyramidChannels);
+    const int64_t values = kPyramidChannels * size.pixels();
     at::parallel_for(
         0, items, divide_up(kGrainValues, values), [&](int64_t begin, int64_t end) {
-          const int64_t count = size.bins() * kPyramidLanes;
+          const int64_t count = size.bins() * kPyramidChannels;
           const auto numbers =
-              std::make_unique<T[]>(size.width * kPyramidLanes + count);
+              std::make_unique<T[]>(size.width * kPyramidChannels + count);
           const auto places = std::make_unique<int32_t[]>(count);
           T* row = numbers.get();
-          T* of_bins = row + size.width * kPyramidLanes;
+          T* of_bins = row + size.width * kPyramidChannels;
           f(bins, PyramidBuffers<T>{row, of_bins, places.get()}, begin, end);
         });
   }

@@ -1,8 +1,8 @@
 #pragma once
 
-// The inner loops of spatial_pyramid_pool on the CPU, for kPyramidLanes channels at a
-// time: item = b * groups of channels + group. Rows of pixels are brought into a
-// buffer [width, lanes], unless they lie so, and all levels take from it what is
+// The inner loops of spatial_pyramid_pool on the CPU, for kPyramidChannels channels at
+// a time: item = b * groups of channels + group. Rows of pixels are brought into a
+// buffer [width, channels], unless they lie so, and all levels take from it what is
 // theirs.
 
 #include <ATen/OpMathType.h>
@@ -16,7 +16,7 @@ namespace trajgru_ext {
 
 // A few registers of them, so that finding the bins is little beside what is done
 // there.
-constexpr int64_t kPyramidLanes = 32;
+constexpr int64_t kPyramidChannels = 32;
 
 // Where bins lie, which is the same for all channels: found once.
 struct PyramidBins {
@@ -31,9 +31,9 @@ struct PyramidBins {
 // Of one thread.
 template <typename T>
 struct PyramidBuffers {
-  T* row;           // [width, lanes]
-  T* values;        // [bins, lanes]
-  int32_t* places;  // [bins, lanes]
+  T* row;           // [width, channels]
+  T* values;        // [bins, channels]
+  int32_t* places;  // [bins, channels]
 };
 
 template <typename scalar_t>

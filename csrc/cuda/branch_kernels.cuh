@@ -19,7 +19,7 @@ __global__ void branch_items_kernel(Args args, int64_t items) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t item = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
        item < items; item += step) {
-    update(args, item);
+    compute(args, item);
   }
 }
 

@@ -69,10 +69,10 @@ FlowConvChunk<scalar_t, index_t> chunk_of(const Operands& operands, int64_t firs
           group};
 }
 
-template <typename scalar_t, int kPack, typename index_t>
+template <typename scalar_t, int kVector, typename index_t>
 void gather(const Operands& operands, int64_t first, int64_t count, int group,
             const Tensor& warped) {
-  launch(flow_conv_gather_kernel<scalar_t, kPack, index_t>,
+  launch(flow_conv_gather_kernel<scalar_t, kVector, index_t>,
          grid_size(count * operands.links << group), kBlock, 0, current_stream(),
          chunk_of<scalar_t, index_t>(operands, first, count, group),
          warped.mutable_data_ptr<scalar_t>());
@@ -84,7 +84,7 @@ void gather(const Operands& operands, int64_t first, int64_t count,
   if (count * operands.columns == 0) return;
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kBFloat16, at::kHalf, operands.input.scalar_type(), "flow_conv", [&] {
-        constexpr int kWide = kPackBytes / sizeof(scalar_t);
+        constexpr int kWide = kVectorBytes / sizeof(scalar_t);
         const bool wide = aligned(operands.input, kWide);
         const int group = group_log2(wide ? channels / kWide : channels);
         const bool narrow = fits_32_bits(count * operands.links << group,

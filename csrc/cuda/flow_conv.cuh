@@ -25,7 +25,7 @@ struct LinkSite {
   index_t row, link;  // of the buffer
   Site<index_t> site;
   Cell<coord_t, index_t> cell;
-  Landing landing;
+  FlowTarget target;
 
   TRAJGRU_HOST_DEVICE LinkSite(index_t item,
                                const FlowConvChunk<scalar_t, index_t>& args)
@@ -33,8 +33,8 @@ struct LinkSite {
         link((item >> args.group) - row * args.links),
         site(args.first + row, item & ((static_cast<index_t>(1) << args.group) - 1),
              args.size),
-        landing(locate(site, of_link(args.flows, link), args.flow_scale, args.size,
-                       cell)) {}
+        target(locate(site, of_link(args.flows, link), args.flow_scale, args.size,
+                      cell)) {}
 
   template <typename T>
   static TRAJGRU_HOST_DEVICE ImageView<T, index_t> of_link(ImageView<T, index_t> flows,
@@ -49,7 +49,7 @@ struct LinkSite {
   }
 };
 
-template <typename scalar_t, int kPack, typename index_t>
+template <typename scalar_t, int kVector, typename index_t>
 __global__ void flow_conv_gather_kernel(FlowConvChunk<scalar_t, index_t> args,
                                         scalar_t* warped) {
   const index_t items = args.pixels * args.links << args.group;
@@ -57,8 +57,8 @@ __global__ void flow_conv_gather_kernel(FlowConvChunk<scalar_t, index_t> args,
   for (index_t item = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x;
        item < items; item += step) {
     const LinkSite<scalar_t, index_t> at(item, args);
-    warp_pixel<kPack>(at.site, args.group, at.landing, at.cell, args.size, args.input,
-                      warped + at.offset(args), static_cast<index_t>(1));
+    warp_pixel<kVector>(at.site, args.group, at.target, at.cell, args.size, args.input,
+                        warped + at.offset(args), static_cast<index_t>(1));
   }
 }
 
@@ -75,7 +75,7 @@ __global__ void flow_conv_scatter_kernel(
        first += step) {
     const bool active = first + threadIdx.x < items;
     const LinkSite<scalar_t, index_t> at(active ? first + threadIdx.x : 0, args);
-    pull_back(active, at.site, args.group, at.landing, at.cell, args.size, args.input,
+    pull_back(active, at.site, args.group, at.target, at.cell, args.size, args.input,
               warped_grad + at.offset(args), static_cast<index_t>(1), args.flow_scale,
               sums, at.of_link(flows_grad, at.link));
   }

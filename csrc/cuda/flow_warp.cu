@@ -15,7 +15,7 @@ namespace {
 
 using at::Tensor;
 
-template <typename scalar_t, int kPack, typename index_t>
+template <typename scalar_t, int kVector, typename index_t>
 void forward(const Tensor& input, const Tensor& flow, double flow_scale,
              const Tensor& output, int group) {
   using coord_t = at::opmath_type<scalar_t>;
@@ -26,18 +26,18 @@ void forward(const Tensor& input, const Tensor& flow, double flow_scale,
       static_cast<coord_t>(flow_scale),
       image_view<scalar_t, index_t>(output),
       group};
-  launch(flow_warp_kernel<scalar_t, kPack, index_t>, grid_size(pixels(input) << group),
-         kBlock, 0, current_stream(), args);
+  launch(flow_warp_kernel<scalar_t, kVector, index_t>,
+         grid_size(pixels(input) << group), kBlock, 0, current_stream(), args);
 }
 
-template <typename scalar_t, int kPack>
+template <typename scalar_t, int kVector>
 void forward(const Tensor& input, const Tensor& flow, double flow_scale,
              const Tensor& output) {
-  const int group = channels_last(input) ? group_log2(input.size(1) / kPack) : 0;
+  const int group = channels_last(input) ? group_log2(input.size(1) / kVector) : 0;
   if (fits_32_bits(pixels(input) << group, {input, flow, output})) {
-    forward<scalar_t, kPack, int32_t>(input, flow, flow_scale, output, group);
+    forward<scalar_t, kVector, int32_t>(input, flow, flow_scale, output, group);
   } else {
-    forward<scalar_t, kPack, int64_t>(input, flow, flow_scale, output, group);
+    forward<scalar_t, kVector, int64_t>(input, flow, flow_scale, output, group);
   }
 }
 
@@ -49,9 +49,9 @@ Tensor flow_warp(const Tensor& input, const Tensor& flow, double flow_scale) {
   const Tensor coordinates = flow.to(opmath_dtype(input));
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kBFloat16, at::kHalf, input.scalar_type(), "flow_warp", [&] {
-        constexpr int kPack = kPackBytes / sizeof(scalar_t);
-        if (aligned(input, kPack) && aligned(output, kPack)) {
-          forward<scalar_t, kPack>(input, coordinates, flow_scale, output);
+        constexpr int kVector = kVectorBytes / sizeof(scalar_t);
+        if (aligned(input, kVector) && aligned(output, kVector)) {
+          forward<scalar_t, kVector>(input, coordinates, flow_scale, output);
         } else {
           forward<scalar_t, 1>(input, coordinates, flow_scale, output);
         }

@@ -19,24 +19,25 @@ struct PlaceOfThread {
   int64_t outer, inner, index;
 
   template <typename data_t>
-  TRAJGRU_HOST_DEVICE T load(const GateView<data_t>& view, int number) const {
-    return static_cast<T>(*view.at(outer, inner, number, index));
+  TRAJGRU_HOST_DEVICE T load(const GateView<data_t>& view, int gate) const {
+    return static_cast<T>(*view.at(outer, inner, gate, index));
   }
 
   template <typename data_t>
-  TRAJGRU_HOST_DEVICE void store(const GateView<data_t>& view, int number,
+  TRAJGRU_HOST_DEVICE void store(const GateView<data_t>& view, int gate,
                                  T value) const {
-    *view.at(outer, inner, number, index) = static_cast<data_t>(value);
+    *view.at(outer, inner, gate, index) = static_cast<data_t>(value);
   }
 
   template <typename data_t>
   TRAJGRU_HOST_DEVICE T sum(const GateView<data_t>& a, const GateView<data_t>& b,
-                            int number) const {
-    if (!a.present()) return load(b, number);
-    return b.present() ? load(a, number) + load(b, number) : load(a, number);
+                            int gate) const {
+    if (!a.present()) return load(b, gate);
+    return b.present() ? load(a, gate) + load(b, gate) : load(a, gate);
   }
 
-  TRAJGRU_HOST_DEVICE T kept(const GateView<const bool>& mask, T old, T fresh) const {
+  TRAJGRU_HOST_DEVICE T zoneout(const GateView<const bool>& mask, T old,
+                                T fresh) const {
     return mask.present() && *mask.at(outer, inner, 0, index) ? old : fresh;
   }
 
@@ -45,14 +46,14 @@ struct PlaceOfThread {
   }
 
   // A thread goes through the samples in order.
-  TRAJGRU_HOST_DEVICE void accumulate(const GateView<T>& sums, int number,
+  TRAJGRU_HOST_DEVICE void accumulate(const GateView<T>& sums, int gate,
                                       T value) const {
-    store(sums, number, outer == 0 ? value : load(sums, number) + value);
+    store(sums, gate, outer == 0 ? value : load(sums, gate) + value);
   }
 
-  // The same to what is there.
-  TRAJGRU_HOST_DEVICE void add(const GateView<T>& sums, int number, T value) const {
-    store(sums, number, load(sums, number) + value);
+  // Adds to what the buffer holds already.
+  TRAJGRU_HOST_DEVICE void add(const GateView<T>& sums, int gate, T value) const {
+    store(sums, gate, load(sums, gate) + value);
   }
 };
 

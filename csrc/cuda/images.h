@@ -12,7 +12,7 @@
 namespace trajgru_ext::cuda {
 
 // The widest load of one thread.
-constexpr int kPackBytes = 16;
+constexpr int kVectorBytes = 16;
 
 constexpr int kWarpLog2 = 5;
 
@@ -41,14 +41,14 @@ inline bool channels_last(const at::Tensor& image) {
   return image.size(1) > 1 && image.stride(1) == 1;
 }
 
-// Whether each pixel's channels can be read in packs of this many.
-inline bool aligned(const at::Tensor& image, int64_t pack) {
+// Whether each pixel's channels can be loaded `count` at a time.
+inline bool aligned(const at::Tensor& image, int64_t count) {
   const auto address = reinterpret_cast<uintptr_t>(image.const_data_ptr());
   const auto multiple = [&](int64_t d) {
-    return image.size(d) == 1 || image.stride(d) % pack == 0;
+    return image.size(d) == 1 || image.stride(d) % count == 0;
   };
-  return channels_last(image) && image.size(1) % pack == 0 && multiple(0) &&
-         multiple(2) && multiple(3) && address % (pack * image.element_size()) == 0;
+  return channels_last(image) && image.size(1) % count == 0 && multiple(0) &&
+         multiple(2) && multiple(3) && address % (count * image.element_size()) == 0;
 }
 
 template <typename index_t>

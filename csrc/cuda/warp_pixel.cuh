@@ -43,10 +43,10 @@ struct Site {
 };
 
 template <typename T, typename index_t>
-TRAJGRU_HOST_DEVICE Landing locate(const Site<index_t>& site,
-                                   const ImageView<const T, index_t>& flow,
-                                   T flow_scale, const ImageSize<index_t>& size,
-                                   Cell<T, index_t>& cell) {
+TRAJGRU_HOST_DEVICE FlowTarget locate(const Site<index_t>& site,
+                                      const ImageView<const T, index_t>& flow,
+                                      T flow_scale, const ImageSize<index_t>& size,
+                                      Cell<T, index_t>& cell) {
   const T* at = flow.data + site.offset(flow);
   return trajgru_ext::locate(site.row, site.col, flow_scale * at[0],
                              flow_scale * at[flow.channel], size.height, size.width,
@@ -55,24 +55,24 @@ TRAJGRU_HOST_DEVICE Landing locate(const Site<index_t>& site,
 
 // Loaded and stored as one.
 template <typename T, int kCount>
-struct alignas(sizeof(T) * kCount) Pack {
+struct alignas(sizeof(T) * kCount) Vector {
   T value[kCount];
 };
 
 // output[c * channel] = sum_k weight_k input[corner k, c], for the site's lane.
-template <int kPack, typename scalar_t, typename coord_t, typename index_t>
-__device__ void warp_pixel(const Site<index_t>& site, int group, Landing landing,
+template <int kVector, typename scalar_t, typename coord_t, typename index_t>
+__device__ void warp_pixel(const Site<index_t>& site, int group, FlowTarget target,
                            const Cell<coord_t, index_t>& cell,
                            const ImageSize<index_t>& size,
                            const ImageView<const scalar_t, index_t>& input,
                            scalar_t* output, index_t channel) {
-  using Values = Pack<scalar_t, kPack>;
+  using Values = Vector<scalar_t, kVector>;
   const scalar_t* corner[kCorners];
   coord_t weight[kCorners];
 #pragma unroll
   for (int k = 0; k < kCorners; ++k) {
     corner[k] = nullptr;
-    if (landing == Landing::inside) {
+    if (target == FlowTarget::inside) {
       weight[k] = corner_weight(cell, k);
       // A corner of no weight is not read: it may be NaN.
       if (weight[k] != 0 && corner_inside(cell, k, size.height, size.width)) {
@@ -82,25 +82,25 @@ __device__ void warp_pixel(const Site<index_t>& site, int group, Landing landing
       }
     }
   }
-  const index_t stride = static_cast<index_t>(kPack) << group;
-  for (index_t c = site.lane * kPack; c < size.channels; c += stride) {
-    coord_t sum[kPack];
+  const index_t stride = static_cast<index_t>(kVector) << group;
+  for (index_t c = site.lane * kVector; c < size.channels; c += stride) {
+    coord_t sum[kVector];
 #pragma unroll
-    for (int n = 0; n < kPack; ++n) sum[n] = value_without_cell<coord_t>(landing);
+    for (int n = 0; n < kVector; ++n) sum[n] = value_without_cell<coord_t>(target);
 #pragma unroll
     for (int k = 0; k < kCorners; ++k) {
       if (corner[k] != nullptr) {
         const Values values =
             *reinterpret_cast<const Values*>(corner[k] + c * input.channel);
 #pragma unroll
-        for (int n = 0; n < kPack; ++n) {
+        for (int n = 0; n < kVector; ++n) {
           sum[n] += weight[k] * static_cast<coord_t>(values.value[n]);
         }
       }
     }
     Values result;
 #pragma unroll
-    for (int n = 0; n < kPack; ++n) result.value[n] = static_cast<scalar_t>(sum[n]);
+    for (int n = 0; n < kVector; ++n) result.value[n] = static_cast<scalar_t>(sum[n]);
     *reinterpret_cast<Values*>(output + c * channel) = result;
   }
 }
@@ -110,14 +110,14 @@ __device__ void warp_pixel(const Site<index_t>& site, int group, Landing landing
 // warp calls it together; of idle threads nothing is read or written.
 template <typename scalar_t, typename coord_t, typename index_t>
 __device__ void pull_back(bool active, const Site<index_t>& site, int group,
-                          Landing landing, const Cell<coord_t, index_t>& cell,
+                          FlowTarget target, const Cell<coord_t, index_t>& cell,
                           const ImageSize<index_t>& size,
                           const ImageView<const scalar_t, index_t>& input,
                           const scalar_t* grad, index_t channel, coord_t flow_scale,
                           const ImageView<coord_t, index_t>& sums,
                           const ImageView<coord_t, index_t>& flow_grad) {
   coord_t dot[kCorners] = {0, 0, 0, 0};
-  if (active && landing == Landing::inside) {
+  if (active && target == FlowTarget::inside) {
 #pragma unroll
     for (int k = 0; k < kCorners; ++k) {
       if (!corner_inside(cell, k, size.height, size.width)) continue;
@@ -139,9 +139,9 @@ __device__ void pull_back(bool active, const Site<index_t>& site, int group,
     }
   }
   if (flow_grad.data != nullptr) {  // the same for all threads
-    coord_t u = value_without_cell<coord_t>(landing);
+    coord_t u = value_without_cell<coord_t>(target);
     coord_t v = u;
-    if (landing == Landing::inside) {
+    if (target == FlowTarget::inside) {
       u = flow_scale * gradient_u(cell, dot);
       v = flow_scale * gradient_v(cell, dot);
     }

@@ -17,7 +17,9 @@ namespace trajgru_ext {
 
 constexpr int kCorners = 4;
 
-enum class Landing { inside, outside, undefined };  // undefined: the flow is NaN
+// Where a pixel's flow points: to a cell with a corner inside the image, to nothing but
+// outside, or nowhere, since the flow is NaN.
+enum class FlowTarget { inside, outside, undefined };
 
 // The cell's upper left corner and the position within the cell. The corner may
 // lie at -1, one before the image: the cell's other half is inside then.
@@ -38,12 +40,13 @@ TRAJGRU_HOST_DEVICE T displacement_limit() {
 // displacements are exact at any pixel, and the precision of the fraction does not
 // depend on how far the pixel is from the origin.
 template <typename T, typename index_t>
-TRAJGRU_HOST_DEVICE Landing locate(index_t row, index_t col, T u, T v, index_t height,
-                                   index_t width, Cell<T, index_t>& cell) {
+TRAJGRU_HOST_DEVICE FlowTarget locate(index_t row, index_t col, T u, T v,
+                                      index_t height, index_t width,
+                                      Cell<T, index_t>& cell) {
   const T limit = displacement_limit<T, index_t>();
   // Negated, so that NaN is never converted to an integer.
   if (!(std::fabs(u) < limit && std::fabs(v) < limit)) {
-    return (u != u || v != v) ? Landing::undefined : Landing::outside;
+    return (u != u || v != v) ? FlowTarget::undefined : FlowTarget::outside;
   }
   const T whole_u = std::floor(u), whole_v = std::floor(v);
   cell.row = row + static_cast<index_t>(whole_v);
@@ -52,7 +55,7 @@ TRAJGRU_HOST_DEVICE Landing locate(index_t row, index_t col, T u, T v, index_t h
   cell.fx = u - whole_u;
   const bool inside =
       cell.row >= -1 && cell.row < height && cell.col >= -1 && cell.col < width;
-  return inside ? Landing::inside : Landing::outside;
+  return inside ? FlowTarget::inside : FlowTarget::outside;
 }
 
 template <typename T, typename index_t>
@@ -93,8 +96,8 @@ TRAJGRU_HOST_DEVICE D gradient_v(const Cell<T, index_t>& cell, const D* dot) {
 // What a pixel that reads no corner gives: nothing outside the image, NaN where the
 // flow is NaN. Its gradient is the same.
 template <typename T>
-TRAJGRU_HOST_DEVICE T value_without_cell(Landing landing) {
-  return landing == Landing::undefined ? std::numeric_limits<T>::quiet_NaN() : T(0);
+TRAJGRU_HOST_DEVICE T value_without_cell(FlowTarget target) {
+  return target == FlowTarget::undefined ? std::numeric_limits<T>::quiet_NaN() : T(0);
 }
 
 }  // namespace trajgru_ext

@@ -4,13 +4,14 @@
 // which comes from logits l (SE: Hu et al. 2018, arXiv 1709.01507; SK: Li et al. 2019,
 // arXiv 1903.06586):
 //
-//   se_scale    w = sigma(l), one branch      sk_select   w_m = exp(l_m) / sum_k
-//   exp(l_k) y = sum_m w_m x_m
+//   se_scale    w = sigma(l), one branch
+//   sk_select   w_m = exp(l_m) / sum_k exp(l_k)
+//   both        y = sum_m w_m x_m
 //
 // and, from the dot products d_m = sum over the pixels of dy x_m,
 //
-//   se_scale    dl = d w (1 - w)              sk_select   dl_m = w_m (d_m - sum_k w_k
-//   d_k)
+//   se_scale    dl = d w (1 - w)
+//   sk_select   dl_m = w_m (d_m - sum_k w_k d_k)
 //
 // Sums over pixels are formed chunk by chunk, so that they do not depend on how many
 // threads there are, and then added up in the chunks' order.
@@ -52,8 +53,8 @@ struct BranchSize {
     return rest < chunk ? rest : chunk;
   }
 
-  // Where [batch, branches, channels], or chunk by chunk [batch, chunks, branches,
-  // channels], has its numbers.
+  // Offsets into weights [batch, branches, channels] and into sums [batch, chunks,
+  // branches, channels].
   TRAJGRU_HOST_DEVICE int64_t weight(int64_t b, int64_t m, int64_t c) const {
     return (b * branches + m) * channels + c;
   }
@@ -63,7 +64,7 @@ struct BranchSize {
   }
 };
 
-// The sums over the pixels of all branches together: of a size with one branch.
+// The sums over the pixels of all branches together, for which size has one branch.
 template <typename scalar_t, typename T>
 struct BranchSums {
   using Scalar = scalar_t;
@@ -97,7 +98,7 @@ struct BranchBlendBackward {
 
 enum class Weighting : int { sigma, softmax };
 
-// What follows has an item for each sample and channel: item = b * channels + c.
+// From here on an item is a sample and a channel: item = b * channels + c.
 template <typename T>
 struct BranchWeights {
   BranchSize size;
@@ -107,7 +108,7 @@ struct BranchWeights {
 };
 
 template <typename T>
-TRAJGRU_HOST_DEVICE void update(const BranchWeights<T>& args, int64_t item) {
+TRAJGRU_HOST_DEVICE void compute(const BranchWeights<T>& args, int64_t item) {
   const BranchSize& size = args.size;
   const int64_t b = item / size.channels, step = size.channels;
   const int64_t first = size.weight(b, 0, item - b * size.channels);
@@ -128,8 +129,8 @@ TRAJGRU_HOST_DEVICE void update(const BranchWeights<T>& args, int64_t item) {
   for (int m = 0; m < size.branches; ++m) weights[m * step] /= sum;
 }
 
-// From the chunks' dot products, which the first chunk's place then holds the sums of,
-// to the gradients to the logits.
+// The gradients to the logits from the chunks' dot products, whose sums are left where
+// the first chunk's were.
 template <typename T>
 struct BranchSlopes {
   BranchSize size;
@@ -140,7 +141,7 @@ struct BranchSlopes {
 };
 
 template <typename T>
-TRAJGRU_HOST_DEVICE void update(const BranchSlopes<T>& args, int64_t item) {
+TRAJGRU_HOST_DEVICE void compute(const BranchSlopes<T>& args, int64_t item) {
   const BranchSize& size = args.size;
   const int64_t b = item / size.channels, c = item - b * size.channels;
   T mean = 0;  // by the weights
@@ -157,7 +158,7 @@ TRAJGRU_HOST_DEVICE void update(const BranchSlopes<T>& args, int64_t item) {
   }
 }
 
-// From the chunks' sums to the mean.
+// The means from the chunks' sums.
 template <typename scalar_t, typename T>
 struct BranchMeans {
   BranchSize size;
@@ -166,7 +167,7 @@ struct BranchMeans {
 };
 
 template <typename scalar_t, typename T>
-TRAJGRU_HOST_DEVICE void update(const BranchMeans<scalar_t, T>& args, int64_t item) {
+TRAJGRU_HOST_DEVICE void compute(const BranchMeans<scalar_t, T>& args, int64_t item) {
   const BranchSize& size = args.size;
   const int64_t b = item / size.channels, c = item - b * size.channels;
   T sum = 0;

@@ -4,6 +4,7 @@
 // the state and of every gate. In planes (contiguous) a row is a piece of a sample's
 // planes and a gate's slice begins `features * pixels` later than the one before; in
 // channels last a row is a pixel's channels and a slice begins `features` later.
+// docs/kernels.md has a picture.
 
 #include <cstdint>
 #include <type_traits>
@@ -28,19 +29,19 @@ struct GateRows {
   int64_t length, last;  // elements of a row, and of the last row of a sample
 };
 
-// An element's place is data + outer * row.outer + inner * row.inner + slot * number
-// of the gate + its place in the row. Gradients may lie where the gates lie, since an
-// element is read before it is written.
+// A state or some gates, seen as rows: the strides from a sample (outer), a row of it
+// (inner) and a gate's slice to the next. Gradients may lie where the gates lie, since
+// an element is read before it is written.
 template <typename T>
 struct GateView {
   T* data;  // null where absent
-  int64_t outer, inner, slot;
+  int64_t outer, inner, gate;
 
   TRAJGRU_HOST_DEVICE bool present() const { return data != nullptr; }
 
   TRAJGRU_HOST_DEVICE T* at(int64_t outer_row, int64_t inner_row, int number,
                             int64_t index) const {
-    return data + (outer_row * outer + inner_row * inner + number * slot + index);
+    return data + (outer_row * outer + inner_row * inner + number * gate + index);
   }
 };
 

@@ -8,7 +8,7 @@
 //   GRU   r = sigma(a_r)   u = sigma(a_u)   n = act(q)
 //         h' = u h + (1-u) n  ("keep"), or  (1-u) h + u n  ("replace")
 //
-// V is float, double, or a pack of them that has the three functions below.
+// V is float, double, or a SIMD block of them that has the three functions below.
 
 #include <cmath>
 #include <type_traits>

@@ -1,8 +1,9 @@
 #pragma once
 
 // gru_gates, gru_reset and gru_output: what they read and write at one place `at` of a
-// row. at.load(view, slot), at.store(view, slot, value), at.sum(x, h, slot), the two
-// gate tensors' sum, and at.kept(mask, old, fresh) come from the loop around it.
+// row. at.load(view, gate), at.store(view, gate, value), at.sum(x, h, gate), the sum of
+// the two tensors of gates, and at.zoneout(mask, old, fresh), the old state where the
+// mask is set, come from the loop around it.
 
 #include "math/gate_rows.h"
 #include "math/gates.h"
@@ -61,7 +62,7 @@ TRAJGRU_HOST_DEVICE void update(const GruGates<D>& args, const At& at) {
   using V = typename At::Value;
   const auto parts = gru_parts<V>(args, at);
   const V fresh = gru_state(args.update, parts.u, parts.n, parts.h);
-  at.store(args.output, 0, at.kept(args.mask, parts.h, fresh));
+  at.store(args.output, 0, at.zoneout(args.mask, parts.h, fresh));
 }
 
 template <typename D, typename At>
@@ -69,7 +70,7 @@ TRAJGRU_HOST_DEVICE void update(const GruGatesBackward<D>& args, const At& at) {
   using V = typename At::Value;
   const auto parts = gru_parts<V>(args, at);
   const V grad = at.load(args.grad, 0);
-  const V fresh = at.kept(args.mask, V(0), grad);
+  const V fresh = at.zoneout(args.mask, V(0), grad);
   const auto to = gru_state_grad(args.update, parts.u, parts.n, parts.h, fresh);
   const V q = activation_grad(args.update, parts.q, parts.n, to.n);
   // Without an h-part the reset gate, which may be NaN, has none either.
@@ -86,7 +87,7 @@ TRAJGRU_HOST_DEVICE void update(const GruGatesBackward<D>& args, const At& at) {
     at.store(args.h_gates_grad, args.slots.n, q * parts.r);
   }
   if (args.h_grad.present()) {
-    at.store(args.h_grad, 0, at.kept(args.mask, grad, to.h));
+    at.store(args.h_grad, 0, at.zoneout(args.mask, grad, to.h));
   }
 }
 
@@ -157,7 +158,7 @@ TRAJGRU_HOST_DEVICE void update(const GruOutput<D>& args, const At& at) {
   const V h = at.load(args.h, 0);
   const V n = activate(args.update, at.load(args.candidate, 0));
   const V fresh = gru_state(args.update, at.load(args.u, 0), n, h);
-  at.store(args.output, 0, at.kept(args.mask, h, fresh));
+  at.store(args.output, 0, at.zoneout(args.mask, h, fresh));
 }
 
 template <typename D, typename At>
@@ -165,7 +166,7 @@ TRAJGRU_HOST_DEVICE void update(const GruOutputBackward<D>& args, const At& at) 
   using V = typename At::Value;
   const V q = at.load(args.candidate, 0), n = activate(args.update, q);
   const V grad = at.load(args.grad, 0);
-  const V fresh = at.kept(args.mask, V(0), grad);
+  const V fresh = at.zoneout(args.mask, V(0), grad);
   const auto to =
       gru_state_grad(args.update, at.load(args.u, 0), n, at.load(args.h, 0), fresh);
   if (args.candidate_grad.present()) {
@@ -173,7 +174,7 @@ TRAJGRU_HOST_DEVICE void update(const GruOutputBackward<D>& args, const At& at) 
   }
   if (args.u_grad.present()) at.store(args.u_grad, 0, to.u);
   if (args.h_grad.present()) {
-    at.store(args.h_grad, 0, at.kept(args.mask, grad, to.h));
+    at.store(args.h_grad, 0, at.zoneout(args.mask, grad, to.h));
   }
 }
 

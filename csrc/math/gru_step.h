@@ -1,8 +1,9 @@
 #pragma once
 
-// One step of a GRU sequence whose reset follows the convolution: the update of
-// gru_gates.h, which leaves in place of the gates what its gradient is computed from,
-// and then in place of that the gradient.
+// One step of a GRU sequence whose reset gate comes after the convolution: the update
+// of gru_gates.h, which overwrites the inputs' part of the gates with the gates, from
+// which the backward step computes its gradients, and overwrites them with the
+// gradients in turn.
 
 #include "math/gate_rows.h"
 #include "math/gates.h"
@@ -20,8 +21,8 @@ struct GruStep {
   bool has_inputs;           // else the inputs' part is 0, and is not read
   GateView<const scalar_t> h_gates, h;
   GateView<const bool> mask;     // true: the old state stays
-  GateView<scalar_t> candidate;  // the h-part of the candidate; null: nothing
-                                 // is left for the gradient
+  GateView<scalar_t> candidate;  // to hold the h-part of the candidate; null: neither
+                                 // it nor the gates are saved for backward
   GateView<scalar_t> output;
   GruSlots slots;
   GruUpdate<typename D::math_t> update;
@@ -55,7 +56,7 @@ TRAJGRU_HOST_DEVICE void update(const GruStep<D>& args, const At& at) {
   V n = r * m;
   if (args.has_inputs) n = at.load(args.gates, args.slots.n) + n;
   n = activate(args.update, n);
-  at.store(args.output, 0, at.kept(args.mask, h, gru_state(args.update, u, n, h)));
+  at.store(args.output, 0, at.zoneout(args.mask, h, gru_state(args.update, u, n, h)));
   if (args.candidate.present()) {
     at.store(args.gates, args.slots.r, r);
     at.store(args.gates, args.slots.u, u);
@@ -70,9 +71,9 @@ TRAJGRU_HOST_DEVICE void update(const GruStepBackward<D>& args, const At& at) {
   const V r = at.load(args.gates, args.slots.r), u = at.load(args.gates, args.slots.u);
   const V n = at.load(args.gates, args.slots.n), m = at.load(args.candidate, 0);
   const V grad = at.load(args.grad, 0);
-  const V fresh = at.kept(args.mask, V(0), grad);
+  const V fresh = at.zoneout(args.mask, V(0), grad);
   const auto to = gru_state_grad(args.update, u, n, V(at.load(args.h, 0)), fresh);
-  // A value has the sign of its argument, so that it tells the slope.
+  // An activation has the sign of its argument, so n tells the slope at q too.
   const V q_grad = activation_grad(args.update, n, n, to.n);
   const V r_grad = q_grad * m * sigma_slope(r), u_grad = to.u * sigma_slope(u);
   at.store(args.gates, args.slots.r, r_grad);
@@ -81,7 +82,7 @@ TRAJGRU_HOST_DEVICE void update(const GruStepBackward<D>& args, const At& at) {
   at.store(args.h_gates_grad, args.slots.r, r_grad);
   at.store(args.h_gates_grad, args.slots.u, u_grad);
   at.store(args.h_gates_grad, args.slots.n, q_grad * r);
-  at.store(args.h_grad, 0, at.kept(args.mask, grad, to.h));
+  at.store(args.h_grad, 0, at.zoneout(args.mask, grad, to.h));
 }
 
 }  // namespace trajgru_ext

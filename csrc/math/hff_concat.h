@@ -1,14 +1,15 @@
 #pragma once
 
-// Hierarchical feature fusion (Mehta et al. 2018, arXiv 1803.06815): branches, each
-// added to those before it, side by side; then, where asked for, the batch norm of
-// inference and PReLU:
+// Hierarchical feature fusion (Mehta et al. 2018, arXiv 1803.06815): the running sums
+// of branches, concatenated; then, where asked for, the batch norm of inference and
+// PReLU:
 //
-//   s_i = x_0 + ... + x_i     z_i = scale s_i + shift     y_i = z_i > 0 ? z_i : slope
-//   z_i
+//   s_i = x_0 + ... + x_i
+//   z_i = scale s_i + shift
+//   y_i = z_i > 0 ? z_i : slope z_i
 //
-// The first `skipped` sums are left out. Backward, dx_i = sum of the ds_k for k >= i,
-// and
+// The first `skipped` sums are left out. Backward, dx_i is the sum of the ds_k for
+// k >= i, and
 //
 //   dslope = z_i > 0 ? 0 : dy_i z_i     dz_i = z_i > 0 ? dy_i : slope dy_i
 //   dscale = dz_i s_i     dshift = dz_i     ds_i = scale dz_i
@@ -19,7 +20,7 @@
 
 namespace trajgru_ext {
 
-// Numbers for each channel of the result; null where there are none.
+// One number for each channel of the result; null where there are none.
 template <typename T>
 struct HffAffine {
   const T *scale, *shift, *slope;
@@ -64,7 +65,7 @@ struct HffAffineBackward {
   }
 };
 
-// From the chunks' sums to those of all samples: item = m * channels + c.
+// The sums over all samples from those of the chunks: item = m * channels + c.
 template <typename T>
 struct HffNumbers {
   BranchSize size;
@@ -73,7 +74,7 @@ struct HffNumbers {
 };
 
 template <typename T>
-TRAJGRU_HOST_DEVICE void update(const HffNumbers<T>& args, int64_t item) {
+TRAJGRU_HOST_DEVICE void compute(const HffNumbers<T>& args, int64_t item) {
   const BranchSize& size = args.size;
   const int64_t m = item / size.channels, c = item - m * size.channels;
   T sum = 0;
@@ -90,9 +91,9 @@ TRAJGRU_HOST_DEVICE V scaled(const HffAffine<T>& affine, int k, const V& sum,
   return sum * weight(affine.scale, k) + weight(affine.shift, k);
 }
 
-// What is read and written at one place. V: T, or a pack of them. load(i) reads branch
-// i, store(k, z) writes slice k of the result, and weight(numbers, k) is what the
-// place's channel in that slice has.
+// One place of all branches. V: T, or a SIMD block of it. load(i) reads branch i,
+// store(k, z) writes slice k of the result, and weight(numbers, k) is the number of the
+// place's channel in that slice.
 template <typename V, typename scalar_t, typename T, typename Load, typename Store,
           typename Weight>
 TRAJGRU_HOST_DEVICE void fuse(const HffConcat<scalar_t, T>& args, const Load& load,
@@ -126,7 +127,7 @@ struct HffSliceGrads {
   V sum, scale, shift, slope;
 };
 
-// Of slice k, whose sum is formed anew, so that nothing is kept for all of them.
+// The gradients of slice k. Its sum is formed again, rather than saved for every slice.
 template <typename V, typename scalar_t, typename T, typename Load, typename Weight>
 TRAJGRU_HOST_DEVICE HffSliceGrads<V> slice_grads(const HffConcat<scalar_t, T>& args,
                                                  int k, const V& grad, const Load& load,

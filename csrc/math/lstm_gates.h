@@ -1,8 +1,8 @@
 #pragma once
 
-// lstm_gates: what it reads and writes at one place `at` of a row. See gru_gates.h;
-// at.weight(view, per_row) loads a peephole's weight, at.accumulate(view, number,
-// value) adds up over the samples, whose order the loop keeps.
+// lstm_gates: what it reads and writes at one place `at` of a row. Beside what
+// gru_gates.h names, at.weight(view, per_row) loads a peephole's weight, and
+// at.accumulate(sums, gate, value) adds up over the samples, which come in order.
 
 #include "math/gate_rows.h"
 #include "math/gates.h"
@@ -32,7 +32,7 @@ struct LstmGatesBackward : LstmGatesForward<D> {
   GateView<const typename D::state_t> h_grad, c_grad;  // null: zero
   GateView<typename D::gate_t> gates_grad;
   GateView<typename D::state_t> c_input_grad;
-  // Three numbers: the gradients to w_ci, w_cf, w_co, summed over the samples only.
+  // The gradients to w_ci, w_cf and w_co, summed over the samples, not the pixels.
   GateView<typename D::math_t> weight_grads;
 };
 

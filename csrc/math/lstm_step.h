@@ -1,7 +1,8 @@
 #pragma once
 
-// One step of an LSTM sequence: the update of lstm_gates.h, which leaves in place of
-// the gates what its gradient is computed from, and then in place of that the gradient.
+// One step of an LSTM sequence: the update of lstm_gates.h, which overwrites the
+// inputs' part of the gates with the gates, from which the backward step computes its
+// gradients, and overwrites them with the gradients in turn.
 
 #include "math/gate_rows.h"
 #include "math/gates.h"
@@ -42,7 +43,7 @@ struct LstmStepBackward {
   GateView<const typename D::math_t> w_ci, w_cf, w_co;
   bool weight_per_row;
   LstmSlots slots;
-  // Three numbers: the gradients to w_ci, w_cf, w_co are added.
+  // The gradients to w_ci, w_cf and w_co are added to these.
   GateView<typename D::math_t> weight_grads;
 };
 
@@ -50,9 +51,9 @@ template <typename D, typename At>
 TRAJGRU_HOST_DEVICE void update(const LstmStep<D>& args, const At& at) {
   using V = typename At::Value;
   const LstmSlots& slots = args.slots;
-  const auto sum = [&](int slot) {
-    const V part = at.load(args.h_gates, slot);
-    return args.has_inputs ? at.load(args.gates, slot) + part : part;
+  const auto sum = [&](int gate) {
+    const V part = at.load(args.h_gates, gate);
+    return args.has_inputs ? at.load(args.gates, gate) + part : part;
   };
   const LstmGates<V> sums = {sum(slots.i), sum(slots.f) + V(args.forget_bias),
                              sum(slots.g), sum(slots.o)};
@@ -61,11 +62,11 @@ TRAJGRU_HOST_DEVICE void update(const LstmStep<D>& args, const At& at) {
   const V fresh = parts.gate.o * parts.t;
   if (args.mask.present()) {
     const V h = at.load(args.h, 0);
-    at.store(args.h_output, 0, at.kept(args.mask, h, fresh));
+    at.store(args.h_output, 0, at.zoneout(args.mask, h, fresh));
   } else {
     at.store(args.h_output, 0, fresh);
   }
-  at.store(args.c_output, 0, at.kept(args.mask, c, parts.c));
+  at.store(args.c_output, 0, at.zoneout(args.mask, c, parts.c));
   if (args.leaves) {
     at.store(args.gates, slots.i, parts.gate.i);
     at.store(args.gates, slots.f, parts.gate.f);
@@ -85,16 +86,16 @@ TRAJGRU_HOST_DEVICE void update(const LstmStepBackward<D>& args, const At& at) {
   parts.t = hyperbolic_tangent(parts.c);
   const V c = at.load(args.c, 0);
   const V to_h = at.load(args.h_grad, 0), to_c = at.load(args.c_grad, 0);
-  const auto grad =
-      lstm_grad(parts, lstm_peephole<V>(args, at), c, V(at.kept(args.mask, V(0), to_h)),
-                V(at.kept(args.mask, V(0), to_c)));
+  const auto grad = lstm_grad(parts, lstm_peephole<V>(args, at), c,
+                              V(at.zoneout(args.mask, V(0), to_h)),
+                              V(at.zoneout(args.mask, V(0), to_c)));
   at.store(args.gates, slots.i, grad.a.i);
   at.store(args.gates, slots.f, grad.a.f);
   at.store(args.gates, slots.g, grad.a.g);
   at.store(args.gates, slots.o, grad.a.o);
-  at.store(args.c_grad, 0, at.kept(args.mask, to_c, grad.c));
+  at.store(args.c_grad, 0, at.zoneout(args.mask, to_c, grad.c));
   if (args.mask.present()) {
-    at.store(args.h_kept_grad, 0, at.kept(args.mask, to_h, V(0)));
+    at.store(args.h_kept_grad, 0, at.zoneout(args.mask, to_h, V(0)));
   }
   if (args.weight_grads.present()) {
     at.add(args.weight_grads, 0, grad.a.i * c);

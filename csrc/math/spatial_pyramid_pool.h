@@ -32,7 +32,7 @@ struct PyramidAxis {
 
   TRAJGRU_HOST_DEVICE int64_t bin(int64_t at) const { return (at + padding) / kernel; }
 
-  // The part of a bin that is inside: empty where end is not beyond begin.
+  // The part of a bin that lies inside the image; it is empty where end <= begin.
   TRAJGRU_HOST_DEVICE int64_t begin(int64_t bin) const {
     const int64_t at = bin * kernel - padding;
     return at > 0 ? at : 0;
@@ -46,12 +46,12 @@ struct PyramidAxis {
 struct PyramidSize {
   int64_t batch, channels, height, width;
   int levels;
-  bool largest;  // of a bin, or the mean
+  bool largest;  // the largest value of a bin, else the mean
 
   TRAJGRU_HOST_DEVICE int64_t pixels() const { return height * width; }
   TRAJGRU_HOST_DEVICE int64_t bins() const { return bins_below(levels + 1); }
 
-  // Where bin `number` of level n is in the result.
+  // The offset of bin `number` of level n in the result.
   TRAJGRU_HOST_DEVICE int64_t place(int64_t b, int64_t c, int64_t n,
                                     int64_t number) const {
     return (b * bins() + bins_below(n)) * channels + c * n * n + number;
@@ -69,7 +69,7 @@ struct PyramidPool {
   PyramidSize size;
   BranchView<const scalar_t> input;
   scalar_t* output;
-  int32_t* places;  // the pixels of the largest, -1 for none; null for the mean
+  int32_t* places;  // the pixel of each largest value, -1 for none; null for the mean
 };
 
 template <typename scalar_t, typename T>

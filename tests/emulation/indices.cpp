@@ -68,9 +68,9 @@ int main() {
 
   Cell<double, int64_t> cell;
   const double far = static_cast<double>(k33) - 0.25;
-  const Landing landing =
+  const FlowTarget target =
       locate(int64_t(1), int64_t(2), far, far, k33 + 9, k33 + 9, cell);
-  expect("locate", landing == Landing::inside, 1);
+  expect("locate", target == FlowTarget::inside, 1);
   expect("Cell.row", cell.row, k33);
   expect("Cell.col", cell.col, k33 + 1);
 

@@ -115,7 +115,7 @@ FAULTS = [
         *("cpu/vec/lstm_gates.cpp", "lstm_gates"),
     ),
     Fault(
-        *("the mask the other way round", "cpu/vec/lanes.h", "from[k] ? 1 : 0"),
+        *("the mask the other way round", "cpu/vec/gate_loop.h", "from[k] ? 1 : 0"),
         *("from[k] ? 0 : 1", "cpu/vec/gru_gates.cpp", "gru_gates"),
     ),
     Fault(
@@ -134,7 +134,7 @@ FAULTS = [
     Fault(
         *("two registers the wrong way round", "cpu/vec/transpose.h"),
         *("rows[r], rows[r + kSize / 2]", "rows[r + kSize / 2], rows[r]"),
-        *("cpu/vec/pack.cpp", "cpu_layout"),
+        *("cpu/vec/copy_image.cpp", "cpu_layout"),
     ),
     Fault(
         *("gates in the wrong order in a tile", "cpu/vec/winograd.cpp"),

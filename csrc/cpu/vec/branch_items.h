@@ -1,16 +1,16 @@
 #pragma once
 
-// What the loops over branches go through, as cpu/branches.h numbers it. See
-// flow_warp.cpp for what files of this folder may use.
+// An item of the loops over branches, as cpu/branch_kernels.h numbers them: where it
+// begins in each image.
 
-#include "cpu/vec/packs.h"
+#include "cpu/vec/simd_rows.h"
 #include "math/branches.h"
 
 namespace trajgru_ext {
 namespace CPU_CAPABILITY {
 namespace {
 
-// channel: of planes.
+// One item. channel: 0 in channels last, where an item has all channels.
 struct Item {
   int64_t sample, channel, number, pixel, length;
 
@@ -24,8 +24,8 @@ struct Item {
   }
 };
 
-// Where some images are in an item: pointers that move from pixel to pixel, since
-// finding an element anew would cost as much as what is done with it.
+// Pointers into some images that move from pixel to pixel, since computing an address
+// anew would cost as much as what is done with the element.
 template <typename T, int kMost>
 struct Cursors {
   T* at[kMost];
@@ -53,13 +53,13 @@ Cursors<const scalar_t, kMostBranches> cursors(const BranchView<const scalar_t>*
   return all;
 }
 
-// f(offset from the cursors, pack) for all that the item has, as it lies in memory.
+// f(offset from the cursors, block) for all elements of the item, in memory order.
 template <typename V, typename F, typename... C>
 [[gnu::always_inline]] inline void for_item(const BranchSize& size, const Item& item,
                                             const F& f, C&... cursors) {
-  if (size.planes) return for_packs<V>(item.length, f);
+  if (size.planes) return for_blocks<V>(item.length, f);
   for (int64_t p = 0; p < item.length; ++p) {
-    for_packs<V>(size.channels, f);
+    for_blocks<V>(size.channels, f);
     (cursors.next(), ...);
   }
 }

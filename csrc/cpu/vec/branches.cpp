@@ -1,5 +1,3 @@
-// See flow_warp.cpp for what files of this folder may use.
-
 #include "cpu/branch_kernels.h"
 
 #include <algorithm>
@@ -10,9 +8,10 @@ namespace trajgru_ext {
 namespace CPU_CAPABILITY {
 namespace {
 
-// f(how many pixels from the cursors on, as std::integral_constant) through an item in
-// channels last: a few together, since a sum in memory would wait for the one before;
-// but one by one where pixels are so long that memory is no longer read in order.
+// Goes through an item in channels last a few pixels at a time: f gets their number as
+// std::integral_constant, and adds them up in registers, since a sum in memory waits
+// for the one before. Pixels of many channels go one by one, so that memory is read in
+// order.
 template <typename scalar_t, typename F, typename... C>
 [[gnu::always_inline]] inline void for_pixels(const BranchSize& size, const Item& item,
                                               const F& f, C&... cursors) {
@@ -32,20 +31,21 @@ template <typename scalar_t, typename F, typename... C>
 
 template <typename scalar_t, typename T>
 void sums(const BranchSums<scalar_t, T>& args, int64_t begin, int64_t end) {
-  using V = PackOf<scalar_t>;
+  using V = SimdOf<scalar_t>;
   const BranchSize& size = args.size;
   for (int64_t number = begin; number < end; ++number) {
     const Item item(size, number);
     T* out = args.sums + size.sum(item.sample, item.number, 0, item.channel);
     auto x = cursors(args.branch, args.branches, item);
     if (size.planes) {
-      WidePack<V> sum(0);
+      WideSimd<V> sum(0);
       for (int m = 0; m < x.count; ++m) {
         const scalar_t* from = x.at[m];
-        for_packs<V>(item.length,
-                     [&](int64_t i, const auto& pack) { sum += pack.load(from + i); });
+        for_blocks<V>(item.length, [&](int64_t i, const auto& block) {
+          sum += block.load(from + i);
+        });
       }
-      *out = sum_of_pack(sum);
+      *out = sum_of_lanes(sum);
       continue;
     }
     std::fill_n(out, size.channels, T(0));
@@ -53,12 +53,12 @@ void sums(const BranchSums<scalar_t, T>& args, int64_t begin, int64_t end) {
       for (int m = 0; m < x.count; ++m) {
         const scalar_t* from = x.at[m];
         const int64_t step = x.pixel[m];
-        for_packs<V>(size.channels, [=](int64_t c, const auto& pack) {
-          auto sum = pack.load(out + c);
+        for_blocks<V>(size.channels, [=](int64_t c, const auto& block) {
+          auto sum = block.load(out + c);
           for (int64_t k = 0; k < pixels; ++k) {
-            sum = sum + pack.load(from + k * step + c);
+            sum = sum + block.load(from + k * step + c);
           }
-          pack.store(out + c, sum);
+          block.store(out + c, sum);
         });
       }
     };
@@ -66,8 +66,8 @@ void sums(const BranchSums<scalar_t, T>& args, int64_t begin, int64_t end) {
   }
 }
 
-// Whether an image of this size is too large for the caches, and lies so that it can be
-// written past them.
+// Whether an image of this size is too large for the caches, and is aligned so that it
+// can be stored past them.
 template <typename scalar_t>
 bool streams(const BranchSize& size, const Cursor<scalar_t>& at) {
   constexpr int64_t kBytes = sizeof(scalar_t);
@@ -77,7 +77,7 @@ bool streams(const BranchSize& size, const Cursor<scalar_t>& at) {
 
 template <typename scalar_t, typename T>
 void blend(const BranchBlend<scalar_t, T>& args, int64_t begin, int64_t end) {
-  using V = PackOf<scalar_t>;
+  using V = SimdOf<scalar_t>;
   const BranchSize& size = args.size;
   for (int64_t number = begin; number < end; ++number) {
     const Item item(size, number);
@@ -86,17 +86,17 @@ void blend(const BranchBlend<scalar_t, T>& args, int64_t begin, int64_t end) {
     Cursor<scalar_t> y;
     y.add(args.output, item, item.channel);
     const auto mix = [&](auto streams) {
-      return [&, streams](int64_t i, const auto& pack) {
-        using Value = ValueOf<decltype(pack)>;
+      return [&, streams](int64_t i, const auto& block) {
+        using Value = ValueOf<decltype(block)>;
         const auto weight = [&](int m) {
           const T* w = weights + m * size.channels;
-          return size.planes ? Value(*w) : pack.load(w + i);
+          return size.planes ? Value(*w) : block.load(w + i);
         };
-        Value sum = weight(0) * pack.load(x.at[0] + i);
+        Value sum = weight(0) * block.load(x.at[0] + i);
         for (int m = 1; m < x.count; ++m) {
-          sum = sum + weight(m) * pack.load(x.at[m] + i);
+          sum = sum + weight(m) * block.load(x.at[m] + i);
         }
-        streams ? pack.stream(y.at[0] + i, sum) : pack.store(y.at[0] + i, sum);
+        streams ? block.stream(y.at[0] + i, sum) : block.store(y.at[0] + i, sum);
       };
     };
     if (streams(size, y)) {
@@ -108,10 +108,10 @@ void blend(const BranchBlend<scalar_t, T>& args, int64_t begin, int64_t end) {
   end_streams();
 }
 
-// One branch of one item.
+// The gradients of branch m in one item. kGrads: to the branch; kDots: to its weight.
 template <bool kGrads, bool kDots, bool kStreams, typename scalar_t, typename T>
 void backward(const BranchBlendBackward<scalar_t, T>& args, const Item& item, int m) {
-  using V = PackOf<scalar_t>;
+  using V = SimdOf<scalar_t>;
   const BranchSize& size = args.size;
   const T* weights = args.weights + size.weight(item.sample, m, item.channel);
   Cursor<const scalar_t> dy, x;
@@ -124,29 +124,29 @@ void backward(const BranchBlendBackward<scalar_t, T>& args, const Item& item, in
   }
   T* dots =
       kDots ? args.sums + size.sum(item.sample, item.number, m, item.channel) : nullptr;
-  const auto pull = [&](int64_t i, int64_t k, const auto& pack, const auto& weight,
+  const auto pull = [&](int64_t i, int64_t k, const auto& block, const auto& weight,
                         auto& dot) {
-    const auto grad = pack.load(dy.at[0] + k * dy.pixel[0] + i);
-    if (kDots) dot += grad * pack.load(x.at[0] + k * x.pixel[0] + i);
+    const auto grad = block.load(dy.at[0] + k * dy.pixel[0] + i);
+    if (kDots) dot += grad * block.load(x.at[0] + k * x.pixel[0] + i);
     if (!kGrads) return;
     scalar_t* to = dx.at[0] + k * dx.pixel[0] + i;
-    kStreams ? pack.stream(to, grad * weight) : pack.store(to, grad * weight);
+    kStreams ? block.stream(to, grad * weight) : block.store(to, grad * weight);
   };
   if (size.planes) {
-    WidePack<V> dot(0);
-    for_packs<V>(item.length, [&](int64_t i, const auto& pack) {
-      pull(i, 0, pack, ValueOf<decltype(pack)>(*weights), dot);
+    WideSimd<V> dot(0);
+    for_blocks<V>(item.length, [&](int64_t i, const auto& block) {
+      pull(i, 0, block, ValueOf<decltype(block)>(*weights), dot);
     });
-    if (kDots) *dots = sum_of_pack(dot);
+    if (kDots) *dots = sum_of_lanes(dot);
     return;
   }
   if (kDots) std::fill_n(dots, size.channels, T(0));
   const auto pull_pixels = [&](auto pixels) {
-    for_packs<V>(size.channels, [&](int64_t c, const auto& pack) {
-      const auto weight = pack.load(weights + c);
-      auto dot = kDots ? pack.load(dots + c) : weight;
-      for (int64_t k = 0; k < pixels; ++k) pull(c, k, pack, weight, dot);
-      if (kDots) pack.store(dots + c, dot);
+    for_blocks<V>(size.channels, [&](int64_t c, const auto& block) {
+      const auto weight = block.load(weights + c);
+      auto dot = kDots ? block.load(dots + c) : weight;
+      for (int64_t k = 0; k < pixels; ++k) pull(c, k, block, weight, dot);
+      if (kDots) block.store(dots + c, dot);
     });
   };
   for_pixels<scalar_t>(size, item, pull_pixels, dy, x, dx);

@@ -1,7 +1,6 @@
 #pragma once
 
-// exp, sigma's and tanh's part of it, for a register of numbers. See flow_warp.cpp for
-// what files of this folder may use.
+// exp and tanh of a register of numbers, inlined.
 
 #include <ATen/cpu/vec/functional.h>
 #include <ATen/cpu/vec/vec.h>
@@ -22,9 +21,9 @@ at::vec::Vectorized<T> hyperbolic_tangent(const at::vec::Vectorized<T>& x) {
   return x.tanh();
 }
 
-// at::vec calls a library for both, for one register at a time; in a loop of five of
-// them that costs more than memory does. What follows is inlined, so that the
-// processor works on several at once.
+// at::vec calls a library for each register; a gate update needs five such calls, which
+// cost more than its memory traffic. The functions below are inlined, so that the
+// processor works on several registers at once.
 #if defined(CPU_CAPABILITY_AVX2) || defined(CPU_CAPABILITY_AVX512)
 
 using Floats = at::vec::Vectorized<float>;
@@ -55,8 +54,8 @@ inline Powers powers(const Floats& x) {
   return {at::vec::cast<float>(bits), at::vec::fmadd(sum * r, r, r)};
 }
 
-// Beyond the limits exp keeps its value there, which 1 + exp does not tell from 0, nor
-// 1 / (1 + exp) from infinity, within the smallest normal number.
+// Beyond the limits exp keeps its value at the limit. sigma does not notice: 1 +
+// exp(-87) rounds to 1, and 1 / (1 + exp(88)) is below the smallest normal number.
 inline Floats exponential(const Floats& x) {
   const auto [scale, rest] = powers(at::vec::clamp(x, Floats(-87.0f), Floats(88.0f)));
   return at::vec::fmadd(scale, rest, scale);

@@ -41,8 +41,8 @@ void scatter_links(const FlowConv<scalar_t>& args, const Block& block,
   for (int64_t link = 0; link < args.links; ++link) {
     const FlowView<coord_t> link_grad = link_of(flows_grad, link);
     const auto visit = [&](const Located<coord_t>& at) {
-      coord_t du = value_without_cell<coord_t>(at.landing), dv = du;
-      if (at.landing == Landing::inside) {
+      coord_t du = value_without_cell<coord_t>(at.target), dv = du;
+      if (at.target == FlowTarget::inside) {
         const int64_t row = (at.pixel - block.begin) * args.links + link;
         pull_back<kSums, kDots>(args.size, at, all, image, args.input,
                                 warped_grad + row * block.channels, block.channels, du,

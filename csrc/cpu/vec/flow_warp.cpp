@@ -1,7 +1,3 @@
-// Compiled once per instruction set. Only at::vec, which lives in a namespace of its
-// own for each set, and functions of this file: a function shared with other files
-// could reach a processor that cannot run it.
-
 #include "cpu/flow_warp.h"
 
 #include <algorithm>
@@ -60,7 +56,7 @@ void reach(const FlowWarpBackward<scalar_t>& args, int64_t begin_tile,
     const Tile tile = numbered_tile(size, index);
     int64_t begin = size.pixels(), end = 0;
     const auto visit = [&](const Located<coord_t>& at) {
-      if (at.landing == Landing::inside) {
+      if (at.target == FlowTarget::inside) {
         const int64_t row = std::max<int64_t>(at.cell.row, 0);
         const int64_t col = std::max<int64_t>(at.cell.col, 0);
         const int64_t last_row = std::min(at.cell.row + 1, size.height - 1);
@@ -70,7 +66,7 @@ void reach(const FlowWarpBackward<scalar_t>& args, int64_t begin_tile,
       } else if (flow_grad.data != nullptr) {
         coord_t* out = flow_grad.data + tile.sample * flow_grad.batch +
                        at.row * flow_grad.row + at.col * flow_grad.col;
-        out[0] = out[flow_grad.component] = value_without_cell<coord_t>(at.landing);
+        out[0] = out[flow_grad.component] = value_without_cell<coord_t>(at.target);
       }
     };
     for_each_cell(size, args.flow, args.flow_scale, tile, visit);
@@ -85,7 +81,7 @@ void backward_tile(const FlowWarpBackward<scalar_t>& args, const Tile& tile,
   const FlowView<coord_t>& flow_grad = args.flow_grad;
   const scalar_t* image = args.input.data + tile.sample * args.input.batch;
   const auto visit = [&](const Located<coord_t>& at) {
-    if (at.landing != Landing::inside) return;
+    if (at.target != FlowTarget::inside) return;
     const scalar_t* grad = args.grad.data + tile.sample * args.grad.batch +
                            at.row * args.grad.row + at.col * args.grad.col;
     coord_t du, dv;

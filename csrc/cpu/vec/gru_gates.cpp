@@ -1,6 +1,4 @@
-// See flow_warp.cpp for what files of this folder may use.
-
-#include "cpu/vec/lanes.h"
+#include "cpu/vec/gate_loop.h"
 
 namespace trajgru_ext {
 namespace CPU_CAPABILITY {

@@ -1,5 +1,3 @@
-// See flow_warp.cpp for what files of this folder may use.
-
 #include "cpu/hff_concat.h"
 
 #include <algorithm>
@@ -24,21 +22,21 @@ Cursors<T, kMostBranches> slices(const BranchView<T>& view, const BranchSize& si
 template <typename scalar_t, typename T>
 [[gnu::flatten]] void forward(const HffConcat<scalar_t, T>& args, int64_t begin,
                               int64_t end) {
-  using V = PackOf<scalar_t>;
+  using V = SimdOf<scalar_t>;
   const BranchSize& size = args.size;
   for (int64_t number = begin; number < end; ++number) {
     const Item item(size, number);
     auto x = cursors(args.branch, size.branches, item);
     auto y = slices(args.output, size, args.skipped, item);
-    const auto run = [&](int64_t i, const auto& pack) {
-      using Value = ValueOf<decltype(pack)>;
+    const auto run = [&](int64_t i, const auto& block) {
+      using Value = ValueOf<decltype(block)>;
       const auto weight = [&](const T* numbers, int k) {
         const T* first = numbers + k * size.channels;
-        return size.planes ? Value(first[item.channel]) : pack.load(first + i);
+        return size.planes ? Value(first[item.channel]) : block.load(first + i);
       };
       fuse<Value>(
-          args, [&](int m) { return pack.load(x.at[m] + i); },
-          [&](int k, const Value& z) { pack.store(y.at[k] + i, z); }, weight);
+          args, [&](int m) { return block.load(x.at[m] + i); },
+          [&](int k, const Value& z) { block.store(y.at[k] + i, z); }, weight);
     };
     for_item<V>(size, item, run, x, y);
   }
@@ -47,7 +45,7 @@ template <typename scalar_t, typename T>
 template <typename scalar_t, typename T>
 [[gnu::flatten]] void backward(const HffConcatBackward<scalar_t, T>& args,
                                int64_t begin, int64_t end) {
-  using V = PackOf<scalar_t>;
+  using V = SimdOf<scalar_t>;
   const BranchSize& size = args.size;
   for (int64_t number = begin; number < end; ++number) {
     const Item item(size, number);
@@ -56,11 +54,11 @@ template <typename scalar_t, typename T>
     for (int m = 0; m < size.branches; ++m) {
       dx.add(args.branch_grad[m], item, item.channel);
     }
-    const auto run = [&](int64_t i, const auto& pack) {
-      using Value = ValueOf<decltype(pack)>;
+    const auto run = [&](int64_t i, const auto& block) {
+      using Value = ValueOf<decltype(block)>;
       fuse<Value>(
-          args, [&](int k) { return pack.load(dy.at[k] + i); },
-          [&](int m, const Value& sum) { pack.store(dx.at[m] + i, sum); });
+          args, [&](int k) { return block.load(dy.at[k] + i); },
+          [&](int m, const Value& sum) { block.store(dx.at[m] + i, sum); });
     };
     for_item<V>(size, item, run, dy, dx);
   }
@@ -69,7 +67,7 @@ template <typename scalar_t, typename T>
 template <typename scalar_t, typename T>
 [[gnu::flatten]] void affine_backward(const HffAffineBackward<scalar_t, T>& args,
                                       int64_t begin, int64_t end) {
-  using V = PackOf<scalar_t>;
+  using V = SimdOf<scalar_t>;
   const BranchSize& size = args.of.size;
   const HffAffine<T>& affine = args.of.affine;
   const int count = args.slices();
@@ -83,27 +81,27 @@ template <typename scalar_t, typename T>
     }
     T* sums =
         args.sums + args.sums_size().sum(item.sample, item.number, 0, item.channel);
-    WidePack<V> of_plane[3 * kMostBranches];
-    if (size.planes) std::fill_n(of_plane, 3 * count, WidePack<V>(0));
+    WideSimd<V> of_plane[3 * kMostBranches];
+    if (size.planes) std::fill_n(of_plane, 3 * count, WideSimd<V>(0));
     if (!size.planes) std::fill_n(sums, 3 * count * size.channels, T(0));
-    const auto run = [&](int64_t i, const auto& pack) {
-      using Value = ValueOf<decltype(pack)>;
-      const auto load = [&](int m) { return pack.load(x.at[m] + i); };
+    const auto run = [&](int64_t i, const auto& block) {
+      using Value = ValueOf<decltype(block)>;
+      const auto load = [&](int m) { return block.load(x.at[m] + i); };
       const auto weight = [&](const T* numbers, int k) {
         const T* first = numbers + k * size.channels;
-        return size.planes ? Value(first[item.channel]) : pack.load(first + i);
+        return size.planes ? Value(first[item.channel]) : block.load(first + i);
       };
       const auto add = [&](int m, const Value& value) {
         if (size.planes) {
           of_plane[m] += value;
         } else {
           T* sum = sums + m * size.channels + i;
-          pack.store(sum, pack.load(sum) + value);
+          block.store(sum, block.load(sum) + value);
         }
       };
       Value total(0);
       for (int k = count - 1; k >= 0; --k) {
-        const Value grad = pack.load(dy.at[k] + i);
+        const Value grad = block.load(dy.at[k] + i);
         const auto grads = slice_grads(args.of, k, grad, load, weight);
         if (affine.scale != nullptr) {
           add(k, grads.scale);
@@ -111,13 +109,13 @@ template <typename scalar_t, typename T>
         }
         if (affine.slope != nullptr) add(2 * count + k, grads.slope);
         total = total + grads.sum;
-        pack.store(dx.at[k] + i, total);
+        block.store(dx.at[k] + i, total);
       }
     };
     for_item<V>(size, item, run, x, dy, dx);
     if (!size.planes) continue;
     for (int m = 0; m < 3 * count; ++m) {
-      sums[m * size.channels] = sum_of_pack(of_plane[m]);
+      sums[m * size.channels] = sum_of_lanes(of_plane[m]);
     }
   }
 }

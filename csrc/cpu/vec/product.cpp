@@ -10,7 +10,7 @@ namespace trajgru_ext {
 namespace CPU_CAPABILITY {
 namespace {
 
-// Sums that stay in registers: this many rows of two vectors.
+// The sums that stay in registers are those of this many rows by two vectors.
 constexpr int kVecs = 2;
 #if defined(CPU_CAPABILITY_AVX512)
 constexpr int kRows = 12;
@@ -21,7 +21,8 @@ constexpr int kRows = 4;
 #endif
 constexpr int kFewRows = 4;
 
-// Terms of a sum at a time: of a panel, as many rows as stay in the first cache.
+// How many terms of a sum are added at a time: those whose part of a panel stays in the
+// first-level cache.
 constexpr int64_t kPanelBytes = 32 << 10;
 
 template <typename T>
@@ -30,8 +31,8 @@ constexpr int64_t kPanel = kVecs * at::vec::Vectorized<T>::size();
 template <typename T>
 constexpr int64_t kDepth = kPanelBytes / (kPanel<T> * sizeof(T));
 
-// Some terms of `count` rows of a panel. a: rows, a_row apart; or, where that is 0,
-// their elements packed, those of one term after the other.
+// Adds some terms to `count` rows of a panel. a: rows that are a_row apart, or, packed,
+// the elements of all rows for one term after the other.
 template <int count, bool packed, typename T>
 [[gnu::always_inline]] inline void add_terms(const T* a, int64_t a_row, const T* b,
                                              int64_t depth, T* c, int64_t c_row,
@@ -61,7 +62,7 @@ template <int count, bool packed, typename T>
   }
 }
 
-// The same for the first rows and columns of them alone.
+// The same where only the first of the rows and columns are there.
 template <int count, bool packed, typename T>
 void add_terms(const T* a, int64_t a_row, const T* b, int64_t depth, T* c,
                int64_t c_row, const T* start, int64_t rows, int64_t columns) {
@@ -128,7 +129,7 @@ void multiply_transposed(const Product<T>& p) {
       const T* a = p.a + first * p.a_stride + row;
       for (int64_t k = 0; k < depth; ++k, a += p.a_stride) {
         if (rows == kRows) {
-          std::copy_n(a, kRows, left + k * kRows);  // of a size that is known
+          std::copy_n(a, kRows, left + k * kRows);  // a constant, so it is unrolled
         } else {
           std::fill_n(std::copy_n(a, rows, left + k * kRows), kRows - rows, T(0));
         }
@@ -145,7 +146,7 @@ void multiply_transposed(const Product<T>& p) {
 
 template <typename T>
 void pack(const Matrix<T>& matrix, int64_t begin, int64_t end, T* packed) {
-  // Where the columns are apart, as many of each as share a line of cache.
+  // Where columns are far apart, as many elements of each as share a line of the cache.
   constexpr int64_t kTogether = 64 / sizeof(T);
   for (int64_t panel = begin; panel < end; ++panel) {
     const int64_t column = panel * kPanel<T>;

@@ -1,30 +1,28 @@
-// See flow_warp.cpp for what files of this folder may use.
-
 #include "cpu/spatial_pyramid_pool.h"
 
 #include <algorithm>
 #include <iterator>
 
-#include "cpu/vec/lanes.h"
+#include "cpu/vec/simd.h"
 
 namespace trajgru_ext {
 namespace CPU_CAPABILITY {
 namespace {
 
-constexpr int64_t kLanes = kPyramidLanes;
+constexpr int64_t kChannels = kPyramidChannels;
 
-// Before a loop over them: one vector, rather than one lane after the other.
-#define TRAJGRU_LANES _Pragma("omp simd")
+// Before a loop over the channels: the compiler makes vectors of it.
+#define TRAJGRU_SIMD _Pragma("omp simd")
 
 // The channels of one item.
 struct Group {
-  int64_t sample, channel, lanes;
+  int64_t sample, channel, channels;
 
   Group(const PyramidSize& size, int64_t item) {
-    const int64_t groups = divide_up<int64_t>(size.channels, kLanes);
+    const int64_t groups = divide_up<int64_t>(size.channels, kChannels);
     sample = item / groups;
-    channel = (item - sample * groups) * kLanes;
-    lanes = std::min(kLanes, size.channels - channel);
+    channel = (item - sample * groups) * kChannels;
+    channels = std::min(kChannels, size.channels - channel);
   }
 };
 
@@ -35,19 +33,19 @@ void for_row(const BranchView<data_t>& image, const Group& at, int64_t pixel,
   if (image.channel == 1) {
     for (int64_t w = 0; w < width; ++w) {
       data_t* from = image.at(at.sample, at.channel, pixel + w);
-      for (int64_t k = 0; k < at.lanes; ++k) f(from[k], row[w * kLanes + k]);
+      for (int64_t k = 0; k < at.channels; ++k) f(from[k], row[w * kChannels + k]);
     }
     return;
   }
-  for (int64_t k = 0; k < at.lanes; ++k) {
+  for (int64_t k = 0; k < at.channels; ++k) {
     data_t* from = image.at(at.sample, at.channel + k, pixel);
     for (int64_t w = 0; w < width; ++w) {
-      f(from[w * image.pixel], row[w * kLanes + k]);
+      f(from[w * image.pixel], row[w * kChannels + k]);
     }
   }
 }
 
-// Lanes of pixels: element w * stride + k.
+// Channel k of pixel w is element w * stride + k.
 template <typename T>
 struct Row {
   T* data;
@@ -59,11 +57,11 @@ template <typename data_t, typename T>
 Row<T> row_of(const BranchView<data_t>& image, const Group& at, int64_t pixel,
               T* buffer) {
   if constexpr (std::is_same_v<std::remove_const_t<data_t>, std::remove_const_t<T>>) {
-    if (image.channel == 1 && at.lanes == kLanes) {
+    if (image.channel == 1 && at.channels == kChannels) {
       return {image.at(at.sample, at.channel, pixel), image.pixel};
     }
   }
-  return {buffer, kLanes};
+  return {buffer, kChannels};
 }
 
 // f(bin, its first column, how many) for the bins that row h has a part in.
@@ -85,22 +83,22 @@ void for_results(const PyramidSize& size, const Group& at, const F& f) {
   for (int64_t n = 1; n <= size.levels; ++n) {
     const int64_t area =
         PyramidAxis(size.height, n).kernel * PyramidAxis(size.width, n).kernel;
-    for (int64_t k = 0; k < at.lanes; ++k) {
+    for (int64_t k = 0; k < at.channels; ++k) {
       const int64_t first = size.place(at.sample, at.channel + k, n, 0);
       for (int64_t number = 0; number < n * n; ++number) {
-        f(first + number, (bins_below(n) + number) * kLanes + k, area);
+        f(first + number, (bins_below(n) + number) * kChannels + k, area);
       }
     }
   }
 }
 
-// All lanes in registers.
+// All channels of a group in registers.
 template <typename T>
-using AllLanes = Lanes<T, kLanes / at::vec::Vectorized<T>::size()>;
+using AllChannels = Simd<T, kChannels / at::vec::Vectorized<T>::size()>;
 
 template <typename T>
 void add(const Row<const T>& row, int64_t count, T* value) {
-  using V = AllLanes<T>;
+  using V = AllChannels<T>;
   V sum = V::load(value);
   for (int64_t w = 0; w < count; ++w) sum = sum + V::load(row.data + w * row.stride);
   sum.store(value);
@@ -109,7 +107,7 @@ void add(const Row<const T>& row, int64_t count, T* value) {
 template <typename T>
 void find_largest(const Row<const T>& row, int64_t count, int32_t pixel, T* value,
                   int32_t* place) {
-  using V = AllLanes<T>;
+  using V = AllChannels<T>;
   using Vec = at::vec::Vectorized<T>;
   // Columns are counted as numbers of T, which are exact as far as this.
   constexpr int64_t kMost = 1 << 20;
@@ -125,11 +123,11 @@ void find_largest(const Row<const T>& row, int64_t count, int32_t pixel, T* valu
       }
     }
     largest.store(value);
-    T column[kLanes];
+    T column[kChannels];
     taken.store(column);
     const int32_t first = pixel + static_cast<int32_t>(begin);
-    TRAJGRU_LANES
-    for (int64_t k = 0; k < kLanes; ++k) {
+    TRAJGRU_SIMD
+    for (int64_t k = 0; k < kChannels; ++k) {
       place[k] = column[k] < 0 ? place[k] : first + static_cast<int32_t>(column[k]);
     }
   }
@@ -143,9 +141,9 @@ void clear(const PyramidSize& size, const PyramidBins& bins,
   constexpr T kLeast = -std::numeric_limits<T>::infinity();
   for (int64_t bin = 0; bin < size.bins(); ++bin) {
     const int32_t start = bins.start[bin];
-    std::fill_n(buffers.values + bin * kLanes, kLanes,
+    std::fill_n(buffers.values + bin * kChannels, kChannels,
                 kLargest && start >= 0 ? kLeast : T(0));
-    std::fill_n(buffers.places + bin * kLanes, kLanes, start);
+    std::fill_n(buffers.places + bin * kChannels, kChannels, start);
   }
 }
 
@@ -164,10 +162,10 @@ void pool(const PyramidPool<scalar_t, T>& args, const PyramidBins& bins,
     }
     for_bins(size, bins, h, [&](int64_t bin, int64_t first, int64_t count) {
       const Row<const T> part{row.data + first * row.stride, row.stride};
-      T* value = buffers.values + bin * kLanes;
+      T* value = buffers.values + bin * kChannels;
       if (kLargest) {
         find_largest(part, count, static_cast<int32_t>(pixel + first), value,
-                     buffers.places + bin * kLanes);
+                     buffers.places + bin * kChannels);
       } else {
         add(part, count, value);
       }
@@ -193,18 +191,18 @@ void spread(const PyramidPoolBackward<scalar_t, T>& args, const PyramidBins& bin
     const int64_t pixel = h * size.width;
     const Row<T> row = row_of(args.input_grad, at, pixel, buffers.row);
     for (int64_t w = 0; w < size.width; ++w) {
-      std::fill_n(row.data + w * row.stride, kLanes, T(0));
+      std::fill_n(row.data + w * row.stride, kChannels, T(0));
     }
     for_bins(size, bins, h, [&](int64_t bin, int64_t first, int64_t count) {
-      T value[kLanes];
-      int32_t place[kLanes];
-      std::copy_n(buffers.values + bin * kLanes, kLanes, value);
-      std::copy_n(buffers.places + bin * kLanes, kLanes, place);
+      T value[kChannels];
+      int32_t place[kChannels];
+      std::copy_n(buffers.values + bin * kChannels, kChannels, value);
+      std::copy_n(buffers.places + bin * kChannels, kChannels, place);
       for (int64_t w = first; w < first + count; ++w) {
         T* sum = row.data + w * row.stride;
         const int32_t here = static_cast<int32_t>(pixel + w);
-        TRAJGRU_LANES
-        for (int64_t k = 0; k < kLanes; ++k) {
+        TRAJGRU_SIMD
+        for (int64_t k = 0; k < kChannels; ++k) {
           sum[k] += !kLargest || place[k] == here ? value[k] : T(0);
         }
       }

@@ -1,8 +1,7 @@
 #pragma once
 
 // Stores past the caches. A result that they cannot hold would only push out what they
-// have, and an ordinary store reads the line that it is about to replace. See
-// flow_warp.cpp for what files of this folder may use.
+// have, and an ordinary store reads the line that it is about to replace.
 
 #include <ATen/cpu/vec/vec.h>
 
@@ -13,10 +12,11 @@ namespace trajgru_ext {
 namespace CPU_CAPABILITY {
 namespace {
 
-// A core's share of a last-level cache is seldom more.
+// The smallest image that is streamed: a core's share of a last-level cache is seldom
+// larger.
 constexpr int64_t kStreamBytes = 8 << 20;
 
-// Whether rows `step` bytes apart, the first of them at data, can be streamed.
+// Whether rows that begin at `data` and lie `step` bytes apart can be streamed.
 inline bool streamable([[maybe_unused]] const void* data,
                        [[maybe_unused]] int64_t step) {
 #if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
@@ -43,7 +43,7 @@ void stream(T* data, const at::vec::Vectorized<T>& vec) {
 #endif
 }
 
-// After the last of them, before another thread reads.
+// To be called after the last streaming store, before another thread reads.
 inline void end_streams() {
 #if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
   _mm_sfence();

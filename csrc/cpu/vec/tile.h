@@ -1,7 +1,7 @@
 #pragma once
 
-// The warp of a tile of pixels and its transpose: what every loop that moves along a
-// flow is made of. See flow_warp.cpp for what files of this folder may use.
+// The warp of a tile of pixels and its transpose, of which every loop that moves along
+// a flow is made. docs/kernels.md has a picture.
 
 #include <c10/macros/Macros.h>
 
@@ -27,8 +27,8 @@ inline Tile numbered_tile(const ImageSize& size, int64_t index) {
   return {index / size.tiles(), begin, std::min(begin + kTilePixels, size.pixels())};
 }
 
-// The cells of some pixels of one row. Where interior is not set, the others hold
-// nothing of use. Plain loops over arrays, which the compiler turns into vectors.
+// The cells of some pixels of one row; of a pixel that is not interior the other arrays
+// hold nothing of use. Plain loops over arrays, which the compiler turns into vectors.
 template <typename coord_t>
 struct Cells {
   int32_t row[kTilePixels], col[kTilePixels];
@@ -38,8 +38,8 @@ struct Cells {
   // u, v: displacements of the pixels from (row, col) on.
   void locate(const coord_t* u, const coord_t* v, int64_t pixels, int32_t at_row,
               int32_t at_col, int32_t height, int32_t width) {
-    // Of what lies too far away, or is NaN, the whole part is set so that the pixel is
-    // not interior.
+    // A displacement that is too large, or NaN, gets a whole part that leaves the
+    // image, so that its pixel is not interior.
     const coord_t limit = displacement_limit<coord_t, int32_t>();
     for (int64_t p = 0; p < pixels; ++p) {
       const coord_t whole_u = std::fabs(u[p]) < limit ? std::floor(u[p]) : limit;
@@ -57,12 +57,12 @@ struct Cells {
   }
 };
 
-// An output pixel, and where its flow points. interior: all four corners are inside,
-// and none of the weights' factors is zero.
+// An output pixel, and where its flow points. interior: all four corners are inside the
+// image and have weights that are not zero.
 template <typename coord_t>
 struct Located {
   int64_t pixel, row, col;
-  Landing landing;
+  FlowTarget target;
   bool interior;
   Cell<coord_t, int64_t> cell;
 };
@@ -87,12 +87,12 @@ void for_each_cell(const ImageSize& size, const FlowView<const coord_t>& flow,
     }
     if (small) cells.locate(u, v, pixels, row, col, size.height, size.width);
     for (int64_t p = 0; p < pixels; ++p) {
-      Located<coord_t> at{pixel + p, row, col + p, Landing::inside, true, {}};
+      Located<coord_t> at{pixel + p, row, col + p, FlowTarget::inside, true, {}};
       if (small && cells.interior[p]) {
         at.cell = {cells.row[p], cells.col[p], cells.fy[p], cells.fx[p]};
       } else {
         at.interior = false;
-        at.landing = locate(row, at.col, u[p], v[p], size.height, size.width, at.cell);
+        at.target = locate(row, at.col, u[p], v[p], size.height, size.width, at.cell);
       }
       f(at);
     }
@@ -100,12 +100,12 @@ void for_each_cell(const ImageSize& size, const FlowView<const coord_t>& flow,
   }
 }
 
-// The corners that a pixel reads: inside the image and of a weight that is not zero,
-// so that whatever lies beside a whole displacement cannot leak in.
+// The corners that a pixel reads: those inside the image whose weight is not zero, so
+// that a NaN beside a whole displacement does not spread.
 template <typename coord_t>
 struct Taps {
   int count;
-  Landing landing;
+  FlowTarget target;
   int64_t offset[kCorners];
   coord_t weight[kCorners];
 };
@@ -116,8 +116,8 @@ C10_ALWAYS_INLINE Taps<coord_t> find_taps(const ImageSize& size,
                                           const Located<coord_t>& at) {
   Taps<coord_t> taps;
   taps.count = 0;
-  taps.landing = at.landing;
-  if (at.landing != Landing::inside) return taps;
+  taps.target = at.target;
+  if (at.target != FlowTarget::inside) return taps;
   const int64_t first = at.cell.row * input.row + at.cell.col * input.col;
   if (at.interior) {
     taps.count = kCorners;
@@ -161,11 +161,11 @@ C10_ALWAYS_INLINE void blend(const scalar_t* image, const Taps<coord_t>& taps,
   }
 }
 
-// output_t: scalar_t, or its opmath type.
+// One pixel of the result. output_t: scalar_t, or its opmath type.
 template <typename scalar_t, typename coord_t, typename output_t>
 C10_ALWAYS_INLINE void warp_pixel(const scalar_t* image, const Taps<coord_t>& taps,
                                   int64_t channels, output_t* output) {
-  // Nearly always so: tested first, and inlined with what found the taps.
+  // Nearly all pixels read four corners, so that case comes first and is inlined.
   if (taps.count == kCorners) return blend<kCorners>(image, taps, channels, output);
   switch (taps.count) {
     case 3:
@@ -176,11 +176,11 @@ C10_ALWAYS_INLINE void warp_pixel(const scalar_t* image, const Taps<coord_t>& ta
       return blend<1>(image, taps, channels, output);
     default:
       std::fill_n(output, channels,
-                  static_cast<output_t>(value_without_cell<coord_t>(taps.landing)));
+                  static_cast<output_t>(value_without_cell<coord_t>(taps.target)));
   }
 }
 
-// One output pixel's part in the backward pass, with the corners it may touch.
+// The corners that one output pixel touches in the backward pass.
 template <typename scalar_t, typename coord_t>
 struct Corners {
   const scalar_t* value[kCorners];  // null: not read
@@ -188,8 +188,8 @@ struct Corners {
   coord_t weight[kCorners];
 };
 
-// In one reading of grad: sum[k][c] += weight[k] * grad[c], and the gradient to the
-// flow. kAll: every corner that is asked for is there.
+// Reads grad once for both results: sum[k][c] += weight[k] * grad[c] where kSums, and
+// the gradient to the flow where kDots. kAll: no pointer of `at` is null.
 template <bool kSums, bool kDots, bool kAll, typename grad_t, typename scalar_t,
           typename coord_t>
 void spread(const Cell<coord_t, int64_t>& cell, const grad_t* grad, int64_t channels,
@@ -222,14 +222,14 @@ void spread(const Cell<coord_t, int64_t>& cell, const grad_t* grad, int64_t chan
     }
   }
   if (kDots) {
-    // Combined before the lanes are added up, which is the dearer step.
-    typename W::Vec lanes[kCorners];
-    for (int k = 0; k < kCorners; ++k) lanes[k] = dots[k].folded();
+    // Combined before the lanes of a vector are added up, which is the dearer step.
+    typename W::Vec partial[kCorners];
+    for (int k = 0; k < kCorners; ++k) partial[k] = dots[k].folded();
     du = gradient_u(cell, rest);
     dv = gradient_v(cell, rest);
     if (channels >= W::kSize) {
-      du += sum_of_lanes(gradient_u(cell, lanes));
-      dv += sum_of_lanes(gradient_v(cell, lanes));
+      du += sum_of_lanes(gradient_u(cell, partial));
+      dv += sum_of_lanes(gradient_v(cell, partial));
     }
   }
 }
@@ -244,8 +244,9 @@ struct Band {
   bool has(int64_t at) const { return at >= begin && at < end; }
 };
 
-// One pixel's gradient, carried to the corners within the band and, where owned, to
-// the gradient of the flow: du, dv. Says whether that was written.
+// Carries the gradient of one output pixel to its corners within the band. The band
+// that has the first corner inside the image also computes the gradient to the flow, du
+// and dv; returns whether it did.
 template <bool kSums, bool kDots, typename grad_t, typename scalar_t, typename coord_t>
 bool pull_back(const ImageSize& size, const Located<coord_t>& place,
                const Band<coord_t>& band, const scalar_t* image,

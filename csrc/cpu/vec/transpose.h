@@ -1,11 +1,10 @@
 #pragma once
 
-// Rows of pixels to planes of channels, and, the other way round, planes to rows. See
-// flow_warp.cpp for what files of this folder may use.
+// Rows of pixels (channels last) to planes of channels and, the roles exchanged, back.
 
 #include <utility>
 
-#include "cpu/vec/packs.h"
+#include "cpu/vec/simd_rows.h"
 
 namespace trajgru_ext {
 namespace CPU_CAPABILITY {
@@ -37,7 +36,7 @@ template <typename Vec>
   }
 }
 
-// As many pixels and channels as V has numbers.
+// A block of as many pixels and channels as V has lanes.
 template <typename V, typename from_t, typename to_t>
 [[gnu::flatten]] void transpose_block(const from_t* rows, int64_t row, to_t* planes,
                                       int64_t plane) {
@@ -66,7 +65,7 @@ template <typename V, typename from_t, typename to_t>
 template <typename from_t, typename to_t>
 void transpose(const from_t* rows, int64_t row, int64_t pixels, int64_t channels,
                to_t* planes, int64_t plane) {
-  using V = PackOf<to_t>;
+  using V = SimdOf<to_t>;
   const auto one_by_one = [&](int64_t c, int64_t p, int64_t channels, int64_t pixels) {
     for (int64_t i = 0; i < channels; ++i) {
       for (int64_t k = 0; k < pixels; ++k) {

@@ -1,6 +1,6 @@
 #pragma once
 
-// A register's worth of scalar_t, widened to its opmath type: one vector for float and
+// A register of scalar_t, widened to the dtype of its sums: one vector for float and
 // double, two of float for bfloat16 and float16.
 
 #include <ATen/OpMathType.h>
@@ -12,6 +12,7 @@
 
 namespace trajgru_ext {
 namespace CPU_CAPABILITY {
+namespace {
 
 template <typename scalar_t>
 struct Wide {
@@ -60,7 +61,7 @@ struct Wide {
     for (int i = 0; i < kVecs; ++i) v[i] = at::vec::fmadd(a.v[i], b.v[i], v[i]);
   }
 
-  // One vector, of partial sums.
+  // The partial sums of all lanes in one vector.
   Vec folded() const {
     Vec total = v[0];
     for (int i = 1; i < kVecs; ++i) total = total + v[i];
@@ -75,5 +76,6 @@ T sum_of_lanes(const at::vec::Vectorized<T>& vec) {
                                     vec);
 }
 
+}  // namespace
 }  // namespace CPU_CAPABILITY
 }  // namespace trajgru_ext

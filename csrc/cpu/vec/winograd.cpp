@@ -12,7 +12,7 @@ void convolve(const WinogradConv<T>& conv, int64_t begin, int64_t end, T* buffer
                    const int64_t first = panel * panel_size;
                    const int64_t outputs =
                        std::min(features_together(conv), conv.features - first);
-                   for (int64_t c = 0; c < outputs; c += kLanes<T>) {
+                   for (int64_t c = 0; c < outputs; c += kVecSize<T>) {
                      Vec<T> out[kTileOutputs * kTileOutputs];
                      products.template outputs<taps>(c, out);
                      add_bias(conv, first + c, outputs - c, out);
@@ -39,7 +39,8 @@ int64_t weights_size(const WinogradWeights<T>& weights) {
          product_kernels<T>().panel * weights.depth;
 }
 
-// In double precision: the weights are rounded once. begin, end: panels.
+// Packs panels begin to end. The weights are transformed in double precision, so that
+// they are rounded only once.
 template <int taps, typename T>
 void pack(const WinogradWeights<T>& weights, int64_t begin, int64_t end, T* packed) {
   using Wide = Vec<double>;
@@ -87,8 +88,8 @@ void pack(const WinogradWeights<T>& weights, int64_t begin, int64_t end, T* pack
                     : pack<5>(weights, begin, end, packed);
 }
 
-// Bytes of both sides' values: they stay in the third cache, and are many tiles, since
-// all sums are read and written once for them.
+// Bytes of the values of image and gradient at the points: they stay in the last-level
+// cache, and are of many tiles, since all sums are read and written once for each lot.
 constexpr int64_t kGradBytes = 4 << 20;
 constexpr int64_t kFewestSummed = 48, kMostSummed = 256;
 
@@ -107,7 +108,7 @@ struct GradBuffer {
   explicit GradBuffer(const WinogradWeightsGrad<T>& grad) {
     const int64_t most = grad_together(grad);
     points = grad.tiles.points();
-    row = in_lines<T>(grad.channels + kLanes<T>);
+    row = in_lines<T>(grad.channels + kVecSize<T>);
     point = apart<T>(most * row);
     panels = product_kernels<T>().panels(grad.outputs);
     product_point = apart<T>(most * panels * product_kernels<T>().panel);
@@ -130,7 +131,7 @@ void transform_sides(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t 
   for (int64_t tile = begin; tile < end; ++tile) {
     transform_image<taps>(grad.tiles, grad.first + tile, grad.image, grad.channels,
                           parts.image(grad.buffer) + tile * parts.row, parts.point);
-    // Packed, as the right side of a product whose sum is over the tiles.
+    // Packed as the right side of a product that sums over the tiles.
     for (int64_t n = 0; n < parts.panels; ++n) {
       PixelView<T> some = grad.grad;
       some.data += n * products.panel;
@@ -170,8 +171,8 @@ void finish_grad(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end,
   constexpr WinogradPoints<taps> chosen;
   const int64_t all = grad.outputs * grad.channels;
   for (int64_t c = begin; c < end; ++c) {
-    for (int64_t o = 0; o < grad.outputs; o += kLanes<T>) {
-      const int64_t count = std::min(grad.outputs - o, kLanes<T>);
+    for (int64_t o = 0; o < grad.outputs; o += kVecSize<T>) {
+      const int64_t count = std::min(grad.outputs - o, kVecSize<T>);
       Vec<T> in[points * points], out[taps * taps];
       for (int k = 0; k < points * points; ++k) {
         const double scale = chosen.scale[k / points] * chosen.scale[k % points];
@@ -181,7 +182,7 @@ void finish_grad(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end,
       on_square<points, taps>(in, out, [](const Vec<T>* u, Vec<T>* g) {
         evaluate_transposed<taps, taps>(u, g);
       });
-      T rows[taps * taps][kLanes<T>];
+      T rows[taps * taps][kVecSize<T>];
       for (int i = 0; i < taps * taps; ++i) out[i].store(rows[i]);
       for (int64_t n = 0; n < count; ++n) {
         T* to = weights_grad + (o + n) * output_stride + c * taps * taps;

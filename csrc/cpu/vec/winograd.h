@@ -1,7 +1,8 @@
 #pragma once
 
-// Winograd's convolution tile by tile (math/winograd.h). See flow_warp.cpp for what
-// files of this folder may use.
+// Winograd's convolution (math/winograd.h) of a tile of outputs: the patch of the image
+// that the tile is made from is transformed to its values at the points, these are
+// multiplied by the weights' values there, and the products are transformed back.
 
 #include <ATen/cpu/vec/functional.h>
 #include <ATen/cpu/vec/vec.h>
@@ -19,26 +20,26 @@ template <typename T>
 using Vec = at::vec::Vectorized<T>;
 
 template <typename T>
-constexpr int64_t kLanes = Vec<T>::size();
+constexpr int64_t kVecSize = Vec<T>::size();
 
-// Bytes of the transformed tiles that are worked on together: they and what is made of
-// them stay in the second cache.
+// Bytes of the transformed tiles that are multiplied together: they and their products
+// stay in the second-level cache.
 constexpr int64_t kTogetherBytes = 768 << 10;
 constexpr int64_t kFewestTogether = 12, kMostTogether = 96;
 
-// Columns of the products that are worked on together where there is one gate.
+// Columns of the products that are computed together where there is one gate.
 constexpr int64_t kColumns = 64;
 
-// What sums begin from.
+// Sums begin from these.
 template <typename T>
 constexpr T zeros[std::max(kColumns, kWinogradOutputs)] = {};
 
-// A tile of the image, and the part of its patch that lies in the image.
+// A patch: the pixels that a tile is made from, and which of them lie in the image.
 struct Patch {
   int64_t sample, row, column;  // of its first pixel
   int64_t first_row, last_row, first_column, last_column;
 
-  // side: of the patch; margin: how far it begins before the tile.
+  // side: pixels of a side of the patch; margin: how far it begins before the tile.
   Patch(const WinogradTiles& tiles, int64_t tile, int64_t side, int64_t margin) {
     const int64_t column_number = tile % tiles.columns();
     const int64_t row_number = tile / tiles.columns();
@@ -63,16 +64,17 @@ struct Patch {
 
 template <typename T>
 Vec<T> load(const T* from, int64_t count) {
-  return count >= kLanes<T> ? Vec<T>::loadu(from) : Vec<T>::loadu(from, count);
+  return count >= kVecSize<T> ? Vec<T>::loadu(from) : Vec<T>::loadu(from, count);
 }
 
 template <typename T>
 void store(const Vec<T>& value, T* to, int64_t count) {
-  count >= kLanes<T> ? value.store(to) : value.store(to, count);
+  count >= kVecSize<T> ? value.store(to) : value.store(to, count);
 }
 
-// The values of a patch at the points, one vector of channels after the other.
-// f: from side * side vectors to as many as there are points. to: of the first point.
+// The values of a patch at the points, for one vector of channels after the other.
+// f: the transform in one dimension; to: where the values at the first point begin,
+// those at the next being `point` further.
 template <int side, int points, typename T, typename F>
 [[gnu::always_inline]] inline void transform_patch(const PixelView<T>& image,
                                                    const Patch& patch, int64_t channels,
@@ -83,10 +85,10 @@ template <int side, int points, typename T, typename F>
     return image.data + (origin + i * image.row + j * image.col + c);
   };
   const bool inside = patch.inside(side);
-  for (int64_t c = 0; c < channels; c += kLanes<T>) {
+  for (int64_t c = 0; c < channels; c += kVecSize<T>) {
     const int64_t count = channels - c;
     Vec<T> in[side * side], out[points * points];
-    if (inside && count >= kLanes<T>) {
+    if (inside && count >= kVecSize<T>) {
       for (int i = 0; i < side; ++i) {
         for (int j = 0; j < side; ++j) {
           in[i * side + j] = Vec<T>::loadu(place(i, j, c));
@@ -105,7 +107,7 @@ template <int side, int points, typename T, typename F>
   }
 }
 
-// What the tile's outputs are made from.
+// The forward transform, B^T d B, of the patch that a tile of outputs is made from.
 template <int taps, typename T>
 void transform_image(const WinogradTiles& tiles, int64_t tile,
                      const PixelView<T>& image, int64_t channels, T* to,
@@ -116,7 +118,7 @@ void transform_image(const WinogradTiles& tiles, int64_t tile,
       [](const Vec<T>* d, Vec<T>* values) { separate<taps>(d, values); }, to, point);
 }
 
-// The gradient to the tile's outputs.
+// The transform of the gradient to a tile of outputs, for the gradient to the weights.
 template <int taps, typename T>
 void transform_grad(const WinogradTiles& tiles, int64_t tile, const PixelView<T>& grad,
                     int64_t channels, T* to, int64_t point) {
@@ -126,14 +128,15 @@ void transform_grad(const WinogradTiles& tiles, int64_t tile, const PixelView<T>
       to, point);
 }
 
-// Of each gate, features that are worked on together.
+// How many features of each gate are computed together: where there are several gates,
+// a panel of each, so that a tile can be updated as soon as its panels are there.
 template <typename T>
 int64_t features_together(const WinogradConv<T>& conv) {
   return conv.gates == 1 ? kColumns : product_kernels<T>().panel;
 }
 
-// A buffer's parts: the tiles' values at the points, and their products with some
-// panels of weights.
+// The parts of a thread's buffer: the values of some tiles at the points, and their
+// products with some panels of weights.
 template <typename T>
 struct ConvBuffer {
   int64_t points, row, point, panels, columns, product_point;
@@ -141,7 +144,7 @@ struct ConvBuffer {
   ConvBuffer(const WinogradConv<T>& conv, int64_t tiles) {
     const int64_t panel = product_kernels<T>().panel;
     points = conv.tiles.points();
-    row = in_lines<T>(conv.depth() + kLanes<T>);  // a part of a vector is written whole
+    row = in_lines<T>(conv.depth() + kVecSize<T>);  // the last vector is stored whole
     point = apart<T>(tiles * row);
     columns = conv.gates * features_together(conv);
     panels = columns / panel;
@@ -164,13 +167,13 @@ int64_t buffer_size(const WinogradConv<T>& conv) {
   return ConvBuffer<T>(conv, together(conv)).size();
 }
 
-// The values at the points of some columns, which lie `point` apart.
+// The products of one tile: for each point a row of columns, `point` apart.
 template <typename T>
 struct TileProducts {
   const T* data;
   int64_t point;
 
-  // One vector of columns, as the tile's kTileOutputs * kTileOutputs outputs.
+  // Transforms one vector of columns back, to kTileOutputs * kTileOutputs outputs.
   template <int taps>
   void outputs(int64_t column, Vec<T>* out) const {
     constexpr int points = winograd_points(taps);
@@ -184,7 +187,8 @@ struct TileProducts {
   }
 };
 
-// To a vector of a tile's outputs the bias, from one output on.
+// Adds the bias to a vector of outputs at every pixel of a tile. output: the first of
+// them; count: how many there are, where fewer than a vector.
 template <typename T>
 void add_bias(const WinogradConv<T>& conv, int64_t output, int64_t count, Vec<T>* out) {
   if (conv.bias == nullptr) return;
@@ -192,13 +196,13 @@ void add_bias(const WinogradConv<T>& conv, int64_t output, int64_t count, Vec<T>
   for (int k = 0; k < kTileOutputs * kTileOutputs; ++k) out[k] = out[k] + bias;
 }
 
-// To where they lie in the image.
+// Stores a vector of outputs at every pixel of a tile that lies in the image.
 template <typename T>
 void store_outputs(const WinogradConv<T>& conv, const Patch& patch, int64_t output,
                    int64_t count, const Vec<T>* out) {
   T* to = conv.output + patch.sample * conv.batch + patch.row * conv.row +
           patch.column * conv.col + output;
-  // Of a size that is known, so that the outputs stay in registers.
+  // The loops have constant bounds, so that `out` stays in registers.
   const bool inside = patch.inside(kTileOutputs);
   for (int i = 0; i < kTileOutputs; ++i) {
     for (int j = 0; j < kTileOutputs; ++j) {
@@ -208,8 +212,8 @@ void store_outputs(const WinogradConv<T>& conv, const Patch& patch, int64_t outp
   }
 }
 
-// finish(patch, products, panel) for every tile and its outputs in some panels, from
-// that panel on.
+// Calls finish(patch, products, panel) for every tile and every group of panels that is
+// computed together; panel: the first of the group.
 template <int taps, typename T, typename F>
 void convolve(const WinogradConv<T>& conv, int64_t begin, int64_t end, T* buffer,
               const F& finish) {

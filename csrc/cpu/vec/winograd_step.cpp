@@ -1,5 +1,5 @@
 #include "cpu/gate_kernels.h"
-#include "cpu/vec/lanes.h"
+#include "cpu/vec/gate_loop.h"
 #include "cpu/vec/winograd.h"
 
 namespace trajgru_ext {
@@ -8,7 +8,8 @@ namespace {
 
 constexpr int64_t kMostGates = 4, kWidestPanel = 32;
 
-// f(view) for the tensors of an update but the sums; and the view of these.
+// Calls f(view) for all tensors of an update but the sums, and returns the view of the
+// sums.
 template <typename D, typename F>
 auto& for_tensors(LstmStep<D>& args, const F& f) {
   f(args.gates), f(args.c), f(args.h), f(args.mask);
@@ -35,7 +36,9 @@ auto& for_tensors(GruOutput<D>& args, const F& f) {
   return args.candidate;
 }
 
-// A panel's features of all gates, updated as soon as a tile's sums are there.
+// The convolution to the sums of all gates and the update, panel by panel of features:
+// a tile's sums go from registers to a small array in the first-level cache, from which
+// they are updated at once. docs/kernels.md has a picture.
 template <int taps, typename Args, typename T>
 void convolve(const WinogradConv<T>& conv, const Args& args, int64_t begin, int64_t end,
               T* buffer) {
@@ -51,7 +54,7 @@ void convolve(const WinogradConv<T>& conv, const Args& args, int64_t begin, int6
         const int64_t features = std::min(most, conv.features - first);
         T sums[side * side * kMostGates * kWidestPanel];
         for (int64_t gate = 0; gate < conv.gates; ++gate) {
-          for (int64_t c = 0; c < features; c += kLanes<T>) {
+          for (int64_t c = 0; c < features; c += kVecSize<T>) {
             const int64_t output = gate * conv.features + first + c;
             Vec<T> out[side * side];
             products.template outputs<taps>(gate * most + c, out);
@@ -77,7 +80,7 @@ void convolve(const WinogradConv<T>& conv, const Args& args, int64_t begin, int6
           view = {sums + i * side * row, 0, row, most};
           for (int64_t j = 0; j < patch.last_column; ++j) {
             PlaceInRow<D, true> at{0, j, 0, 0};
-            update_packs(seen, at, features);
+            update_blocks(seen, at, features);
             if (at.index < features) {
               update(seen, PlaceInRow<D, false>{0, j, at.index, features - at.index});
             }

@@ -4,7 +4,7 @@
 //
 //   Device::Guard(device)                     makes the device current
 //   Device::chunk(planes, channels, pixels)   pixels that are summed up in one go
-//   Device::run(args, items)                  update(args, item) for every item
+//   Device::run(args, items)                  compute(args, item) for every item
 //   Device::loop(args)                        the loop over all pixels of args
 
 #include <ATen/ops/empty_like.h>

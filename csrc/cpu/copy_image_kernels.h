@@ -1,6 +1,6 @@
 #pragma once
 
-// Between planes and channels last, in which most loops read images.
+// The inner loops of copy_image: from planes to channels last and back.
 
 #include "cpu/capability.h"
 #include "cpu/views.h"
@@ -15,14 +15,14 @@ struct Batched {
 };
 
 template <typename scalar_t>
-struct PackKernels {
+struct CopyImageKernels {
   using Move = void (*)(const ImageSize& size, const Batched<const scalar_t>& from,
                         const Batched<scalar_t>& to, int64_t begin_tile,
                         int64_t end_tile);
-  Move pack;    // planes [C, pixels] to channels last [pixels, C]
-  Move unpack;  // and back
+  Move to_channels_last;  // from planes [C, pixels] to [pixels, C]
+  Move to_planes;         // and back
 };
 
-TRAJGRU_DECLARE_KERNELS(PackKernels, pack_kernels)
+TRAJGRU_DECLARE_KERNELS(CopyImageKernels, copy_image_kernels)
 
 }  // namespace trajgru_ext

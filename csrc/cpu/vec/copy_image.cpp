@@ -1,4 +1,4 @@
-#include "cpu/pack.h"
+#include "cpu/copy_image_kernels.h"
 
 #include "cpu/vec/tile.h"
 #include "cpu/vec/transpose.h"
@@ -8,8 +8,8 @@ namespace CPU_CAPABILITY {
 namespace {
 
 template <typename scalar_t>
-void pack(const ImageSize& size, const Batched<const scalar_t>& from,
-          const Batched<scalar_t>& to, int64_t begin, int64_t end) {
+void to_channels_last(const ImageSize& size, const Batched<const scalar_t>& from,
+                      const Batched<scalar_t>& to, int64_t begin, int64_t end) {
   for (int64_t index = begin; index < end; ++index) {
     const Tile tile = numbered_tile(size, index);
     transpose(from.data + tile.sample * from.batch + tile.begin, size.pixels(),
@@ -20,8 +20,8 @@ void pack(const ImageSize& size, const Batched<const scalar_t>& from,
 }
 
 template <typename scalar_t>
-void unpack(const ImageSize& size, const Batched<const scalar_t>& from,
-            const Batched<scalar_t>& to, int64_t begin, int64_t end) {
+void to_planes(const ImageSize& size, const Batched<const scalar_t>& from,
+               const Batched<scalar_t>& to, int64_t begin, int64_t end) {
   for (int64_t index = begin; index < end; ++index) {
     const Tile tile = numbered_tile(size, index);
     transpose(from.data + tile.sample * from.batch + tile.begin * size.channels,
@@ -33,12 +33,13 @@ void unpack(const ImageSize& size, const Batched<const scalar_t>& from,
 }  // namespace
 
 template <typename scalar_t>
-const PackKernels<scalar_t>& pack_kernels() {
-  static constexpr PackKernels<scalar_t> kernels = {pack<scalar_t>, unpack<scalar_t>};
+const CopyImageKernels<scalar_t>& copy_image_kernels() {
+  static constexpr CopyImageKernels<scalar_t> kernels = {to_channels_last<scalar_t>,
+                                                         to_planes<scalar_t>};
   return kernels;
 }
 
-TRAJGRU_INSTANTIATE_KERNELS(PackKernels, pack_kernels)
+TRAJGRU_INSTANTIATE_KERNELS(CopyImageKernels, copy_image_kernels)
 
 }  // namespace CPU_CAPABILITY
 }  // namespace trajgru_ext

@@ -1,13 +1,11 @@
 #pragma once
 
-// Rows of numbers in whole packs and the part that is left. See flow_warp.cpp for what
-// files of this folder may use.
+// The loop over a row of numbers: whole SIMD blocks, then what is left of the row.
 
 #include <cstdint>
 
-#include "cpu/vec/lanes.h"
+#include "cpu/vec/simd.h"
 #include "cpu/vec/stream.h"
-#include "cpu/vec/wide.h"
 
 namespace trajgru_ext {
 namespace CPU_CAPABILITY {
@@ -15,15 +13,15 @@ namespace {
 
 // One register of scalar_t, in its opmath type.
 template <typename scalar_t, typename T = at::opmath_type<scalar_t>>
-using PackOf = Lanes<T, std::is_same_v<scalar_t, T> ? 1 : 2>;
+using SimdOf = Simd<T, std::is_same_v<scalar_t, T> ? 1 : 2>;
 
-// As many as a loop goes through in one step, where there are: what a step costs beside
-// them is shared, and their sums do not wait for each other.
+// The widest block of a loop: its lanes share what a step costs beside them, and the
+// sums in its registers do not wait for each other.
 template <typename V>
-using WidePack = Lanes<typename V::Element, 4>;
+using WideSimd = Simd<typename V::Element, 4>;
 
 template <typename V>
-struct WholePack {
+struct WholeBlock {
   using Value = V;
 
   template <typename data_t>
@@ -51,9 +49,9 @@ struct WholePack {
   }
 };
 
-// The rest of what is loaded is zero.
+// Lanes beyond `count` are zero when loaded, and are not stored.
 template <typename V>
-struct PartOfPack {
+struct PartialBlock {
   using Value = V;
 
   int64_t count;
@@ -72,33 +70,26 @@ struct PartOfPack {
   }
 };
 
-// f(index, pack) along a row of this length, pack::Value being from V to WidePack<V>.
+// f(index, block) along a row of this length, block::Value being from V to WideSimd<V>.
 template <typename V, typename F>
-[[gnu::always_inline]] inline void for_packs(int64_t length, const F& f) {
-  using Wide = WidePack<V>;
-  using Half = Lanes<typename V::Element, 2>;
+[[gnu::always_inline]] inline void for_blocks(int64_t length, const F& f) {
+  using Wide = WideSimd<V>;
+  using Half = Simd<typename V::Element, 2>;
   int64_t i = 0;
-  for (; i + Wide::kSize <= length; i += Wide::kSize) f(i, WholePack<Wide>{});
+  for (; i + Wide::kSize <= length; i += Wide::kSize) f(i, WholeBlock<Wide>{});
   if (i + Half::kSize <= length) {
-    f(i, WholePack<Half>{});
+    f(i, WholeBlock<Half>{});
     i += Half::kSize;
   }
   if (V::kSize < Half::kSize && i + V::kSize <= length) {
-    f(i, WholePack<V>{});
+    f(i, WholeBlock<V>{});
     i += V::kSize;
   }
-  if (i < length) f(i, PartOfPack<V>{length - i});
+  if (i < length) f(i, PartialBlock<V>{length - i});
 }
 
-template <typename Pack>
-using ValueOf = typename std::decay_t<Pack>::Value;
-
-template <typename T, int N>
-T sum_of_pack(const Lanes<T, N>& pack) {
-  auto total = pack.v[0];
-  for (int i = 1; i < N; ++i) total = total + pack.v[i];
-  return sum_of_lanes(total);
-}
+template <typename Block>
+using ValueOf = typename std::decay_t<Block>::Value;
 
 }  // namespace
 }  // namespace CPU_CAPABILITY
