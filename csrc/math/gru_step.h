@@ -2,8 +2,7 @@
 
 // One step of a GRU sequence whose reset gate comes after the convolution: the update
 // of gru_gates.h, which overwrites the inputs' part of the gates with the gates, from
-// which the backward step computes its gradients, and overwrites them with the
-// gradients in turn.
+// which the backward step computes its gradients.
 
 #include "math/gate_rows.h"
 #include "math/gates.h"
@@ -34,10 +33,9 @@ struct GruStepBackward {
   using scalar_t = typename D::state_t;
 
   GateRows rows;
-  GateView<scalar_t> gates;  // r, u and n; then the gradient to the gates
-  GateView<const scalar_t> candidate, h, grad;
+  GateView<const scalar_t> gates, candidate, h, grad;  // of the gates r, u and n
   GateView<const bool> mask;
-  GateView<scalar_t> h_gates_grad, h_grad;
+  GateView<scalar_t> gates_grad, h_gates_grad, h_grad;  // the first may be the gates
   GruSlots slots;
   GruUpdate<typename D::math_t> update;
 };
@@ -76,9 +74,9 @@ TRAJGRU_HOST_DEVICE void update(const GruStepBackward<D>& args, const At& at) {
   // An activation has the sign of its argument, so n tells the slope at q too.
   const V q_grad = activation_grad(args.update, n, n, to.n);
   const V r_grad = q_grad * m * sigma_slope(r), u_grad = to.u * sigma_slope(u);
-  at.store(args.gates, args.slots.r, r_grad);
-  at.store(args.gates, args.slots.u, u_grad);
-  at.store(args.gates, args.slots.n, q_grad);
+  at.store(args.gates_grad, args.slots.r, r_grad);
+  at.store(args.gates_grad, args.slots.u, u_grad);
+  at.store(args.gates_grad, args.slots.n, q_grad);
   at.store(args.h_gates_grad, args.slots.r, r_grad);
   at.store(args.h_gates_grad, args.slots.u, u_grad);
   at.store(args.h_gates_grad, args.slots.n, q_grad * r);

@@ -2,7 +2,7 @@
 
 // One step of an LSTM sequence: the update of lstm_gates.h, which overwrites the
 // inputs' part of the gates with the gates, from which the backward step computes its
-// gradients, and overwrites them with the gradients in turn.
+// gradients.
 
 #include "math/gate_rows.h"
 #include "math/gates.h"
@@ -35,10 +35,10 @@ struct LstmStepBackward {
   using scalar_t = typename D::state_t;
 
   GateRows rows;
-  GateView<scalar_t> gates;  // i, f, g and o; then the gradient to the gates
-  GateView<const scalar_t> c, c_output, h_grad;
-  GateView<scalar_t> c_grad;       // to the new cell state; then to the old
-  GateView<scalar_t> h_kept_grad;  // to h where it stayed; null without a mask
+  GateView<const scalar_t> gates, c, c_output, h_grad;  // of the gates i, f, g and o
+  GateView<scalar_t> gates_grad;                        // may be the gates
+  GateView<scalar_t> c_grad;          // to the new cell state; then to the old
+  GateView<scalar_t> h_zoneout_grad;  // to h where it stayed; null without a mask
   GateView<const bool> mask;
   GateView<const typename D::math_t> w_ci, w_cf, w_co;
   bool weight_per_row;
@@ -86,16 +86,16 @@ TRAJGRU_HOST_DEVICE void update(const LstmStepBackward<D>& args, const At& at) {
   parts.t = hyperbolic_tangent(parts.c);
   const V c = at.load(args.c, 0);
   const V to_h = at.load(args.h_grad, 0), to_c = at.load(args.c_grad, 0);
-  const auto grad = lstm_grad(parts, lstm_peephole<V>(args, at), c,
-                              V(at.zoneout(args.mask, V(0), to_h)),
-                              V(at.zoneout(args.mask, V(0), to_c)));
-  at.store(args.gates, slots.i, grad.a.i);
-  at.store(args.gates, slots.f, grad.a.f);
-  at.store(args.gates, slots.g, grad.a.g);
-  at.store(args.gates, slots.o, grad.a.o);
+  const auto grad =
+      lstm_grad(parts, lstm_peephole<V>(args, at), c, V(at.zoneout(args.mask, V(0), to_h)),
+                V(at.zoneout(args.mask, V(0), to_c)));
+  at.store(args.gates_grad, slots.i, grad.a.i);
+  at.store(args.gates_grad, slots.f, grad.a.f);
+  at.store(args.gates_grad, slots.g, grad.a.g);
+  at.store(args.gates_grad, slots.o, grad.a.o);
   at.store(args.c_grad, 0, at.zoneout(args.mask, to_c, grad.c));
   if (args.mask.present()) {
-    at.store(args.h_kept_grad, 0, at.zoneout(args.mask, to_h, V(0)));
+    at.store(args.h_zoneout_grad, 0, at.zoneout(args.mask, to_h, V(0)));
   }
   if (args.weight_grads.present()) {
     at.add(args.weight_grads, 0, grad.a.i * c);

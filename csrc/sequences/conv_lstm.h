@@ -1,11 +1,20 @@
 #pragma once
 
 // A ConvLSTM's arguments, and its step, on any device. All images are channels last.
+//
+// Two ways to compute a step, W and V being the weights of inputs and state:
+//
+//   fused  ahead, for a block of steps    in each step
+//   no     W x                            V h; lstm_step
+//   yes    nothing                        winograd_lstm_step: W x + V h, h' and c'
+//
+// Where there is a backward pass, a step leaves i, f, g and o in the buffer of its
+// gates.
 
 #include <ATen/core/Tensor.h>
 
-#include "sequences/conv_rnn.h"
 #include "sequences/calls.h"
+#include "sequences/conv_rnn.h"
 
 namespace trajgru_ext {
 
@@ -23,15 +32,21 @@ struct ConvLstm : ConvRnn {
            const PeepholeTensors& peephole, int64_t steps, at::IntArrayRef dilation,
            at::IntArrayRef slots, double forget_bias, const OptionalTensor& mask);
 
+  // The buffer of the gates of some steps, with what is computed ahead.
+  at::Tensor prepare(int64_t first, int64_t count) const;
+
   // Step t from the states before it (undefined: 0), into the states after it, which
-  // may be the same. gates: the inputs' part; then, where it `leaves` something, the
-  // values that the gradient is computed from.
-  void update(int64_t t, const at::Tensor& gates, const at::Tensor& h_before,
-              const at::Tensor& c_before, bool leaves, const at::Tensor& h_after,
-              const at::Tensor& c_after) const;
+  // may be the same. gates: its part of the buffer; save_gates: whether i, f, g and o
+  // are left there.
+  void step(int64_t t, const at::Tensor& gates, const at::Tensor& h_before,
+            const at::Tensor& c_before, bool save_gates, const at::Tensor& h_after,
+            const at::Tensor& c_after) const;
 
  private:
-  mutable std::optional<JointConv> step_conv_;  // of joined convolutions, once needed
+  // That of fused steps, made when first asked for.
+  const FusedConv& fused() const;
+
+  mutable std::optional<FusedConv> fused_;
 };
 
 }  // namespace trajgru_ext

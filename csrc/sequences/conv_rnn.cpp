@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "sequences/calls.h"
 #include "sequences/checks.h"
 
 namespace trajgru_ext {
@@ -12,7 +13,7 @@ ConvRnn::ConvRnn(const char* op, const ConvRnnTensors& given, int64_t count,
                  int64_t gates, at::IntArrayRef dilation, const OptionalTensor& masked)
     : Sequence(op, count) {
   const Tensor& like = given.h_weight;
-  check_like_sizes(op, "h_weight", like, {-1, -1, -1, -1}, like);
+  check_sizes(op, "h_weight", like, {-1, -1, -1, -1}, like);
   TORCH_CHECK_VALUE(like.size(1) > 0 && like.size(0) == gates * like.size(1), op,
                     ": h_weight must be [", gates, "F, F, k, k], F > 0, got ",
                     like.sizes());
@@ -41,7 +42,7 @@ std::array<int64_t, 2> ConvRnn::within_image(std::array<int64_t, 2> dilation) co
 }
 
 Tensor ConvRnn::x_gates(int64_t first, int64_t count) const {
-  if (!inputs.defined() || joined) return images(count, h_conv.weight.size(0));
+  if (!inputs.defined()) return images(count, h_conv.weight.size(0));
   return convolve(inputs_of(first, count), x_conv);
 }
 
@@ -50,22 +51,18 @@ Tensor ConvRnn::h_gates(const Tensor& state, const Conv& conv) const {
   return images(1, conv.weight.size(0)).copy_(conv_of_zero(conv));
 }
 
-JointConv ConvRnn::joint(const Conv& x, const Conv& h, int64_t gates) const {
-  JointConv made{{}, h.bias, h.weight.size(2)};
-  if (!x.weight.defined()) {
-    made.weights = winograd_weights({h.weight}, false, gates);
-    return made;
-  }
-  made.weights = winograd_weights({x.weight, h.weight}, false, gates);
-  if (!h.bias.has_value()) {
-    made.bias = x.bias;
-  } else if (x.bias.has_value()) {
-    made.bias = x.bias->add(*h.bias);
-  }
+FusedConv ConvRnn::fuse(const Conv& x, const Conv& h, int64_t gates) const {
+  OptionalTensor x_weight;
+  if (x.weight.defined()) x_weight = x.weight;
+  FusedConv made{call::winograd_step_weights(x_weight, h.weight, x.dilation, h.dilation,
+                                             height, width, gates),
+                 h.bias, h.weight.size(2)};
+  if (!made.exists() || !x.bias.has_value()) return made;
+  made.bias = h.bias.has_value() ? x.bias->add(*h.bias) : *x.bias;
   return made;
 }
 
-std::vector<Tensor> ConvRnn::joint_images(int64_t t, const Tensor& state) const {
+std::vector<Tensor> ConvRnn::fused_images(int64_t t, const Tensor& state) const {
   if (!inputs.defined()) return {or_zero(state)};
   return {inputs_of(t, 1), or_zero(state)};
 }
@@ -80,10 +77,10 @@ void InputsGrad::add(const ConvRnn& net, int64_t first, int64_t count,
                      const Tensor& gates_grad) {
   if (!net.inputs.defined()) return;
   const Tensor from = net.inputs_of(first, count);
-  add_conv_grad(gates_grad, from, net.x_conv, conv);
+  conv.add(gates_grad, from, net.x_conv);
   if (!inputs.defined()) return;
-  copy_image(net.of_step(inputs, first, count),
-             convolve_backward(gates_grad, from, net.x_conv));
+  call::copy_image(net.of_step(inputs, first, count),
+                   convolve_backward(gates_grad, from, net.x_conv));
 }
 
 }  // namespace trajgru_ext

@@ -21,30 +21,36 @@ struct ConvRnnTensors {
   const OptionalTensor& h_bias;
 };
 
+// The convolution of a step that the device computes in one with the update of the
+// gates; see operators/conv/winograd_step.h.
+struct FusedConv {
+  at::Tensor weights;  // empty where the device has no such step
+  OptionalTensor bias;
+  int64_t taps = 0;
+
+  bool exists() const { return weights.numel() > 0; }
+};
+
 struct ConvRnn : Sequence {
   Conv x_conv;  // undefined without inputs
   Conv h_conv;
-
-  // Whether both convolutions of a step are one, so that nothing is computed ahead from
-  // the inputs.
-  bool joined = false;
 
   // Checks the arguments. gates: slices of the weights; dilation: two numbers for the
   // inputs, and two for the state.
   ConvRnn(const char* op, const ConvRnnTensors& given, int64_t steps, int64_t gates,
           at::IntArrayRef dilation, const OptionalTensor& mask);
 
-  // The inputs' part of the gates of some steps; uninitialised without inputs, or where
-  // the convolutions are joined.
+  // The inputs' part of the gates of some steps; uninitialised without inputs.
   at::Tensor x_gates(int64_t first, int64_t count) const;
 
   // The state's part of the gates of a step, by h_conv or a part of it; a state that is
   // undefined is 0.
   at::Tensor h_gates(const at::Tensor& state, const Conv& conv) const;
 
-  // Of parts of both convolutions, and the images that it takes in step t.
-  JointConv joint(const Conv& x, const Conv& h, int64_t gates = 1) const;
-  std::vector<at::Tensor> joint_images(int64_t t, const at::Tensor& state) const;
+  // One convolution of the inputs (x: h's part without) and the state to some gates,
+  // and the images that it takes in step t.
+  FusedConv fuse(const Conv& x, const Conv& h, int64_t gates) const;
+  std::vector<at::Tensor> fused_images(int64_t t, const at::Tensor& state) const;
 
  private:
   std::array<int64_t, 2> within_image(std::array<int64_t, 2> dilation) const;
@@ -55,12 +61,12 @@ enum ConvRnnWanted { kToInputs, kToH, kToXWeight, kToXBias, kToHWeight, kToHBias
 
 // Those that come from the inputs.
 struct InputsGrad {
-  at::Tensor inputs;
+  at::Tensor inputs;  // undefined where not wanted
   ConvGrad conv;
 
   InputsGrad(const ConvRnn& net, const std::vector<bool>& wanted);
 
-  // From the gradients to the gates of some steps.
+  // Adds what comes from the gradients to the gates of some steps.
   void add(const ConvRnn& net, int64_t first, int64_t count,
            const at::Tensor& gates_grad);
 };

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 
-#include "sequences/calls.h"
 #include "sequences/checks.h"
 #include "tensors/tensors.h"
 
@@ -20,13 +19,13 @@ Sequence::Sequence(const char* op, int64_t count) : steps(count) {
 void Sequence::take_images(const char* op, const OptionalTensor& sequence,
                            const OptionalTensor& state,
                            const OptionalTensor& old_state_mask, int64_t count,
-                           const Tensor& like, const Tensor& weight) {
+                           const Tensor& parameter, const Tensor& weight) {
   features = count;
-  options = at::TensorOptions().dtype(like.scalar_type()).device(like.device());
+  like = at::TensorOptions().dtype(parameter.scalar_type()).device(parameter.device());
   TORCH_CHECK_VALUE(sequence.has_value() || state.has_value(), op,
                     ": inputs or h must be given, got None for both");
   if (sequence.has_value()) {
-    check_beside(op, "inputs", *sequence, {steps, -1, -1, -1, -1}, like);
+    check_argument(op, "inputs", *sequence, {steps, -1, -1, -1, -1}, parameter);
     TORCH_CHECK_VALUE(sequence->size(2) > 0, op,
                       ": inputs must be [T, B, C, H, W], C > 0, got ",
                       sequence->sizes());
@@ -38,14 +37,14 @@ void Sequence::take_images(const char* op, const OptionalTensor& sequence,
       format = memory_format(sequence->select(0, 0));
     }
   } else {
-    check_beside(op, "h", *state, {-1, features, -1, -1}, like);
+    check_argument(op, "h", *state, {-1, features, -1, -1}, parameter);
   }
   const Tensor& sized = sequence.has_value() ? *sequence : *state;
   batch = sized.size(-4);
   height = sized.size(-2);
   width = sized.size(-1);
   if (state.has_value()) {
-    check_beside(op, "h", *state, {batch, features, height, width}, like);
+    check_argument(op, "h", *state, {batch, features, height, width}, parameter);
     h = channels_last(*state);
     h_format = memory_format(*state);
     if (!sequence.has_value() || sequence->size(2) == 1) format = h_format;
@@ -55,18 +54,18 @@ void Sequence::take_images(const char* op, const OptionalTensor& sequence,
     TORCH_CHECK_TYPE(old_state_mask->scalar_type() == at::kBool, op,
                      ": the mask must be bool, got ", old_state_mask->scalar_type());
     TORCH_CHECK_VALUE(old_state_mask->sizes() == at::IntArrayRef(wanted) &&
-                          old_state_mask->device() == like.device(),
+                          old_state_mask->device() == parameter.device(),
                       op, ": the mask must be ", at::IntArrayRef(wanted), " on ",
-                      like.device(), ", got ", old_state_mask->sizes(), " on ",
+                      parameter.device(), ", got ", old_state_mask->sizes(), " on ",
                       old_state_mask->device());
     mask = *old_state_mask;
   }
 }
 
-int64_t Sequence::steps_together(int64_t channels) const {
+int64_t Sequence::steps_per_block(int64_t channels) const {
   // Larger blocks are taken from the system and paged in each time.
   constexpr int64_t kMost = 4, kBytes = 16 << 20;
-  const auto item = static_cast<int64_t>(options.dtype().itemsize());
+  const auto item = static_cast<int64_t>(like.dtype().itemsize());
   const int64_t step = std::max<int64_t>(batch * channels * height * width * item, 1);
   return std::min(std::clamp<int64_t>(kBytes / step, 1, kMost), steps);
 }
@@ -82,17 +81,17 @@ Tensor Sequence::inputs_of(int64_t first, int64_t count) const {
 }
 
 Tensor Sequence::images(int64_t count, int64_t channels) const {
-  return images(count, channels, options.dtype().toScalarType());
+  return images(count, channels, like.dtype().toScalarType());
 }
 
 Tensor Sequence::images(int64_t count, int64_t channels, at::ScalarType dtype) const {
   return at::empty({count * batch, channels, height, width},
-                   options.dtype(dtype).memory_format(at::MemoryFormat::ChannelsLast));
+                   like.dtype(dtype).memory_format(at::MemoryFormat::ChannelsLast));
 }
 
 Tensor Sequence::inputs_grad() const {
   return at::empty({steps * batch, inputs.size(2), height, width},
-                   options.memory_format(format));
+                   like.memory_format(format));
 }
 
 Tensor Sequence::or_zero(const Tensor& state) const {
@@ -122,22 +121,24 @@ Tensor Sequence::states_before(const Tensor& states, const Tensor& initial,
 States::States(const Sequence& net)
     : net_(net),
       all_(at::empty({net.steps * net.batch, net.features, net.height, net.width},
-                     net.options.memory_format(net.format))) {
+                     net.like.memory_format(net.format))) {
   if (net.empty() || net.format == at::MemoryFormat::ChannelsLast) return;
-  for (Tensor& room : rooms_) room = net.images(1, net.features);
+  for (Tensor& buffer : buffers_) buffer = net.images(1, net.features);
 }
 
-Tensor States::room(int64_t t) const {
-  return rooms_[0].defined() ? rooms_[t % 2] : net_.of_step(all_, t);
+Tensor States::buffer(int64_t t) const {
+  return buffers_[0].defined() ? buffers_[t % 2] : net_.of_step(all_, t);
 }
 
-void States::keep(int64_t t) const {
-  if (rooms_[0].defined()) copy_image(net_.of_step(all_, t), room(t));
+void States::store(int64_t t) const {
+  if (buffers_[0].defined()) call::copy_image(net_.of_step(all_, t), buffer(t));
 }
 
 Tensor in_format(const Tensor& image, at::MemoryFormat layout) {
   const Tensor target = at::empty(image.sizes(), image.options().memory_format(layout));
-  return in_form_of(target, image, copy_image);
+  return in_form_of(target, image, [](const Tensor& to, const Tensor& from) {
+    call::copy_image(to, from);
+  });
 }
 
 Tensor nothing(const at::TensorOptions& options) {

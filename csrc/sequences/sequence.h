@@ -9,20 +9,20 @@
 #include <utility>
 #include <vector>
 
-#include "sequences/calls.h"
+#include "operators/copy_image.h"
 
 namespace trajgru_ext {
 
-// Steps whose gradients to parameters are computed together, where what they come from
-// is kept and where it is computed again.
-constexpr int64_t kStepsBack = 4, kStepsAgain = 1;
+// Steps of a block of the backward pass, whose gradients to parameters are computed at
+// once: where the gates are saved, and where they are computed again.
+constexpr int64_t kSavedSteps = 4, kRecomputedSteps = 1;
 
 struct Sequence {
   int64_t steps, batch = 0, features = 0, height = 0, width = 0;
-  at::Tensor inputs;  // [T, B, C, H, W] as given, undefined where there are none
-  at::Tensor h;       // [B, F, H, W], undefined where it is 0
-  at::Tensor mask;    // [T, B, F, H, W] or undefined; true: the old state stays
-  at::TensorOptions options;  // the dtype and the device of everything
+  at::Tensor inputs;       // [T, B, C, H, W] as given, undefined where there are none
+  at::Tensor h;            // [B, F, H, W], undefined where it is 0
+  at::Tensor mask;         // [T, B, F, H, W] or undefined; true: the old state stays
+  at::TensorOptions like;  // the dtype and the device of everything
 
   // The memory format of the outputs, that of the inputs, or of h without any; of h.
   at::MemoryFormat format = at::MemoryFormat::Contiguous;
@@ -30,18 +30,19 @@ struct Sequence {
 
   Sequence(const char* op, int64_t steps);
 
-  // Checks and takes what has a size, for a state of `count` channels. sequence:
-  // [T, B, C, H, W]; like: one of the parameters; weight: of a convolution of the
-  // state.
+  // Checks the arguments that have the size of the images, and stores them; the state
+  // has `count` channels. sequence: [T, B, C, H, W]; parameter: one that has the dtype
+  // and the device of all; weight: of a convolution of the state.
   void take_images(const char* op, const OptionalTensor& sequence,
                    const OptionalTensor& state, const OptionalTensor& old_state_mask,
-                   int64_t count, const at::Tensor& like, const at::Tensor& weight);
+                   int64_t count, const at::Tensor& parameter,
+                   const at::Tensor& weight);
 
   bool empty() const { return steps * batch * features * height * width == 0; }
 
-  // Steps whose convolutions of the inputs, of so many channels, are computed together
-  // where not all of their results are kept.
-  int64_t steps_together(int64_t channels) const;
+  // Steps of a block of the forward pass, whose convolutions of the inputs are computed
+  // at once, where nothing is saved for a backward pass. channels: of their results.
+  int64_t steps_per_block(int64_t channels) const;
 
   // The inputs of some steps as images.
   at::Tensor inputs_of(int64_t first, int64_t count) const;
@@ -82,17 +83,18 @@ struct Sequence {
   }
 };
 
-// The states after all steps, as an operator returns them: in channels last they are
-// written where they stay, else from where they are copied while the cache has them.
+// The states after all steps, as an operator returns them. In channels last a step
+// writes its state in place; else it writes one of two buffers, from which the state is
+// copied while the cache has it.
 class States {
  public:
   explicit States(const Sequence& net);
 
   // Uninitialised images for the state after step t; those of t - 1 stay as they are.
-  at::Tensor room(int64_t t) const;
+  at::Tensor buffer(int64_t t) const;
 
-  // Once they are filled.
-  void keep(int64_t t) const;
+  // Copies the buffer of step t, once it is filled, to its place in all().
+  void store(int64_t t) const;
 
   // [T, B, F, H, W].
   at::Tensor all() const { return net_.as_sequence(all_); }
@@ -100,7 +102,7 @@ class States {
  private:
   const Sequence& net_;
   at::Tensor all_;
-  std::array<at::Tensor, 2> rooms_;  // undefined where none are needed
+  std::array<at::Tensor, 2> buffers_;  // undefined where none are needed
 };
 
 // An image in a memory format.

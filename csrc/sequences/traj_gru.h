@@ -4,10 +4,11 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <optional>
 
-#include "sequences/convolution.h"
 #include "sequences/calls.h"
+#include "sequences/convolution.h"
 #include "sequences/sequence.h"
 
 namespace trajgru_ext {
@@ -15,42 +16,68 @@ namespace trajgru_ext {
 // A pixel's content goes where its flow points.
 constexpr double kTrajGruFlowScale = -1.0;
 
-// What the forward pass leaves beside the outputs; the backward pass computes the rest
+// What the forward pass saves beside the outputs; the backward pass computes the rest
 // again.
-enum class Kept : int64_t { nothing, flows, gates };
+enum class Saved : int64_t { nothing, flows, gates };
+
+// The tensors that its operators take, as they take them: `parameters` are a weight and
+// perhaps a bias each of the layers i2h, i2f_conv1, h2f_conv1, flows_conv and ret.
+struct TrajGruTensors {
+  const OptionalTensor &inputs, &h;
+  const c10::List<OptionalTensor>& parameters;
+  const OptionalTensor &mask, &flow_offset;
+};
+
+// One for each layer.
+template <typename T>
+struct TrajGruLayers {
+  T i2h, i2f, h2f, flows, ret;
+
+  // In the order of the parameters.
+  std::array<T*, 5> all() { return {&i2h, &i2f, &h2f, &flows, &ret}; }
+  std::array<const T*, 5> all() const { return {&i2h, &i2f, &h2f, &flows, &ret}; }
+};
 
 // Some steps of the sequence, their images one after the other.
-struct TrajGruSteps {
+struct TrajGruBlock {
   int64_t first = 0, last = 0;
   at::Tensor hidden;      // the layer before the flows, activated
   at::Tensor flows;       // in the dtype of coordinates
   at::Tensor gates;       // the inputs' part, then what gru_step leaves
   at::Tensor candidates;  // undefined: gru_step leaves nothing
+
+  int64_t count() const { return last - first; }
 };
 
 struct TrajGru : Sequence {
-  std::optional<Conv> i2h, i2f;  // where there are inputs
-  Conv h2f, flows, ret;          // the weight of ret: [3F, L F]
-  Conv coordinates;              // flows in the dtype of coordinates
+  TrajGruLayers<Conv> layers;  // i2h and i2f undefined without inputs; ret: [3F, L F]
+  Conv coordinates;            // layers.flows in the dtype of coordinates
   GruChoices choices;
   at::Tensor flow_offset;  // [1, 2L, H, W] in the dtype of coordinates, or undefined
 
-  // Checks the arguments. inputs: [T, B, C, H, W]; parameters: weight and bias of
-  // i2h, i2f, h2f, flows, ret; offset: [2L, H, W], added to the flows of every step.
-  TrajGru(const char* op, const OptionalTensor& inputs, const OptionalTensor& h,
-          const c10::List<OptionalTensor>& parameters, int64_t steps,
-          int64_t activation, double negative_slope, const OptionalTensor& mask,
-          const OptionalTensor& offset);
+  // Checks the arguments. inputs: [T, B, C, H, W]; flow_offset: [2L, H, W], added to
+  // the flows of every step.
+  TrajGru(const char* op, const TrajGruTensors& given, int64_t steps,
+          int64_t activation, double negative_slope);
 
-  // The convolutions of the inputs, and room for what follows from them. with_flows:
+  // Channels of the flows, and of the layer before them.
+  int64_t flow_channels() const { return layers.flows.weight.size(0); }
+  int64_t hidden_channels() const { return layers.h2f.weight.size(0); }
+
+  // The convolutions of the inputs, and buffers for what follows from them. with_flows:
   // not where these are there already.
-  TrajGruSteps prepare(int64_t first, int64_t last, bool keep_gates,
+  TrajGruBlock prepare(int64_t first, int64_t last, bool save_gates,
                        bool with_flows = true) const;
 
-  // Step k of these, from the state before it (undefined: 0).
-  void generate_flows(TrajGruSteps& steps, int64_t k, const at::Tensor& state) const;
-  void update(TrajGruSteps& steps, int64_t k, const at::Tensor& state,
-              const at::Tensor& output) const;
+  // Step k of these, from the state before it (undefined: 0): its flows, then its
+  // state.
+  void generate_flows(const TrajGruBlock& block, int64_t k,
+                      const at::Tensor& state) const;
+  void step(const TrajGruBlock& block, int64_t k, const at::Tensor& state,
+            const at::Tensor& output) const;
+
+ private:
+  void check_layers(const char* op) const;
 };
 
 }  // namespace trajgru_ext

@@ -19,8 +19,7 @@ HERE = Path(__file__).parent
 SOURCES = HERE.parent.parent / "csrc"
 
 # What is compiled: all that any device has, and the CUDA sources.
-PARTS = ("schemas.cpp", "cpu/capability.cpp", "cpu/conv/conv_algorithm.cpp")
-PARTS += ("sequences/*.cpp", "cuda/*.cu")
+PARTS = ("schemas.cpp", "operators/*/*.cpp", "sequences/*.cpp", "cuda/*.cu")
 
 SANITIZERS = {
     "": ["-O1"],

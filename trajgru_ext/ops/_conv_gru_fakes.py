@@ -45,7 +45,6 @@ def _fake_conv_gru(
     return outputs, gates, candidates
 
 
-@fake("conv_gru_backward_")
 @fake("conv_gru_backward")
 def _fake_conv_gru_backward(
     grad: Tensor,

@@ -61,7 +61,6 @@ def _fake_conv_lstm(
     )
 
 
-@fake("conv_lstm_backward_")
 @fake("conv_lstm_backward")
 def _fake_conv_lstm_backward(
     grad: Tensor | None,

@@ -124,16 +124,6 @@ def differentiated(tensors: Sequence[Tensor | None]) -> bool:
     return transformed or any(t is not None and t.requires_grad for t in tensors)
 
 
-def last_time(*grads: Tensor | None) -> bool:
-    """Whether no other backward pass may want what is saved for this one, to grads."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return False
-    batched = torch._C._functorch.is_legacy_batchedtensor  # under is_grads_batched
-    if any(grad is not None and batched(grad) for grad in grads):
-        return False
-    return not torch._C._autograd._get_current_graph_task_keep_graph()
-
-
 def check_dilation(op: str, name: str, dilation: Any) -> tuple[int, int]:
     """The dilation along height and width, from one number or two."""
     pair = (dilation, dilation) if isinstance(dilation, int) else dilation

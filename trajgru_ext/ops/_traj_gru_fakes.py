@@ -61,7 +61,6 @@ def _fake_traj_gru(
     return outputs, *left
 
 
-@fake("traj_gru_backward_")
 @fake("traj_gru_backward")
 def _fake_traj_gru_backward(
     grad: Tensor,

@@ -250,7 +250,7 @@ class _ConvGru(Function):
             return (None,) * 15
         needs = ctx.needs_input_grad
         wanted = (*needs[:2], *needs[3:7])
-        options = (*ctx.options, _sequences.last_time(grad), list(wanted))
+        options = (*ctx.options, list(wanted))
         found = _ConvGruBackward.call(grad, *ctx.saved_tensors, *options)
         to_inputs, to_h, *others = wanted_or_none(found, wanted)
         return to_inputs, to_h, None, *others, *[None] * 8
@@ -290,18 +290,17 @@ class _ConvGruBackward(Function):
         negative_slope: float,
         keep: bool,
         kept: bool,
-        overwrite: bool,
         wanted: list[bool],
     ) -> tuple[Tensor, ...]:
         tensors = (grad, inputs, h, x_weight, x_bias, h_weight, h_bias)
         choices = (reset_before, activation, negative_slope, keep, mask)
         left = (outputs, gates, candidates, kept)
-        backward = operator("conv_gru_backward_" if overwrite else "conv_gru_backward")
+        backward = operator("conv_gru_backward")
         return backward(*tensors, list(dilation), list(slots), *choices, *left, wanted)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.options, ctx.wanted = inputs[11:18], inputs[20]
+        ctx.options, ctx.wanted = inputs[11:18], inputs[19]
         ctx.save_for_backward(*inputs[:8])
         ctx.save_for_forward(*inputs[:8])
 
@@ -318,7 +317,7 @@ class _ConvGruBackward(Function):
         formula, tensors = _ConvGruBackward._formula(ctx)
         seeds = wanted_only(cotangents, ctx.wanted)
         found = _gates.pull_back(formula, tensors, seeds)
-        return *found[:3], None, *found[3:], *[None] * 13
+        return *found[:3], None, *found[3:], *[None] * 12
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:

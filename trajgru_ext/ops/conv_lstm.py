@@ -216,7 +216,6 @@ class _ConvLstm(Function):
         options = (
             *ctx.options,
             ctx.gates_kept,
-            _sequences.last_time(grad, c_grad),
             list(wanted),
         )
         found = _ConvLstmBackward.call(grad, c_grad, *ctx.saved_tensors, *options)
@@ -258,18 +257,18 @@ class _ConvLstmBackward(Function):
         slots: tuple[int, ...],
         forget_bias: float,
         gates_kept: bool,
-        overwrite: bool,
         wanted: list[bool],
     ) -> tuple[Tensor, ...]:
         tensors = (inputs, h, x_weight, x_bias, h_weight, h_bias, c, w_ci, w_cf, w_co)
         options = (list(dilation), list(slots), forget_bias, mask)
         left = (outputs, cells, gates, gates_kept)
-        name = "conv_lstm_backward_" if overwrite else "conv_lstm_backward"
-        return operator(name)(grad, c_grad, *tensors, *options, *left, wanted)
+        return operator("conv_lstm_backward")(
+            grad, c_grad, *tensors, *options, *left, wanted
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.options, ctx.wanted = inputs[16:20], inputs[22]
+        ctx.options, ctx.wanted = inputs[16:20], inputs[21]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs[:13])
         ctx.save_for_forward(*inputs[:13])
@@ -292,7 +291,7 @@ class _ConvLstmBackward(Function):
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         formula, tensors = _ConvLstmBackward._formula(ctx)
         seeds = wanted_only(cotangents, ctx.wanted)
-        return *_gates.pull_back(formula, tensors, seeds), *[None] * 11
+        return *_gates.pull_back(formula, tensors, seeds), *[None] * 10
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:

@@ -247,7 +247,7 @@ class _TrajGru(Function):
         if grad is None:
             grad = torch.zeros_like(outputs)
         left = (outputs, flows, hidden, gates, candidates)
-        options = (*ctx.options, _sequences.last_time(grad, flows_grad), list(wanted))
+        options = (*ctx.options, list(wanted))
         found = _TrajGruBackward.call(grad, flows_grad, *tensors, *left, *options)
         to_inputs, to_h, *others = wanted_or_none(found, wanted)
         return to_inputs, to_h, None, None, *others, None, None, None, None
@@ -294,7 +294,6 @@ class _TrajGruBackward(Function):
         activation: int,
         negative_slope: float,
         kept: int,
-        overwrite: bool,
         wanted: list[bool],
     ) -> tuple[Tensor, ...]:
         parameters = [
@@ -303,13 +302,13 @@ class _TrajGruBackward(Function):
         ]
         tensors = (grad, flows_grad, inputs, h, parameters)
         left = (outputs, flows, hidden, gates, candidates)
-        backward = operator("traj_gru_backward_" if overwrite else "traj_gru_backward")
+        backward = operator("traj_gru_backward")
         options = (activation, negative_slope, mask, offset)
         return backward(*tensors, *options, *left, kept, wanted)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.options, ctx.wanted = inputs[21:24], inputs[26]
+        ctx.options, ctx.wanted = inputs[21:24], inputs[25]
         ctx.save_for_backward(*inputs[:16])
         ctx.save_for_forward(*inputs[:16])
 
@@ -332,7 +331,7 @@ class _TrajGruBackward(Function):
         formula, tensors = _TrajGruBackward._formula(ctx)
         seeds = wanted_only(cotangents, ctx.wanted)
         found = _gates.pull_back(formula, tensors, seeds)
-        return *found[:4], None, None, *found[4:], *[None] * 11
+        return *found[:4], None, None, *found[4:], *[None] * 10
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:

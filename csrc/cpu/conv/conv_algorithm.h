@@ -1,12 +1,12 @@
 #pragma once
 
 // How the convolutions of the sequence operators are computed: directly, by torch, or
-// by Winograd's few products (csrc/cpu/conv/winograd.cpp), which are faster and round
-// more.
+// by Winograd's convolution (csrc/cpu/conv/winograd.cpp), which has fewer products: it
+// is faster and rounds more.
 
 #include <ATen/core/Tensor.h>
 
-#include "sequences/convolution.h"
+#include "tensors/tensors.h"
 
 namespace trajgru_ext {
 
@@ -16,16 +16,23 @@ enum class ConvAlgorithm { automatic, direct, winograd };
 ConvAlgorithm conv_algorithm();
 void set_conv_algorithm(ConvAlgorithm algorithm);
 
-// Whether few products serve a convolution of such an image and its gradient to the
-// image, and the gradient to the weight. It depends on nothing else of the image than
-// its height and width, so that neither the count of samples and steps nor that of
-// threads changes a bit of the result.
-bool winograd_serves(const at::Tensor& image, const Conv& conv);
-bool winograd_serves_weights_grad(const at::Tensor& image, const Conv& conv);
+// What the choice depends on. Of the images these are their height and width alone, so
+// that neither the count of samples and steps nor that of threads changes a bit of the
+// result.
+struct ConvProblem {
+  const at::Tensor& weight;  // [O, C, k, k'] in the dtype of the images
+  at::IntArrayRef dilation;
+  int64_t height, width;
+};
 
-// The same for a convolution of the inputs (which may have no weight) and one of the
-// state as one, whose results are gates that are updated tile by tile.
-bool winograd_serves_gates(const at::Tensor& image, const Conv& x_conv,
-                           const Conv& h_conv);
+// Whether Winograd's is used for a convolution and its gradient to the image; for the
+// gradient to the weight.
+bool use_winograd(const ConvProblem& conv);
+bool use_winograd_weight_grad(const ConvProblem& conv);
+
+// Whether it is used for a convolution of the state, and perhaps one of the inputs, as
+// one, whose results are gates that are updated tile by tile.
+bool use_winograd_gates(const OptionalTensor& x_weight, at::IntArrayRef x_dilation,
+                        const ConvProblem& h_conv);
 
 }  // namespace trajgru_ext

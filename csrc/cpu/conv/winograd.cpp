@@ -14,8 +14,8 @@ using at::Tensor;
 // time.
 constexpr int64_t kGradSums = 16 << 20;
 
-// weights: of images whose channels follow one another. rotated: those of the gradient
-// to the image, for which outputs and channels are exchanged.
+}  // namespace
+
 Tensor winograd_weights(at::TensorList weights, bool rotated, int64_t gates) {
   const char* op = "winograd_weights";
   TORCH_CHECK_VALUE(
@@ -82,6 +82,8 @@ void winograd_conv(at::TensorList images, const Tensor& weights,
   });
 }
 
+namespace {
+
 // The gradient to weights of some outputs, from at least one tile. Some tiles after the
 // others are transformed by all threads, and their products are summed up by point,
 // so that neither a sum's order nor the work depends on the threads.
@@ -109,6 +111,8 @@ void sum_weights_grad(WinogradWeightsGrad<float> grad, float* result, int64_t st
     kernels.finish_grad(grad, begin, end, result, stride);
   });
 }
+
+}  // namespace
 
 Tensor winograd_weights_grad(const Tensor& grad, const Tensor& image, int64_t taps) {
   const char* op = "winograd_weights_grad";
@@ -144,5 +148,4 @@ TRAJGRU_LIBRARY_IMPL(CPU, m) {
   m.impl("winograd_weights_grad", &winograd_weights_grad);
 }
 
-}  // namespace
 }  // namespace trajgru_ext

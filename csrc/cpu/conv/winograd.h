@@ -1,6 +1,6 @@
 #pragma once
 
-// Convolutions of stride 1 by few products (math/winograd.h), on channels-last images.
+// Winograd's convolution of stride 1 (math/winograd.h), on channels-last images.
 
 #include "cpu/capability.h"
 #include "cpu/views.h"

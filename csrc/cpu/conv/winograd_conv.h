@@ -10,12 +10,24 @@
 #include <algorithm>
 #include <optional>
 
-#include "tensors/checks.h"
-#include "cpu/images.h"
 #include "cpu/conv/winograd.h"
+#include "cpu/images.h"
+#include "tensors/checks.h"
 #include "tensors/tensors.h"
 
 namespace trajgru_ext {
+
+// weights: [O, C, k, k] each, of images whose channels follow one another; rotated:
+// those of the gradient to the image, for which outputs and channels are exchanged.
+at::Tensor winograd_weights(at::TensorList weights, bool rotated, int64_t gates);
+
+// output: [B, O, H, W], channels last.
+void winograd_conv(at::TensorList images, const at::Tensor& weights,
+                   const OptionalTensor& bias, int64_t taps, const at::Tensor& output);
+
+// [O, C, taps, taps], from the gradient to the result and the image.
+at::Tensor winograd_weights_grad(const at::Tensor& grad, const at::Tensor& image,
+                                 int64_t taps);
 
 inline PixelView<float> pixels_of(const char* op, const char* name,
                                   const at::Tensor& image) {

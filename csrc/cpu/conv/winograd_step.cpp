@@ -1,11 +1,13 @@
 // Winograd's convolutions to the sums of gates, fused with the updates of these. All
 // images are channels last and float32.
 
-#include "cpu/gate_device.h"
+#include "operators/conv/winograd_step.h"
+
 #include "cpu/conv/winograd_conv.h"
+#include "cpu/gate_device.h"
 #include "operators/gates/gru_step.h"
-#include "tensors/library.h"
 #include "operators/gates/lstm_step.h"
+#include "tensors/library.h"
 
 namespace trajgru_ext {
 namespace {
@@ -29,7 +31,16 @@ void convolve(const WinogradConv<float>& conv, const Args& args) {
   });
 }
 
-// lstm_step of the sums; gates: where it leaves them, if anywhere.
+// Leaves the sums where they are wanted.
+void leave_sums(const char* op, WinogradConv<float>& conv, const OptionalTensor& sums,
+                const Tensor& h) {
+  if (!sums.has_value()) return;
+  check_gate_tensor(op, "sums", *sums, "h", h, conv.gates);
+  show_output(op, "sums", conv, *sums);
+}
+
+}  // namespace
+
 void winograd_lstm_step(at::TensorList images, const Tensor& weights,
                         const OptionalTensor& bias, int64_t taps,
                         const OptionalTensor& h, const Tensor& c,
@@ -63,7 +74,6 @@ void winograd_lstm_step(at::TensorList images, const Tensor& weights,
   convolve(conv, args);
 }
 
-// gru_step of the sums, which are the state's part.
 void winograd_gru_step(at::TensorList images, const Tensor& weights,
                        const OptionalTensor& bias, int64_t taps, const Tensor& gates,
                        const Tensor& h, bool has_inputs, at::IntArrayRef slots,
@@ -88,15 +98,6 @@ void winograd_gru_step(at::TensorList images, const Tensor& weights,
   convolve(conv, args);
 }
 
-// Leaves the sums where they are wanted.
-void leave_sums(const char* op, WinogradConv<float>& conv, const OptionalTensor& sums,
-                const Tensor& h) {
-  if (!sums.has_value()) return;
-  check_gate_tensor(op, "sums", *sums, "h", h, conv.gates);
-  show_output(op, "sums", conv, *sums);
-}
-
-// gru_reset of the sums.
 void winograd_gru_reset(at::TensorList images, const Tensor& weights,
                         const OptionalTensor& bias, int64_t taps, const Tensor& h,
                         at::IntArrayRef slots, const OptionalTensor& sums,
@@ -122,7 +123,6 @@ void winograd_gru_reset(at::TensorList images, const Tensor& weights,
   convolve(conv, args);
 }
 
-// gru_output of the sums, which are the candidate's.
 void winograd_gru_output(at::TensorList images, const Tensor& weights,
                          const OptionalTensor& bias, int64_t taps, const Tensor& u,
                          const Tensor& h, int64_t activation, double negative_slope,
@@ -156,5 +156,4 @@ TRAJGRU_LIBRARY_IMPL(CPU, m) {
   m.impl("winograd_gru_output", &winograd_gru_output);
 }
 
-}  // namespace
 }  // namespace trajgru_ext

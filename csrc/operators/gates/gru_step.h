@@ -88,9 +88,11 @@ struct GruSteps {
   static void backward(const Tensor& gates, const Tensor& candidate, const Tensor& h,
                        const Tensor& grad, at::IntArrayRef slots, int64_t activation,
                        double negative_slope, bool keep, const OptionalTensor& mask,
-                       const Tensor& h_gates_grad, const Tensor& h_grad) {
+                       const Tensor& gates_grad, const Tensor& h_gates_grad,
+                       const Tensor& h_grad) {
     static constexpr const char* op = "gru_step_backward";
     check_gates(op, gates, h_gates_grad, "h", h, slots, 3);
+    check_gate_tensor(op, "gates_grad", gates_grad, "h", h, 3);
     check_gru_update(op, activation, mask, h);
     check_like_state(op, "candidate", candidate, "h", h);
     check_like_state(op, "grad", grad, "h", h);
@@ -102,7 +104,8 @@ struct GruSteps {
     const GateLayout& layout = in.layout;
     const at::ScalarType dtype = h.scalar_type();
     const Tensor seed = layout.fit(grad, dtype);
-    check_buffers(op, layout, dtype, {gates, candidate, h_gates_grad, h_grad});
+    check_buffers(op, layout, dtype,
+                  {gates, candidate, gates_grad, h_gates_grad, h_grad});
     if (h.numel() == 0) return;
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, dtype, op, [&] {
       GruStepBackward<GateDtypes<scalar_t, scalar_t>> args{};
@@ -110,6 +113,7 @@ struct GruSteps {
       layout.show(args.gates, gates);
       layout.show(args.candidate, candidate);
       layout.show(args.grad, seed);
+      layout.show(args.gates_grad, gates_grad);
       layout.show(args.h_gates_grad, h_gates_grad);
       layout.show(args.h_grad, h_grad);
       Device::run(args);

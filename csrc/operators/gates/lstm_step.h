@@ -117,19 +117,21 @@ struct LstmSteps {
                        const Tensor& h_grad, const OptionalTensor& w_ci,
                        const OptionalTensor& w_cf, const OptionalTensor& w_co,
                        at::IntArrayRef slots, const OptionalTensor& mask,
-                       const Tensor& c_grad, const OptionalTensor& h_kept_grad,
+                       const Tensor& gates_grad, const Tensor& c_grad,
+                       const OptionalTensor& h_zoneout_grad,
                        const OptionalTensor& weight_grads) {
     static constexpr const char* op = "lstm_step_backward";
     check_gates(op, gates, std::nullopt, "c", c, slots, 4);
+    check_gate_tensor(op, "gates_grad", gates_grad, "c", c, 4);
     check_peephole(op, w_ci, w_cf, w_co, c.sizes(), c.device());
     check_mask(op, mask, c);
     check_like_state(op, "c_output", c_output, "c", c);
     check_like_state(op, "h_grad", h_grad, "c", c);
     check_like_state(op, "c_grad", c_grad, "c", c);
-    TORCH_CHECK_VALUE(!mask.has_value() || h_kept_grad.has_value(), op,
-                      ": h_kept_grad must be given with a mask, got None");
-    if (h_kept_grad.has_value()) {
-      check_like_state(op, "h_kept_grad", *h_kept_grad, "c", c);
+    TORCH_CHECK_VALUE(!mask.has_value() || h_zoneout_grad.has_value(), op,
+                      ": h_zoneout_grad must be given with a mask, got None");
+    if (h_zoneout_grad.has_value()) {
+      check_like_state(op, "h_zoneout_grad", *h_zoneout_grad, "c", c);
     }
     const typename Device::Guard guard(c.device());
     const PlainDispatch plain;
@@ -138,8 +140,8 @@ struct LstmSteps {
     const Tensor state = in.layout.fit(c, dtype);
     const Tensor fresh = in.layout.fit(c_output, dtype);
     const Tensor seed = in.layout.fit(h_grad, dtype);
-    check_buffers(op, in.layout, dtype, {gates, c_grad});
-    if (mask.has_value()) check_buffers(op, in.layout, dtype, {*h_kept_grad});
+    check_buffers(op, in.layout, dtype, {gates, gates_grad, c_grad});
+    if (mask.has_value()) check_buffers(op, in.layout, dtype, {*h_zoneout_grad});
     if (weight_grads.has_value()) {
       const Tensor like = in.layout.empty_sums(3, c, opmath_dtype(c));
       TORCH_CHECK_VALUE(w_ci.has_value() && weight_grads->device() == c.device() &&
@@ -158,8 +160,9 @@ struct LstmSteps {
       in.layout.show(args.c, state);
       in.layout.show(args.c_output, fresh);
       in.layout.show(args.h_grad, seed);
+      in.layout.show(args.gates_grad, gates_grad);
       in.layout.show(args.c_grad, c_grad);
-      if (mask.has_value()) in.layout.show(args.h_kept_grad, *h_kept_grad);
+      if (mask.has_value()) in.layout.show(args.h_zoneout_grad, *h_zoneout_grad);
       if (weight_grads.has_value()) {
         in.layout.show_sums(args.weight_grads, *weight_grads);
       }
