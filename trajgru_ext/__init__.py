@@ -10,45 +10,13 @@ __version__ = "0.1.0"
 
 _extension.load()
 
-from trajgru_ext.ops import (  # noqa: E402 - loaded first
-    _registry,
-    channel_mean,
-    conv_gru,
-    conv_lstm,
-    flow_conv,
-    flow_warp,
-    gru_gates,
-    gru_output,
-    gru_reset,
-    hff_concat,
-    lstm_gates,
-    se_scale,
-    sk_select,
-    spatial_pyramid_pool,
-    traj_gru,
-)
+from trajgru_ext import ops  # noqa: E402 - loaded first
+from trajgru_ext.compat.accelerate import accelerate, restore  # noqa: E402 - as above
+from trajgru_ext.conv_algorithm import conv_algorithm  # noqa: E402 - as above
+from trajgru_ext.ops import *  # noqa: E402, F403 - the operators that ops lists
+from trajgru_ext.ops import _registry  # noqa: E402 - as above
 
 _registry.register_fakes("trajgru_ext")
 
-from trajgru_ext.compat.accelerate import accelerate, restore  # noqa: E402 - as above
-from trajgru_ext.conv_algorithm import conv_algorithm  # noqa: E402 - as above
-
-__all__ = [
-    "accelerate",
-    "channel_mean",
-    "conv_algorithm",
-    "conv_gru",
-    "conv_lstm",
-    "flow_conv",
-    "flow_warp",
-    "gru_gates",
-    "gru_output",
-    "gru_reset",
-    "hff_concat",
-    "lstm_gates",
-    "restore",
-    "se_scale",
-    "sk_select",
-    "spatial_pyramid_pool",
-    "traj_gru",
-]
+__all__ = ["accelerate", "conv_algorithm", "restore"]
+__all__ += ops.__all__

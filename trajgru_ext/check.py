@@ -8,19 +8,21 @@ with the first, bit for bit.
 """
 
 import math
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 import trajgru_ext
 from trajgru_ext import reference
 from trajgru_ext.decompositions import decomposed
 from trajgru_ext.info import collect
+from trajgru_ext.ops import _catalog
+from trajgru_ext.ops._catalog import Arguments, Case
+from trajgru_ext.ops._samples import Samples
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 FORMATS = {
@@ -28,186 +30,18 @@ FORMATS = {
     "channels last": torch.channels_last,
 }
 Sizes = dict[str, int]
-Tensors = dict[str, Tensor]
 
 
 def _sizes(*sizes: int) -> Sizes:
-    """Steps, batch, channels, features, hidden channels, links, height, width."""
-    return dict(zip("TBCFGLHW", sizes, strict=True))
+    """By their letters in `trajgru_ext.ops._samples`."""
+    return dict(zip("TBCFOGLHW", sizes, strict=True))
 
 
-FEW = _sizes(2, 1, 3, 2, 2, 2, 3, 4)  # for the naive formula, pixel by pixel
-MANY = _sizes(3, 2, 19, 17, 5, 3, 33, 37)  # which fill no tile, block or vector
+FEW = _sizes(2, 1, 3, 2, 2, 2, 2, 3, 4)  # for the naive formula, pixel by pixel
+MANY = _sizes(3, 2, 19, 17, 17, 5, 3, 33, 37)  # which fill no tile, block or vector
 NAIVE, PYTORCH = "naive formula", "PyTorch"
 GRADCHECK, AGAIN = "finite differences", "a second run"
 AGAINST = (NAIVE, PYTORCH, GRADCHECK, AGAIN)
-
-
-@dataclass(frozen=True)
-class Case:
-    """An operator, how it is called, and its tensors.
-
-    shapes: the factors of each size, by the letters above, as "B 4F H W".
-    recurrent: whether each step rounds what the one before has rounded.
-    fixed_order: whether CUDA, too, adds up in a fixed order.
-    """
-
-    name: str
-    call: Callable[[ModuleType, Tensors], Any]
-    shapes: dict[str, str]
-    recurrent: bool = False
-    fixed_order: bool = True
-
-    def tensors(self, sizes: Sizes, dtype: torch.dtype, device: str) -> Tensors:
-        """Random ones."""
-        generator = torch.Generator().manual_seed(len(self.name))
-        found = {}
-        for name, text in self.shapes.items():
-            shape = [_product(factors, sizes) for factors in text.split()]
-            values = torch.randn(shape, generator=generator, dtype=torch.float64)
-            found[name] = _scaled(name, values).to(device, dtype)
-        return found
-
-    def in_format(self, tensors: Tensors, layout: str) -> Tensors:
-        """The same, images and flows in a memory format."""
-        found = dict(tensors)
-        for name, tensor in tensors.items():
-            if self.shapes[name].endswith("H W"):
-                images = tensor.flatten(0, -4).contiguous(memory_format=FORMATS[layout])
-                found[name] = images.unflatten(0, tensor.shape[:-3])
-        return found
-
-
-def _product(factors: str, sizes: Sizes) -> int:
-    parts = re.findall(r"\d+|[A-Z]", factors)
-    return math.prod(sizes[one] if one in sizes else int(one) for one in parts)
-
-
-def _scaled(name: str, values: Tensor) -> Tensor:
-    """Weights that keep the scale, and flows within a cell, whatever is rounded."""
-    if name in ("flow", "flows"):
-        return (2 * values).floor() + 0.5 + 0.1 * values.clamp(-3, 3)
-    if name == "flows_bias":
-        return torch.full_like(values, 0.5)
-    if "weight" in name:
-        values = values / math.prod(values.shape[1:]) ** 0.5
-    return 0.05 * values if name == "flows_weight" else values
-
-
-def _keywords(function: str, **options: Any) -> Callable[[ModuleType, Tensors], Any]:
-    return lambda module, tensors: getattr(module, function)(**tensors, **options)
-
-
-def _listed(function: str, **options: Any) -> Callable[[ModuleType, Tensors], Any]:
-    """With the first tensors, of one letter and a number, as a list of branches."""
-
-    def call(module: ModuleType, tensors: Tensors) -> Any:
-        branches = [t for name, t in tensors.items() if name[1:].isdigit()]
-        rest = {name: t for name, t in tensors.items() if not name[1:].isdigit()}
-        return getattr(module, function)(branches, **rest, **options)
-
-    return call
-
-
-def _with_peephole(function: str) -> Callable[[ModuleType, Tensors], Any]:
-    def call(module: ModuleType, tensors: Tensors) -> Any:
-        *names, i, f, o = tensors
-        peephole = tuple(tensors[name] for name in (i, f, o))
-        rest = {name: tensors[name] for name in names}
-        return getattr(module, function)(**rest, peephole=peephole)
-
-    return call
-
-
-def _call_traj_gru(module: ModuleType, tensors: Tensors) -> Any:
-    inputs, h, *rest = tensors.values()
-    convs = zip(rest[::2], rest[1::2], strict=True)
-    options = {} if module is reference else {"return_flows": True}
-    return module.traj_gru(inputs, h, *convs, **options)
-
-
-IMAGE, GATE = "B C H W", "B F H W"
-PEEPHOLE = dict.fromkeys(("w_ci", "w_cf", "w_co"), "1 F 1 1")
-BRANCHES = dict.fromkeys(("x0", "x1", "x2"), IMAGE)
-
-
-def _gates(count: int, state: str) -> dict[str, str]:
-    return {"x_gates": f"B {count}F H W", "h_gates": f"B {count}F H W", state: GATE}
-
-
-def _sequence(gates: int, *states: str) -> dict[str, str]:
-    weights = {"x_weight": f"{gates}F C 3 3", "h_weight": f"{gates}F F 3 3"}
-    biases = {"x_bias": f"{gates}F", "h_bias": f"{gates}F"}
-    return {"inputs": "T B C H W", **dict.fromkeys(states, GATE), **weights, **biases}
-
-
-TRAJ_GRU = {"inputs": "T B C H W", "h": GATE}
-for _name, _weight in (
-    ("i2h", "3F C 3 3"),
-    ("i2f", "G C 5 5"),
-    ("h2f", "G F 5 5"),
-    ("flows", "2L G 5 5"),
-    ("ret", "3F LF"),
-):
-    TRAJ_GRU |= {f"{_name}_weight": _weight, f"{_name}_bias": _weight.split()[0]}
-
-CASES = (
-    Case(
-        "flow_warp",
-        _keywords("flow_warp"),
-        {"input": IMAGE, "flow": "B 2 H W"},
-        fixed_order=False,
-    ),
-    Case(
-        "flow_conv",
-        _keywords("flow_conv"),
-        {"input": IMAGE, "flows": "B 2L H W", "weight": "F LC", "bias": "F"},
-        fixed_order=False,
-    ),
-    Case("gru_gates", _keywords("gru_gates"), _gates(3, "h")),
-    Case("gru_reset", _keywords("gru_reset"), _gates(2, "h")),
-    Case(
-        "gru_output",
-        _keywords("gru_output"),
-        dict.fromkeys(("u", "candidate", "h"), GATE),
-    ),
-    Case("lstm_gates", _with_peephole("lstm_gates"), _gates(4, "c") | PEEPHOLE),
-    Case(
-        "conv_lstm",
-        _with_peephole("conv_lstm"),
-        _sequence(4, "h", "c") | PEEPHOLE,
-        True,
-        False,
-    ),
-    Case("conv_gru", _keywords("conv_gru"), _sequence(3, "h"), True, False),
-    Case(
-        "conv_gru, reset before",
-        _keywords("conv_gru", reset="before"),
-        _sequence(3, "h"),
-        True,
-        False,
-    ),
-    Case("traj_gru", _call_traj_gru, TRAJ_GRU, True, False),
-    Case("channel_mean", lambda m, t: m.channel_mean(*t.values()), BRANCHES),
-    Case("se_scale", _keywords("se_scale"), {"input": IMAGE, "logits": "B C"}),
-    Case("sk_select", _listed("sk_select"), BRANCHES | {"logits": "B 3 C"}),
-    Case("hff_concat", _listed("hff_concat", skipped=1), BRANCHES),
-    Case(
-        "hff_concat, affine",
-        _listed("hff_concat"),
-        BRANCHES | dict.fromkeys(("scale", "shift", "slope"), "3C"),
-    ),
-    Case(
-        "spatial_pyramid_pool, max",
-        _keywords("spatial_pyramid_pool", levels=4),
-        {"input": IMAGE},
-    ),
-    Case(
-        "spatial_pyramid_pool, mean",
-        _keywords("spatial_pyramid_pool", levels=4, mode="mean"),
-        {"input": IMAGE},
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -237,28 +71,37 @@ def tolerance(case: Case, sizes: Sizes, dtype: torch.dtype) -> float:
     times. A weight's gradient sums up a product a pixel and step, in float32 at least,
     whose errors have random signs.
     """
-    roundings, steps = (8 * sizes["T"], sizes["T"]) if case.recurrent else (2, 1)
+    roundings, steps = (
+        (8 * sizes["T"], sizes["T"]) if case.operator.recurrent else (2, 1)
+    )
     terms = steps * math.prod(sizes[letter] for letter in "BHW")
     sums = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
     return roundings * torch.finfo(dtype).eps + 2 * math.sqrt(terms) * sums
 
 
 def derivatives(
-    case: Case, module: ModuleType, tensors: Tensors, dtype: torch.dtype
+    case: Case, module: Any, arguments: Arguments, dtype: torch.dtype
 ) -> list[Tensor]:
     """The results, and the gradients to all tensors.
 
-    dtype: what the gradients to the results are rounded to, the same for any tensors.
+    dtype: what the gradients to the results are rounded to, the same for any arguments.
     """
-    leaves = {name: t.detach().requires_grad_() for name, t in tensors.items()}
-    outputs = case.call(module, leaves)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    generator, seeds = torch.Generator().manual_seed(1), []
+    given = tree_map(
+        lambda one: one.detach().requires_grad_() if _differs(one) else one, arguments
+    )
+    leaves = [one for one in tree_leaves(given) if _differs(one)]
+    outputs = case.operator.call(module, given)
+    generator, grads = torch.Generator().manual_seed(1), []
     for output in outputs:
-        seed = torch.randn(output.shape, generator=generator, dtype=torch.float64)
-        seeds.append(seed.to(dtype).to(output))
-    gradients = torch.autograd.grad(outputs, list(leaves.values()), seeds)
+        grad = torch.randn(output.shape, generator=generator, dtype=torch.float64)
+        grads.append(grad.to(dtype).to(output))
+    gradients = torch.autograd.grad(outputs, leaves, grads)
     return [one.detach() for one in (*outputs, *gradients)]
+
+
+def _differs(argument: Any) -> bool:
+    """Whether results can be differentiated with respect to an argument."""
+    return isinstance(argument, Tensor) and argument.is_floating_point()
 
 
 def _error(got: list[Tensor], exact: list[Tensor]) -> float:
@@ -269,51 +112,63 @@ def _error(got: list[Tensor], exact: list[Tensor]) -> float:
     return math.nan if any(map(math.isnan, errors)) else max(errors)
 
 
-def _in_double(tensors: Tensors) -> Tensors:
-    return {name: tensor.double() for name, tensor in tensors.items()}
+def _exact(arguments: Arguments, device: str) -> Arguments:
+    """The same numbers in float64."""
+    found: Arguments = tree_map(
+        lambda one: one.to(device, torch.float64) if _differs(one) else one, arguments
+    )
+    return found
 
 
 def _compare(case: Case, dtype: torch.dtype, device: str) -> Iterator[Finding]:
-    few, many = (case.tensors(sizes, dtype, device) for sizes in (FEW, MANY))
-    on_cpu = {name: tensor.cpu() for name, tensor in _in_double(few).items()}
-    naive = derivatives(case, reference, on_cpu, dtype)
+    def sample(sizes: Sizes, layout: str) -> Arguments:
+        source = Samples(sizes, case.choices, dtype, device, FORMATS[layout])
+        return case.operator.sample(source)
+
+    exact = {}
+    few, many = (sample(sizes, "contiguous") for sizes in (FEW, MANY))
+    exact[NAIVE] = derivatives(case, reference, _exact(few, "cpu"), dtype)
     with decomposed():
-        by_pytorch = derivatives(case, trajgru_ext, _in_double(many), dtype)
+        exact[PYTORCH] = derivatives(case, trajgru_ext, _exact(many, device), dtype)
     for layout in FORMATS:
-        for against, sizes, tensors, exact in (
-            (NAIVE, FEW, few, naive),
-            (PYTORCH, MANY, many, by_pytorch),
-        ):
-            got = derivatives(case, trajgru_ext, case.in_format(tensors, layout), dtype)
-            of = (case.name, against, str(dtype), layout)
-            yield Finding(*of, _error(got, exact), tolerance(case, sizes, dtype))
-        if device == "cpu" or case.fixed_order:
-            error = _error(_again(case, tensors, layout, dtype), got)
-            yield Finding(case.name, AGAIN, str(dtype), layout, error, 0.0)
+        for against, sizes in ((NAIVE, FEW), (PYTORCH, MANY)):
+            arguments = sample(sizes, layout)
+            got = derivatives(case, trajgru_ext, arguments, dtype)
+            of = (case.title, against, str(dtype), layout)
+            error = _error(got, exact[against])
+            yield Finding(*of, error, tolerance(case, sizes, dtype))
+        if device == "cpu" or case.operator.fixed_order:
+            error = _error(_again(case, arguments, dtype), got)
+            yield Finding(case.title, AGAIN, str(dtype), layout, error, 0.0)
 
 
-def _again(case: Case, tensors: Tensors, layout: str, dtype: torch.dtype) -> list:
+def _again(case: Case, arguments: Arguments, dtype: torch.dtype) -> list[Tensor]:
     """Once more, on the CPU by a single thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return derivatives(case, trajgru_ext, case.in_format(tensors, layout), dtype)
+        return derivatives(case, trajgru_ext, arguments, dtype)
     finally:
         torch.set_num_threads(threads)
 
 
 def _differences(case: Case, device: str) -> Finding:
     """By gradcheck, which says only whether its own tolerances hold."""
-    tensors = case.tensors(FEW, torch.float64, device)
+    source = Samples(FEW, case.choices, torch.float64, device)
+    arguments, spec = tree_flatten(case.operator.sample(source))
+    where = [k for k, one in enumerate(arguments) if _differs(one)]
 
-    def function(*leaves: Tensor) -> Any:
-        return case.call(trajgru_ext, dict(zip(tensors, leaves, strict=True)))
+    def function(*leaves: Tensor) -> tuple[Tensor, ...]:
+        given = list(arguments)
+        for k, leaf in zip(where, leaves, strict=True):
+            given[k] = leaf
+        return case.operator.call(trajgru_ext, tree_unflatten(given, spec))
 
-    leaves = [tensor.requires_grad_() for tensor in tensors.values()]
+    leaves = [arguments[k].requires_grad_() for k in where]
     good = torch.autograd.gradcheck(
         function, leaves, raise_exception=False, nondet_tol=1e-10
     )
-    of = (case.name, GRADCHECK, str(torch.float64), "contiguous")
+    of = (case.title, GRADCHECK, str(torch.float64), "contiguous")
     return Finding(*of, 0.0 if good else math.inf, 0.0)
 
 
@@ -330,7 +185,7 @@ def findings(device: str) -> Iterator[list[Finding]]:
     """All comparisons, operator by operator, as they are made."""
     # cuDNN's convolutions round float32 to ten bits, unless they are told not to.
     with torch.backends.cudnn.flags(allow_tf32=False):
-        for case in CASES:
+        for case in _catalog.cases():
             made = [one for dtype in DTYPES for one in _compare(case, dtype, device)]
             yield [*made, _differences(case, device)]
 

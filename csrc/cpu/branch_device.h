@@ -1,7 +1,6 @@
 #pragma once
 
-// How the CPU runs the operators on branches; see
-// csrc/operators/branches/branch_operators.h.
+// How the CPU runs the operators on branches; see operators/device.h.
 
 #include "cpu/branch_kernels.h"
 #include "cpu/images.h"

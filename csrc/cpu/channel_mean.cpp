@@ -1,12 +1,12 @@
-#include "operators/branches/branch_operators.h"
+#include "operators/branches/channel_mean.h"
+
 #include "cpu/branch_device.h"
 #include "tensors/library.h"
 
 namespace trajgru_ext {
 
 TRAJGRU_LIBRARY_IMPL(CPU, m) {
-  using Operators = BranchOperators<CpuBranchDevice>;
-  m.impl("channel_mean", &Operators::mean);
+  ChannelMeanOperators<CpuBranchDevice>::implement(m);
 }
 
 }  // namespace trajgru_ext

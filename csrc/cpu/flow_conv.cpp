@@ -10,10 +10,10 @@
 #include <type_traits>
 #include <vector>
 
-#include "operators/flow/flow_checks.h"
 #include "cpu/images.h"
 #include "cpu/parallel.h"
 #include "cpu/product.h"
+#include "operators/flow/flow_conv.h"
 #include "tensors/library.h"
 #include "tensors/tensors.h"
 
@@ -96,7 +96,7 @@ void flow_conv_tiles(const FlowConv<scalar_t>& args, const Tensor& kernel,
 }
 
 Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
-                 const std::optional<Tensor>& bias, double flow_scale) {
+                 const OptionalTensor& bias, double flow_scale) {
   check_flow_conv(input, flows, weight, bias);
   const PlainDispatch plain;
   const Tensor output = empty_conv_output(input, weight.size(0));
@@ -213,7 +213,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
     const Tensor& grad, const Tensor& input, const Tensor& flows, const Tensor& weight,
     double flow_scale, bool input_grad, bool flows_grad, bool weight_grad,
     bool bias_grad) {
-  check_flow_conv_backward(grad, input, flows, weight);
+  check_flow_conv_backward("flow_conv_backward", grad, input, flows, weight);
   const PlainDispatch plain;
   const at::ScalarType sums = opmath_dtype(input);
   const Tensor coordinates = flows.to(sums), kernel = weight.to(sums);
@@ -262,7 +262,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
     }
   }
 
-  Tensor to_bias = at::empty({0}, weight.options());
+  Tensor to_bias = empty_result(weight);
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kBFloat16, at::kHalf, input.scalar_type(), "flow_conv_backward", [&] {
         Tensor storage;
@@ -277,9 +277,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
         if (bias_grad) to_bias = sum_pixels(grad_rows).to(weight.scalar_type());
       });
 
-  Tensor to_input = at::empty({0}, input.options());
-  Tensor to_flows = at::empty({0}, flows.options());
-  Tensor to_weight = at::empty({0}, weight.options());
+  Tensor to_input = empty_result(input);
+  Tensor to_flows = empty_result(flows);
+  Tensor to_weight = empty_result(weight);
   if (input_grad) {
     const Tensor image =
         input_rows.view({batch, input.size(2), input.size(3), channels});

@@ -1,13 +1,12 @@
-#include "operators/branches/branch_operators.h"
+#include "operators/branches/se_scale.h"
+
 #include "cpu/branch_device.h"
 #include "tensors/library.h"
 
 namespace trajgru_ext {
 
 TRAJGRU_LIBRARY_IMPL(CPU, m) {
-  using Operators = BranchOperators<CpuBranchDevice>;
-  m.impl("se_scale", &Operators::scale);
-  m.impl("se_scale_backward", &Operators::scale_backward);
+  SeScaleOperators<CpuBranchDevice>::implement(m);
 }
 
 }  // namespace trajgru_ext

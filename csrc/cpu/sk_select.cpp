@@ -1,13 +1,12 @@
-#include "operators/branches/branch_operators.h"
+#include "operators/branches/sk_select.h"
+
 #include "cpu/branch_device.h"
 #include "tensors/library.h"
 
 namespace trajgru_ext {
 
 TRAJGRU_LIBRARY_IMPL(CPU, m) {
-  using Operators = BranchOperators<CpuBranchDevice>;
-  m.impl("sk_select", &Operators::select);
-  m.impl("sk_select_backward", &Operators::select_backward);
+  SkSelectOperators<CpuBranchDevice>::implement(m);
 }
 
 }  // namespace trajgru_ext

@@ -1,7 +1,6 @@
 #pragma once
 
-// How CUDA runs the operators on branches; see
-// csrc/operators/branches/branch_operators.h.
+// How CUDA runs the operators on branches; see operators/device.h.
 
 #include <ATen/core/Tensor.h>
 

@@ -1,12 +1,12 @@
-#include "operators/branches/branch_operators.h"
+#include "operators/branches/channel_mean.h"
+
 #include "cuda/branch_device.h"
 #include "tensors/library.h"
 
 namespace trajgru_ext::cuda {
 
 TRAJGRU_LIBRARY_IMPL(TRAJGRU_DEVICE_KEY, m) {
-  using Operators = BranchOperators<BranchDevice>;
-  m.impl("channel_mean", &Operators::mean);
+  ChannelMeanOperators<BranchDevice>::implement(m);
 }
 
 }  // namespace trajgru_ext::cuda

@@ -1,6 +1,5 @@
 #include "cuda/flow_conv.cuh"
 
-#include <ATen/Context.h>
 #include <ATen/Dispatch.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/mm.h>
@@ -10,8 +9,8 @@
 #include <algorithm>
 #include <tuple>
 
-#include "operators/flow/flow_checks.h"
 #include "cuda/images.h"
+#include "operators/flow/flow_conv.h"
 #include "tensors/library.h"
 #include "tensors/tensors.h"
 
@@ -128,7 +127,7 @@ void scatter(const Operands& operands, int64_t first, int64_t count,
 }
 
 Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
-                 const std::optional<Tensor>& bias, double flow_scale) {
+                 const OptionalTensor& bias, double flow_scale) {
   check_flow_conv(input, flows, weight, bias);
   const DeviceGuard guard(input.device());
   const PlainDispatch plain;
@@ -154,11 +153,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
     const Tensor& grad, const Tensor& input, const Tensor& flows, const Tensor& weight,
     double flow_scale, bool input_grad, bool flows_grad, bool weight_grad,
     bool bias_grad) {
-  check_flow_conv_backward(grad, input, flows, weight);
-  if (input_grad) {
-    // Atomic additions come in any order.
-    at::globalContext().alertNotDeterministic("flow_conv_backward on CUDA");
-  }
+  const char* op = "flow_conv_backward";
+  check_flow_conv_backward(op, grad, input, flows, weight);
   const DeviceGuard guard(input.device());
   const PlainDispatch plain;
   const Operands operands(input, flows, flow_scale);
@@ -166,7 +162,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
   const Tensor grad_rows =
       grad.permute({0, 2, 3, 1}).reshape({operands.rows, weight.size(0)});
   Tensor to_input, to_flows, to_weight;
-  if (input_grad) to_input = empty_image(operands.input, sums).zero_();
+  if (input_grad) to_input = empty_atomic_sums(op, operands.input);
   if (flows_grad) to_flows = empty_image(flows, sums).zero_();
   if (weight_grad) to_weight = at::zeros(weight.sizes(), weight.options().dtype(sums));
   const Tensor buffer = operands.buffer();
@@ -183,12 +179,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
       scatter(operands, first, count, tile, to_input, to_flows);
     }
   });
-  const auto absent = [](const Tensor& like) { return at::empty({0}, like.options()); };
-  return {input_grad ? in_form_of(empty_image(input), to_input) : absent(input),
-          flows_grad ? to_flows.to(flows.scalar_type()) : absent(flows),
-          weight_grad ? to_weight.to(weight.scalar_type()) : absent(weight),
+  return {input_grad ? in_form_of(empty_image(input), to_input) : empty_result(input),
+          flows_grad ? to_flows.to(flows.scalar_type()) : empty_result(flows),
+          weight_grad ? to_weight.to(weight.scalar_type()) : empty_result(weight),
           bias_grad ? grad_rows.sum(0, false, sums).to(weight.scalar_type())
-                    : absent(weight)};
+                    : empty_result(weight)};
 }
 
 TRAJGRU_LIBRARY_IMPL(TRAJGRU_DEVICE_KEY, m) {

@@ -2,9 +2,11 @@
 
 // From Tensors to the views and launch parameters of the CUDA kernels.
 
+#include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
 
 #include <initializer_list>
+#include <string>
 
 #include "cuda/warp_pixel.cuh"
 #include "tensors/tensors.h"
@@ -62,6 +64,12 @@ ImageView<T, index_t> image_view(const at::Tensor& image) {
   return {data<T>(image), static_cast<index_t>(image.stride(0)),
           static_cast<index_t>(image.stride(1)), static_cast<index_t>(image.stride(2)),
           static_cast<index_t>(image.stride(3))};
+}
+
+// Sums in the form of an image, to which threads add in any order.
+inline at::Tensor empty_atomic_sums(const char* op, const at::Tensor& image) {
+  at::globalContext().alertNotDeterministic(std::string(op) + " on CUDA");
+  return empty_image(image, opmath_dtype(image)).zero_();
 }
 
 inline int64_t pixels(const at::Tensor& image) {

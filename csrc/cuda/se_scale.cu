@@ -1,13 +1,12 @@
-#include "operators/branches/branch_operators.h"
+#include "operators/branches/se_scale.h"
+
 #include "cuda/branch_device.h"
 #include "tensors/library.h"
 
 namespace trajgru_ext::cuda {
 
 TRAJGRU_LIBRARY_IMPL(TRAJGRU_DEVICE_KEY, m) {
-  using Operators = BranchOperators<BranchDevice>;
-  m.impl("se_scale", &Operators::scale);
-  m.impl("se_scale_backward", &Operators::scale_backward);
+  SeScaleOperators<BranchDevice>::implement(m);
 }
 
 }  // namespace trajgru_ext::cuda

@@ -1,13 +1,12 @@
-#include "operators/branches/branch_operators.h"
+#include "operators/branches/sk_select.h"
+
 #include "cuda/branch_device.h"
 #include "tensors/library.h"
 
 namespace trajgru_ext::cuda {
 
 TRAJGRU_LIBRARY_IMPL(TRAJGRU_DEVICE_KEY, m) {
-  using Operators = BranchOperators<BranchDevice>;
-  m.impl("sk_select", &Operators::select);
-  m.impl("sk_select_backward", &Operators::select_backward);
+  SkSelectOperators<BranchDevice>::implement(m);
 }
 
 }  // namespace trajgru_ext::cuda

@@ -63,6 +63,11 @@ inline at::Tensor empty_conv_output(const at::Tensor& image, int64_t channels) {
                    image.options().memory_format(memory_format(image)));
 }
 
+// What stands for a result that is not wanted.
+inline at::Tensor empty_result(const at::Tensor& like) {
+  return at::empty({0}, like.options());
+}
+
 inline void copy_plainly(const at::Tensor& to, const at::Tensor& from) {
   to.copy_(from);
 }

@@ -1,8 +1,8 @@
 """What Python can check of an operator's arguments, and what autocast does to them.
 
-The implementations check all again (csrc/tensors/checks.h), for those who call
-`torch.ops.trajgru_ext` directly; the checks here also hold where no implementation
-runs: on meta tensors and while torch.compile traces.
+The implementations check all again, for those who call `torch.ops.trajgru_ext`
+directly; the checks here also hold where no implementation runs: on meta tensors and
+while torch.compile traces.
 """
 
 from collections.abc import Sequence
@@ -74,9 +74,9 @@ def check_same_dtype(
         )
 
 
-def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+def autocast(first: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
     """The operands of a matrix product, in autocast's dtype where it is enabled."""
-    device = tensors[0].device.type
+    tensors, device = (first, *others), first.device.type
     available = torch.amp.is_autocast_available(device)
     if not available or not torch.is_autocast_enabled(device):
         return tensors

@@ -1,4 +1,4 @@
-"""What the operators on branches share: their checks, formulas and transforms."""
+"""What the operators on branches share: their checks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,9 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from trajgru_ext.ops._arguments import check_sizes, check_tensors
-from trajgru_ext.ops._gates import wide
 
-# As csrc/math/branches.h states it.
 MOST_BRANCHES = 16
 
 
@@ -55,18 +53,3 @@ def check_logits(
             f"{op}: logits must be {letters} = {wanted} for images of "
             f"{list(image.shape)}, got {list(logits.shape)}"
         )
-
-
-def scaled(input: Tensor, logits: Tensor) -> tuple[Tensor]:
-    """The formula of se_scale, in torch operators."""
-    weight = wide(logits, input).sigmoid()[:, :, None, None]
-    return ((wide(input, input) * weight).to(input.dtype),)
-
-
-def selected(logits: Tensor, *branches: Tensor) -> tuple[Tensor]:
-    """The formula of sk_select, in torch operators."""
-    first = branches[0]
-    weights = wide(logits, first).softmax(1)[..., None, None].unbind(1)
-    pairs = zip(weights, branches, strict=True)
-    output = sum(weight * wide(branch, first) for weight, branch in pairs)
-    return (output.to(first.dtype),)

@@ -79,10 +79,8 @@ class Corners:
             output = output + weight[:, None] * torch.where(unread, 0, value)
         return torch.where(self.undefined[:, None], torch.nan, output)
 
-    def pull_back(
-        self, grad: Tensor, image: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """The first derivatives: the gradients to the image and to the flow."""
+    def image_grad(self, grad: Tensor) -> Tensor:
+        """The gradient to the image, from that to its warp."""
         values = grad.to(self.dtype)
         spread = torch.zeros_like(values).flatten(2)
         for k, weight in enumerate(self.weights()):
@@ -90,11 +88,13 @@ class Corners:
             index = index[:, None].expand(-1, self.shape[1], -1)
             part = torch.where(valid[:, None], weight[:, None] * values, 0)
             spread = spread.scatter_add(2, index, part.flatten(2))
-        image_grad = spread.view(self.shape).to(grad.dtype)
-        if image is None:
-            return image_grad, None
+        return spread.view(self.shape).to(grad.dtype)
+
+    def flow_grad(self, grad: Tensor, image: Tensor) -> Tensor:
+        """The gradient to the flow, from that to the warp of the image."""
+        values = grad.to(self.dtype)
         dot = [(values * self.read(image, k)).sum(1) for k in range(4)]
         slope_u = _between(self.fy, dot[1] - dot[0], dot[3] - dot[2])
         slope_v = _between(self.fx, dot[2] - dot[0], dot[3] - dot[1])
         flow_grad = self.flow_scale * torch.stack((slope_u, slope_v), 1)
-        return image_grad, torch.where(self.undefined[:, None], torch.nan, flow_grad)
+        return torch.where(self.undefined[:, None], torch.nan, flow_grad)

@@ -1,4 +1,4 @@
-"""Memory formats, as csrc/tensors/tensors.h states them for the kernels."""
+"""The memory formats of images, which the kernels choose by the same rule."""
 
 from typing import Any
 
@@ -33,7 +33,8 @@ def in_format(image: Tensor, wanted: torch.memory_format) -> Tensor:
     # Within vmap the question cannot be asked.
     if not transforming() and image.is_contiguous(memory_format=wanted):
         return image
-    return _InFormat.call(image, wanted)
+    found: Tensor = _InFormat.call(image, wanted)
+    return found
 
 
 @fake("copy_image")
@@ -50,20 +51,20 @@ class _InFormat(Function):
         return found
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         image, ctx.wanted = inputs
         ctx.given = memory_format(image)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return in_format(grad, ctx.given), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _InFormat.gradients(image=in_format(grad, ctx.given))
 
     @staticmethod
     def tangent(ctx: Any, tangent: Tensor, _: None) -> Tensor:
         return in_format(tangent, ctx.wanted)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
         return one_by_one(_InFormat, info, in_dims, args)
 
 

@@ -13,6 +13,7 @@ import torch
 _namespace = "trajgru_ext"
 _instead: Mapping[str, Callable[..., Any]] = {}
 _fakes: dict[str, Callable[..., Any]] = {}
+_decompositions: dict[str, Callable[..., Any]] = {}
 
 
 def operator(name: str) -> Any:
@@ -37,6 +38,19 @@ def fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return remember
 
 
+def decomposition(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorate an operator made of PyTorch's own, with its arguments and results.
+
+    What only a backward pass reads, it leaves empty.
+    """
+
+    def remember(function: Callable[..., Any]) -> Callable[..., Any]:
+        _decompositions[name] = function
+        return function
+
+    return remember
+
+
 def register_fakes(namespace: str) -> None:
     """Register all fake kernels for the operators of a loaded namespace."""
     for name, kernel in _fakes.items():
@@ -55,10 +69,10 @@ def using(namespace: str) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(functions: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
-    """Within the context, call these functions, by their names, for the operators."""
+def decomposed() -> Iterator[None]:
+    """Within the context, call the operators' decompositions for them."""
     global _instead  # noqa: PLW0603 - as above
-    previous, _instead = _instead, functions
+    previous, _instead = _instead, _decompositions
     try:
         yield
     finally:

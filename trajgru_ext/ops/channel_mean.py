@@ -1,12 +1,14 @@
 """The mean of each channel, of one image or of the sum of several."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trajgru_ext.ops._autograd import Function, fold, unfold
 from trajgru_ext.ops._branches import check_branches, check_list
-from trajgru_ext.ops._registry import fake, operator
+from trajgru_ext.ops._registry import decomposition, fake, operator
 
 
 def channel_mean(*branches: Tensor) -> Tensor:
@@ -37,38 +39,54 @@ def channel_mean(*branches: Tensor) -> Tensor:
     (arXiv 1903.06586).
 
     """
-    return _ChannelMean.call(*check_list("channel_mean", branches, 1))
+    mean: Tensor = _ChannelMean.call(*check_list("channel_mean", branches, 1))
+    return mean
 
 
 @fake("channel_mean")
 def _fake_channel_mean(branches: list[Tensor]) -> Tensor:
     check_branches("channel_mean", branches)
     first = branches[0]
-    return first.new_empty(first.shape[:2])
+    batch, channels, _, _ = first.shape
+    return first.new_empty(batch, channels)
+
+
+@decomposition("channel_mean")
+def _by_pytorch(branches: Sequence[Tensor]) -> Tensor:
+    first, *others = branches
+    total = first.to(torch.promote_types(first.dtype, torch.float32))
+    for one in others:
+        total = total + one.to(total.dtype)
+    return total.mean((2, 3)).to(first.dtype)
 
 
 class _ChannelMean(Function):
     @staticmethod
     def forward(*branches: Tensor) -> Tensor:
-        return operator("channel_mean")(list(branches))
+        mean: Tensor = operator("channel_mean")(list(branches))
+        return mean
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.sizes = inputs[0].shape
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        first, *_ = inputs
+        ctx.sizes = first.shape
 
     # The same number for all pixels, which no kernel needs to write.
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        height, width = ctx.sizes[2:]
+        _, _, height, width = ctx.sizes
         pixels = max(height * width, 1)
         each = (grad / pixels)[:, :, None, None].expand(ctx.sizes)
         return tuple(each if needed else None for needed in ctx.needs_input_grad)
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> Tensor:
-        given = [tangent for tangent in tangents if tangent is not None]
-        return sum(given[1:], given[0]).mean((2, 3))
+        total, *others = (tangent for tangent in tangents if tangent is not None)
+        for one in others:
+            total = total + one
+        mean: Tensor = total.mean((2, 3))
+        return mean
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
         return unfold(info, _ChannelMean.call(*fold(info, in_dims, *args))), 0

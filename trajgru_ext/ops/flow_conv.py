@@ -1,11 +1,11 @@
 """The flow convolution: warp along L flows, concatenate, multiply by a matrix."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from trajgru_ext.ops import _gates
 from trajgru_ext.ops._arguments import (
     autocast,
     check_number,
@@ -16,16 +16,15 @@ from trajgru_ext.ops._arguments import (
 from trajgru_ext.ops._autograd import (
     Function,
     fill_empty,
-    fold,
     one_by_one,
     push_forward,
-    unfold,
     wanted_only,
     wanted_or_none,
 )
 from trajgru_ext.ops._corners import Corners
+from trajgru_ext.ops._grid_sample import flow_conv_by_grid_sample
 from trajgru_ext.ops._layout import empty_image
-from trajgru_ext.ops._registry import fake, operator
+from trajgru_ext.ops._registry import decomposition, fake, operator
 
 
 def flow_conv(
@@ -78,10 +77,11 @@ def flow_conv(
     if bias is not None:
         check_tensors("flow_conv", bias=bias)
     check_number("flow_conv", "flow_scale", flow_scale)
-    if weight.dim() == 4 and weight.shape[2:] == (1, 1):
+    if weight.dim() == 4 and weight.size(2) == weight.size(3) == 1:
         weight = weight.flatten(1)
     input, weight, bias = autocast(input, weight, bias)
-    return _FlowConv.call(input, flows, weight, bias, float(flow_scale))
+    output: Tensor = _FlowConv.call(input, flows, weight, bias, float(flow_scale))
+    return output
 
 
 @fake("flow_conv")
@@ -132,7 +132,7 @@ def _links(input: Tensor, flows: Tensor, flow_scale: float) -> tuple[Tensor, Cor
     """The input once a link, [B*L, C, H, W], and the corners that the links read."""
     links = flows.shape[1] // 2
     spread = input[:, None].expand(-1, links, -1, -1, -1).flatten(0, 1)
-    each = flows.unflatten(1, (links, 2)).flatten(0, 1)
+    each = torch.unflatten(flows, 1, (links, 2)).flatten(0, 1)
     return spread, Corners(spread, each, flow_scale)
 
 
@@ -145,7 +145,7 @@ def warps(input: Tensor, flows: Tensor, flow_scale: float) -> Tensor:
 
 def _per_sample(per_link: Tensor, input: Tensor, flows: Tensor) -> Tensor:
     """[B*L, ...] to [B, L, ...]."""
-    return per_link.unflatten(0, (input.shape[0], flows.shape[1] // 2))
+    return torch.unflatten(per_link, 0, (input.shape[0], flows.shape[1] // 2))
 
 
 def flow_conv_formula(
@@ -161,6 +161,9 @@ def flow_conv_formula(
     return output if bias is None else output + bias[:, None, None]
 
 
+decomposition("flow_conv")(flow_conv_by_grid_sample)
+
+
 class _FlowConv(Function):
     @staticmethod
     def forward(
@@ -170,10 +173,11 @@ class _FlowConv(Function):
         bias: Tensor | None,
         flow_scale: float,
     ) -> Tensor:
-        return operator("flow_conv")(input, flows, weight, bias, flow_scale)
+        output: Tensor = operator("flow_conv")(input, flows, weight, bias, flow_scale)
+        return output
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         input, flows, weight, _, ctx.flow_scale = inputs
         ctx.save_for_backward(input, flows, weight)
         ctx.save_for_forward(input, flows, weight)
@@ -181,26 +185,28 @@ class _FlowConv(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, flows, weight = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[:4]
+        *wanted, _ = ctx.needs_input_grad
         found = _FlowConvBackward.call(
             grad, input, flows, weight, ctx.flow_scale, *wanted
         )
         return *wanted_or_none(found, wanted), None
 
     @staticmethod
-    def tangent(ctx: Any, *tangents: Any) -> Tensor:
+    def tangent(
+        ctx: Any, input: Any, flows: Any, weight: Any, bias: Any, _: None
+    ) -> Tensor:
         def formula(input: Tensor, flows: Tensor, weight: Tensor) -> tuple[Tensor]:
             return (flow_conv_formula(input, flows, weight, None, ctx.flow_scale),)
 
-        (output,) = push_forward(formula, ctx.saved_tensors, tangents[:3])
-        bias = tangents[3]
+        along = (input, flows, weight)
+        (output,) = push_forward(formula, ctx.saved_tensors, along)
         return output if bias is None else output + bias[:, None, None]
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
-        if in_dims[2] is None and in_dims[3] is None:
-            input, flows = fold(info, in_dims, *args[:2])
-            return unfold(info, _FlowConv.call(input, flows, *args[2:])), 0
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        dims = _FlowConv.Arguments(*in_dims)
+        if dims.weight is None and dims.bias is None:
+            return _gates.in_one_batch(_FlowConv, info, in_dims, args, folded=2)
         return one_by_one(_FlowConv, info, in_dims, args)
 
 
@@ -219,26 +225,29 @@ class _FlowConvBackward(Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         wanted = (input_grad, flows_grad, weight_grad, bias_grad)
         backward = operator("flow_conv_backward")
-        return backward(grad, input, flows, weight, flow_scale, *wanted)
+        found: tuple[Tensor, Tensor, Tensor, Tensor]
+        found = backward(grad, input, flows, weight, flow_scale, *wanted)
+        return found
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        tensors, ctx.flow_scale, ctx.wanted = inputs[:4], inputs[4], inputs[5:]
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        grad, input, flows, weight, ctx.flow_scale, *ctx.wanted = inputs
+        ctx.save_for_backward(grad, input, flows, weight)
+        ctx.save_for_forward(grad, input, flows, weight)
 
     # No kernel is worth it for the second derivative: it is that of the formula of
     # the first, in operators that can be differentiated on.
     @staticmethod
-    def _formula(ctx: Any) -> Callable[..., tuple[Tensor, ...]]:
+    def _formula(ctx: Any) -> _gates.Formula:
         def first_derivative(
             grad: Tensor, input: Tensor, flows: Tensor, weight: Tensor
         ) -> tuple[Tensor, ...]:
             mixed = torch.einsum("ok,bohw->bkhw", weight, grad)
             spread, corners = _links(input, flows, ctx.flow_scale)
             sizes = (flows.shape[1] // 2, input.shape[1])
-            per_link = mixed.unflatten(1, sizes).flatten(0, 1)
-            input_grad, flows_grad = corners.pull_back(per_link, spread)
+            per_link = torch.unflatten(mixed, 1, sizes).flatten(0, 1)
+            input_grad = corners.image_grad(per_link)
+            flows_grad = corners.flow_grad(per_link, spread)
             warped = warps(input, flows, ctx.flow_scale)
             found = (
                 _per_sample(input_grad, input, flows).sum(1),
@@ -252,17 +261,23 @@ class _FlowConvBackward(Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        _, pull_back = torch.func.vjp(
-            _FlowConvBackward._formula(ctx), *ctx.saved_tensors
-        )
-        return *pull_back(wanted_only(cotangents, ctx.wanted)), *[None] * 5
-
-    @staticmethod
-    def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
         formula = _FlowConvBackward._formula(ctx)
-        found = push_forward(formula, ctx.saved_tensors, tangents[:4])
-        return fill_empty(found, ctx.wanted, ctx.saved_tensors[0])
+        grads = wanted_only(cotangents, ctx.wanted)
+        found = _gates.pull_back(formula, ctx.saved_tensors, grads)
+        grad, input, flows, weight = found
+        return _FlowConvBackward.gradients(
+            grad=grad, input=input, flows=flows, weight=weight
+        )
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
+    def tangent(
+        ctx: Any, grad: Any, input: Any, flows: Any, weight: Any, *_: None
+    ) -> tuple[Tensor, ...]:
+        formula, tensors = _FlowConvBackward._formula(ctx), ctx.saved_tensors
+        found = push_forward(formula, tensors, (grad, input, flows, weight))
+        saved_grad, *_others = tensors
+        return fill_empty(found, ctx.wanted, like=saved_grad)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
         return one_by_one(_FlowConvBackward, info, in_dims, args)

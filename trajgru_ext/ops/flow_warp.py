@@ -1,23 +1,24 @@
 """The bilinear flow warp: each pixel reads the image where its flow points."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from trajgru_ext.ops import _gates
 from trajgru_ext.ops._arguments import check_number, check_sizes, check_tensors
 from trajgru_ext.ops._autograd import (
     Function,
     fill_empty,
     fold,
-    push_forward,
     unfold,
     wanted_only,
+    wanted_or_none,
 )
 from trajgru_ext.ops._corners import Corners
+from trajgru_ext.ops._grid_sample import warps_by_grid_sample
 from trajgru_ext.ops._layout import empty_image
-from trajgru_ext.ops._registry import fake, operator
+from trajgru_ext.ops._registry import decomposition, fake, operator
 
 
 def flow_warp(input: Tensor, flow: Tensor, flow_scale: float = 1.0) -> Tensor:
@@ -65,7 +66,8 @@ def flow_warp(input: Tensor, flow: Tensor, flow_scale: float = 1.0) -> Tensor:
     """
     check_tensors("flow_warp", input=input, flow=flow)
     check_number("flow_warp", "flow_scale", flow_scale)
-    return _FlowWarp.call(input, flow, float(flow_scale))
+    output: Tensor = _FlowWarp.call(input, flow, float(flow_scale))
+    return output
 
 
 @fake("flow_warp")
@@ -91,30 +93,33 @@ def _fake_flow_warp_backward(
     )
 
 
+@decomposition("flow_warp")
+def _by_pytorch(input: Tensor, flow: Tensor, flow_scale: float = 1.0) -> Tensor:
+    return warps_by_grid_sample(input, flow, flow_scale)
+
+
 class _FlowWarp(Function):
     @staticmethod
     def forward(input: Tensor, flow: Tensor, flow_scale: float) -> Tensor:
-        return operator("flow_warp")(input, flow, flow_scale)
+        output: Tensor = operator("flow_warp")(input, flow, flow_scale)
+        return output
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         input, flow, ctx.flow_scale = inputs
+        needs = _FlowWarp.Arguments(*ctx.needs_input_grad)
         # The gradient to the input does not depend on the input.
-        ctx.save_for_backward(input if ctx.needs_input_grad[1] else None, flow)
+        ctx.save_for_backward(input if needs.flow else None, flow)
         ctx.save_for_forward(input, flow)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, flow = ctx.saved_tensors
-        needs_input, needs_flow, _ = ctx.needs_input_grad
-        input_grad, flow_grad = _FlowWarpBackward.call(
-            grad, input, flow, ctx.flow_scale, needs_input, needs_flow
-        )
-        return (
-            input_grad if needs_input else None,
-            flow_grad if needs_flow else None,
-            None,
-        )
+        needs = _FlowWarp.Arguments(*ctx.needs_input_grad)
+        wanted = (needs.input, needs.flow)
+        found = _FlowWarpBackward.call(grad, input, flow, ctx.flow_scale, *wanted)
+        input_grad, flow_grad = wanted_or_none(found, wanted)
+        return _FlowWarp.gradients(input=input_grad, flow=flow_grad)
 
     @staticmethod
     def tangent(ctx: Any, input_tangent: Any, flow_tangent: Any, _: None) -> Tensor:
@@ -126,11 +131,17 @@ class _FlowWarp(Function):
         if flow_tangent is not None:
             slopes = corners.slopes(flow_tangent)
             tangent = tangent + corners.blend(input, slopes)
-        return tangent.to(input.dtype)
+        warped: Tensor = tangent.to(input.dtype)
+        return warped
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
-        input, flow, flow_scale = args
+    def vmap(
+        info: Any,
+        in_dims: tuple[Any, ...],
+        input: Tensor,
+        flow: Tensor,
+        flow_scale: float,
+    ) -> Any:
         input, flow = fold(info, in_dims, input, flow)
         output = _FlowWarp.call(input, flow, flow_scale)
         return unfold(info, output), 0
@@ -147,10 +158,12 @@ class _FlowWarpBackward(Function):
         flow_grad: bool,
     ) -> tuple[Tensor, Tensor]:
         backward = operator("flow_warp_backward")
-        return backward(grad, input, flow, flow_scale, input_grad, flow_grad)
+        found: tuple[Tensor, Tensor]
+        found = backward(grad, input, flow, flow_scale, input_grad, flow_grad)
+        return found
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         grad, input, flow, ctx.flow_scale, *ctx.wanted = inputs
         ctx.save_for_backward(grad, input, flow)
         ctx.save_for_forward(grad, input, flow)
@@ -158,44 +171,32 @@ class _FlowWarpBackward(Function):
     # No kernel is worth it for the second derivative: it is that of the formula of
     # the first, in torch operators that can be differentiated on.
     @staticmethod
-    def _formula(ctx: Any) -> Callable[..., tuple[Tensor, ...]]:
+    def _formula(ctx: Any) -> _gates.Formula:
         def first_derivative(
-            grad: Tensor, flow: Tensor, input: Tensor | None = None
+            grad: Tensor, input: Tensor | None, flow: Tensor
         ) -> tuple[Tensor, ...]:
-            both = Corners(grad, flow, ctx.flow_scale).pull_back(grad, input)
-            return wanted_only(both, ctx.wanted)
+            corners = Corners(grad, flow, ctx.flow_scale)
+            to_flow = None if input is None else corners.flow_grad(grad, input)
+            return wanted_only((corners.image_grad(grad), to_flow), ctx.wanted)
 
         return first_derivative
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple:
-        grad, input, flow = ctx.saved_tensors
-        primals = (grad, flow) if input is None else (grad, flow, input)
-        _, pull_back = torch.func.vjp(_FlowWarpBackward._formula(ctx), *primals)
-        seeds = wanted_only(cotangents, ctx.wanted)
-        grad_grad, flow_grad, input_grad = (*pull_back(seeds), None)[:3]
-        return grad_grad, input_grad, flow_grad, None, None, None
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        formula = _FlowWarpBackward._formula(ctx)
+        grads = wanted_only(cotangents, ctx.wanted)
+        grad, input, flow = _gates.pull_back(formula, ctx.saved_tensors, grads)
+        return _FlowWarpBackward.gradients(grad=grad, input=input, flow=flow)
 
     @staticmethod
-    def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, Tensor]:
-        grad, input, flow = ctx.saved_tensors
-        primals, along = (grad, flow), (tangents[0], tangents[2])
-        if input is not None:
-            primals, along = (*primals, input), (*along, tangents[1])
-        found = push_forward(_FlowWarpBackward._formula(ctx), primals, along)
-        return fill_empty(found, ctx.wanted, grad)
+    def tangent(
+        ctx: Any, grad: Any, input: Any, flow: Any, *_: None
+    ) -> tuple[Tensor, ...]:
+        formula, tensors = _FlowWarpBackward._formula(ctx), ctx.saved_tensors
+        saved_grad, _, _ = tensors
+        found = _gates.tangents_of(formula, tensors, (grad, input, flow))
+        return fill_empty(found, ctx.wanted, like=saved_grad)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
-        grad, input, flow, *options = args
-        if input is None:
-            grad, flow = fold(info, (in_dims[0], in_dims[2]), grad, flow)
-        else:
-            grad, input, flow = fold(info, in_dims, grad, input, flow)
-        both = _FlowWarpBackward.call(grad, input, flow, *options)
-        wanted = options[1:]
-        unfolded = tuple(
-            unfold(info, one) if want else one
-            for one, want in zip(both, wanted, strict=True)
-        )
-        return unfolded, tuple(0 if want else None for want in wanted)
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        return _gates.in_one_batch(_FlowWarpBackward, info, in_dims, args, folded=3)

@@ -21,7 +21,7 @@ from trajgru_ext.ops._autograd import (
 )
 from trajgru_ext.ops._branches import check_branches, check_list
 from trajgru_ext.ops._layout import empty_image, empty_stack
-from trajgru_ext.ops._registry import fake, operator
+from trajgru_ext.ops._registry import decomposition, fake, operator
 
 
 def hff_concat(
@@ -80,7 +80,8 @@ def hff_concat(
     check_tensors(op, **{k: v for k, v in given.items() if v is not None})
     if (scale is None) != (shift is None):
         raise ValueError(f"{op}: scale and shift must be given together")
-    return _HffConcat.call(skipped, scale, shift, slope, *branches)
+    output: Tensor = _HffConcat.call(skipped, scale, shift, slope, *branches)
+    return output
 
 
 @fake("hff_concat")
@@ -126,7 +127,7 @@ def _fake_hff_concat_affine_backward(
     return empty_stack(len(branches) - skipped, first, first.shape[1]), *found
 
 
-def hff_formula(skipped: int) -> Callable[..., tuple[Tensor]]:
+def _formula(skipped: int) -> Callable[..., tuple[Tensor]]:
     """The operator as a function of its tensors, in torch operators."""
 
     def fused(
@@ -142,13 +143,25 @@ def hff_formula(skipped: int) -> Callable[..., tuple[Tensor]]:
 
         sums = list(accumulate(_gates.wide(one, first) for one in branches))
         z = torch.cat(sums[skipped:], 1)
-        if scale is not None:
+        if scale is not None and shift is not None:
             z = z * of_channels(scale) + of_channels(shift)
         if slope is not None:
             z = torch.where(z > 0, z, of_channels(slope) * z)
         return (z.to(first.dtype),)
 
     return fused
+
+
+@decomposition("hff_concat")
+def _by_pytorch(
+    branches: Sequence[Tensor],
+    skipped: int = 0,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    slope: Tensor | None = None,
+) -> Tensor:
+    (output,) = _formula(skipped)(scale, shift, slope, *branches)
+    return output
 
 
 class _HffConcat(Function):
@@ -160,46 +173,57 @@ class _HffConcat(Function):
         slope: Tensor | None,
         *branches: Tensor,
     ) -> Tensor:
-        return operator("hff_concat")(list(branches), skipped, scale, shift, slope)
+        concat = operator("hff_concat")
+        output: Tensor = concat(list(branches), skipped, scale, shift, slope)
+        return output
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.skipped, *tensors = inputs
-        ctx.count = len(tensors) - 3
-        ctx.plain = all(one is None for one in tensors[:3])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.skipped, scale, shift, slope, *branches = inputs
+        ctx.count = len(branches)
+        ctx.plain = scale is None and slope is None
         # The sums alone are linear: their derivatives need nothing.
-        kept = [None] * len(tensors) if ctx.plain else tensors
-        ctx.save_for_backward(*kept)
-        ctx.save_for_forward(*kept)
+        if ctx.plain:
+            branches = [None] * ctx.count
+        ctx.save_for_backward(scale, shift, slope, *branches)
+        ctx.save_for_forward(scale, shift, slope, *branches)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.plain:
             found = _HffConcatBackward.call(grad, ctx.count, ctx.skipped)
             return None, None, None, None, *found.unbind()
-        tensors = ctx.saved_tensors
+        scale, shift, slope, *branches = ctx.saved_tensors
         call = _HffConcatAffineBackward.call_in_backward
-        stack, *numbers = call(grad, ctx.skipped, *tensors)
-        given = [tensor is not None for tensor in tensors[:3]]
-        slices = stack.unbind()
-        shared = [slices[0]] * ctx.skipped
-        return None, *wanted_or_none(numbers, given), *shared, *slices
+        stack, *numbers = call(grad, ctx.skipped, scale, shift, slope, *branches)
+        given = [one is not None for one in (scale, shift, slope)]
+        first, *others = stack.unbind()
+        shared = [first] * ctx.skipped
+        return None, *wanted_or_none(numbers, given), *shared, first, *others
 
     @staticmethod
-    def tangent(ctx: Any, _: None, *tangents: Any) -> Tensor:
+    def tangent(
+        ctx: Any, _: None, scale: Any, shift: Any, slope: Any, *branches: Any
+    ) -> Tensor:
+        output: Tensor
         if ctx.plain:
-            zero = torch.zeros_like(next(t for t in tangents if t is not None))
-            along = [zero if one is None else one for one in tangents[3:]]
-            return _HffConcat.call(ctx.skipped, None, None, None, *along)
-        formula = hff_formula(ctx.skipped)
-        return _gates.tangents_of(formula, ctx.saved_tensors, tangents)[0]
+            zero = torch.zeros_like(next(t for t in branches if t is not None))
+            along = [zero if one is None else one for one in branches]
+            output = _HffConcat.call(ctx.skipped, None, None, None, *along)
+            return output
+        along = [scale, shift, slope, *branches]
+        (output,) = _gates.tangents_of(_formula(ctx.skipped), ctx.saved_tensors, along)
+        return output
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
-        if any(dim is not None for dim in in_dims[1:4]):
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        _, scale_dim, shift_dim, slope_dim, *dims = in_dims
+        if any(dim is not None for dim in (scale_dim, shift_dim, slope_dim)):
             return one_by_one(_HffConcat, info, in_dims, args)
-        branches = fold(info, in_dims[4:], *args[4:])
-        return unfold(info, _HffConcat.call(*args[:4], *branches)), 0
+        skipped, scale, shift, slope, *branches = args
+        folded = fold(info, tuple(dims), *branches)
+        output = _HffConcat.call(skipped, scale, shift, slope, *folded)
+        return unfold(info, output), 0
 
 
 class _HffConcatBackward(Function):
@@ -207,26 +231,29 @@ class _HffConcatBackward(Function):
 
     @staticmethod
     def forward(grad: Tensor, count: int, skipped: int) -> Tensor:
-        return operator("hff_concat_backward")(grad, count, skipped)
+        stack: Tensor = operator("hff_concat_backward")(grad, count, skipped)
+        return stack
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        _, *ctx.options = inputs
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.count, ctx.skipped = inputs
 
     @staticmethod
     def backward(ctx: Any, stack: Tensor) -> tuple[Tensor | None, ...]:
-        skipped = ctx.options[1]
-        found = _HffConcat.call(skipped, None, None, None, *stack.unbind())
-        return found, None, None
+        found = _HffConcat.call(ctx.skipped, None, None, None, *stack.unbind())
+        return _HffConcatBackward.gradients(grad=found)
 
     @staticmethod
     def tangent(ctx: Any, grad: Tensor, *_: None) -> Tensor:
-        return _HffConcatBackward.call(grad, *ctx.options)
+        stack: Tensor = _HffConcatBackward.call(grad, ctx.count, ctx.skipped)
+        return stack
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
-        (grad,) = fold(info, in_dims, args[0])
-        return unfold_stack(info, _HffConcatBackward.call(grad, *args[1:])), 1
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], grad: Tensor, count: int, skipped: int
+    ) -> Any:
+        (folded,) = fold(info, in_dims, grad)
+        return unfold_stack(info, _HffConcatBackward.call(folded, count, skipped)), 1
 
 
 class _HffConcatAffineBackward(Function):
@@ -245,40 +272,45 @@ class _HffConcatAffineBackward(Function):
         *branches: Tensor,
     ) -> tuple[Tensor, ...]:
         backward = operator("hff_concat_affine_backward")
-        return backward(grad, list(branches), skipped, scale, shift, slope)
+        found: tuple[Tensor, ...]
+        found = backward(grad, list(branches), skipped, scale, shift, slope)
+        return found
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        grad, ctx.skipped, *tensors = inputs
-        ctx.wanted = (True, *(one is not None for one in tensors[:3]))
-        ctx.save_for_backward(grad, *tensors)
-        ctx.save_for_forward(grad, *tensors)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        grad, ctx.skipped, scale, shift, slope, *branches = inputs
+        given = [one is not None for one in (scale, shift, slope)]
+        ctx.wanted = (True, *given)
+        ctx.save_for_backward(grad, scale, shift, slope, *branches)
+        ctx.save_for_forward(grad, scale, shift, slope, *branches)
 
     # No kernel is worth it for the second derivative.
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         gradient = _stacked_gradient(ctx.skipped)
-        seeds = wanted_only(cotangents, ctx.wanted)
-        to_grad, *rest = _gates.pull_back(gradient, ctx.saved_tensors, seeds)
+        grads = wanted_only(cotangents, ctx.wanted)
+        to_grad, *rest = _gates.pull_back(gradient, ctx.saved_tensors, grads)
         return to_grad, None, *rest
 
     @staticmethod
     def tangent(ctx: Any, grad: Tensor, _: None, *tangents: Any) -> tuple[Tensor, ...]:
         gradient = _stacked_gradient(ctx.skipped)
         found = _gates.tangents_of(gradient, ctx.saved_tensors, (grad, *tangents))
-        return fill_empty(found, ctx.wanted, ctx.saved_tensors[0])
+        saved_grad, *_others = ctx.saved_tensors
+        return fill_empty(found, ctx.wanted, like=saved_grad)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Any, Any]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
         return one_by_one(_HffConcatAffineBackward, info, in_dims, args)
 
 
-def _stacked_gradient(skipped: int) -> Callable[..., tuple[Tensor, ...]]:
+def _stacked_gradient(skipped: int) -> _gates.Formula:
     """What `_HffConcatAffineBackward` returns, without what is empty."""
 
     def gradient(grad: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        found = _gates.pull_back(hff_formula(skipped), tensors, (grad,))
-        numbers = (one for one in found[:3] if one is not None)
-        return torch.stack(found[3 + skipped :]), *numbers
+        found = _gates.pull_back(_formula(skipped), tensors, (grad,))
+        scale, shift, slope, *branches = found
+        stack = torch.stack([one for one in branches[skipped:] if one is not None])
+        return stack, *(one for one in (scale, shift, slope) if one is not None)
 
     return gradient

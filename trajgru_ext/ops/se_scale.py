@@ -7,9 +7,9 @@ from torch import Tensor
 from trajgru_ext.ops import _gates
 from trajgru_ext.ops._arguments import check_sizes, check_tensors
 from trajgru_ext.ops._autograd import Function, fill_empty, wanted_only, wanted_or_none
-from trajgru_ext.ops._branches import check_logits, scaled
+from trajgru_ext.ops._branches import check_logits
 from trajgru_ext.ops._layout import empty_image
-from trajgru_ext.ops._registry import fake, operator
+from trajgru_ext.ops._registry import decomposition, fake, operator
 
 
 def se_scale(input: Tensor, logits: Tensor) -> Tensor:
@@ -40,14 +40,16 @@ def se_scale(input: Tensor, logits: Tensor) -> Tensor:
 
     """
     check_tensors("se_scale", input=input, logits=logits)
-    return _SeScale.call(input, logits)
+    output: Tensor = _SeScale.call(input, logits)
+    return output
 
 
 @fake("se_scale")
 def _fake_se_scale(input: Tensor, logits: Tensor) -> Tensor:
     op = "se_scale"
     check_sizes(op, "input", input, [-1] * 4, input)
-    check_logits(op, logits, "[B, C]", list(input.shape[:2]), input)
+    batch, channels, _, _ = input.shape
+    check_logits(op, logits, "[B, C]", [batch, channels], input)
     return empty_image(input)
 
 
@@ -61,13 +63,26 @@ def _fake_se_scale_backward(
     )
 
 
+def _formula(input: Tensor, logits: Tensor) -> tuple[Tensor]:
+    """The operator in torch operators that can be differentiated on."""
+    weight = _gates.wide(logits, input).sigmoid()[:, :, None, None]
+    return ((_gates.wide(input, input) * weight).to(input.dtype),)
+
+
+@decomposition("se_scale")
+def _by_pytorch(input: Tensor, logits: Tensor) -> Tensor:
+    (output,) = _formula(input, logits)
+    return output
+
+
 class _SeScale(Function):
     @staticmethod
     def forward(input: Tensor, logits: Tensor) -> Tensor:
-        return operator("se_scale")(input, logits)
+        output: Tensor = operator("se_scale")(input, logits)
+        return output
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
         ctx.save_for_forward(*inputs)
 
@@ -79,10 +94,11 @@ class _SeScale(Function):
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> Tensor:
-        return _gates.tangents_of(scaled, ctx.saved_tensors, tangents)[0]
+        (output,) = _gates.tangents_of(_formula, ctx.saved_tensors, tangents)
+        return output
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
         return _gates.in_one_batch(_SeScale, info, in_dims, args, folded=2)
 
 
@@ -92,27 +108,34 @@ class _SeScaleBackward(Function):
         grad: Tensor, input: Tensor, logits: Tensor, input_grad: bool, logits_grad: bool
     ) -> tuple[Tensor, Tensor]:
         backward = operator("se_scale_backward")
-        return backward(grad, input, logits, input_grad, logits_grad)
+        found: tuple[Tensor, Tensor]
+        found = backward(grad, input, logits, input_grad, logits_grad)
+        return found
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.wanted = inputs[3:]
-        ctx.save_for_backward(*inputs[:3])
-        ctx.save_for_forward(*inputs[:3])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        args = _SeScaleBackward.Arguments(*inputs)
+        ctx.wanted = (args.input_grad, args.logits_grad)
+        ctx.save_for_backward(args.grad, args.input, args.logits)
+        ctx.save_for_forward(args.grad, args.input, args.logits)
 
     # No kernel is worth it for the second derivative.
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        gradient = _gates.gradient_of(scaled, ctx.wanted)
-        seeds = wanted_only(cotangents, ctx.wanted)
-        return *_gates.pull_back(gradient, ctx.saved_tensors, seeds), None, None
+        gradient = _gates.gradient_of(_formula, ctx.wanted)
+        grads = wanted_only(cotangents, ctx.wanted)
+        grad, input, logits = _gates.pull_back(gradient, ctx.saved_tensors, grads)
+        return _SeScaleBackward.gradients(grad=grad, input=input, logits=logits)
 
     @staticmethod
-    def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        gradient = _gates.gradient_of(scaled, ctx.wanted)
-        found = _gates.tangents_of(gradient, ctx.saved_tensors, tangents[:3])
-        return fill_empty(found, ctx.wanted, ctx.saved_tensors[0])
+    def tangent(
+        ctx: Any, grad: Any, input: Any, logits: Any, *_: None
+    ) -> tuple[Tensor, ...]:
+        gradient = _gates.gradient_of(_formula, ctx.wanted)
+        tensors = ctx.saved_tensors
+        found = _gates.tangents_of(gradient, tensors, (grad, input, logits))
+        return fill_empty(found, ctx.wanted, like=tensors[0])
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
         return _gates.in_one_batch(_SeScaleBackward, info, in_dims, args, folded=3)

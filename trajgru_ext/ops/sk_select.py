@@ -17,14 +17,9 @@ from trajgru_ext.ops._autograd import (
     wanted_only,
     wanted_or_none,
 )
-from trajgru_ext.ops._branches import (
-    check_branches,
-    check_list,
-    check_logits,
-    selected,
-)
+from trajgru_ext.ops._branches import check_branches, check_list, check_logits
 from trajgru_ext.ops._layout import empty_image, empty_stack
-from trajgru_ext.ops._registry import fake, operator
+from trajgru_ext.ops._registry import decomposition, fake, operator
 
 
 def sk_select(branches: Sequence[Tensor], logits: Tensor) -> Tensor:
@@ -60,7 +55,8 @@ def sk_select(branches: Sequence[Tensor], logits: Tensor) -> Tensor:
     op = "sk_select"
     branches = check_list(op, branches, 2)
     check_tensors(op, logits=logits)
-    return _SkSelect.call(logits, *branches)
+    output: Tensor = _SkSelect.call(logits, *branches)
+    return output
 
 
 @fake("sk_select")
@@ -68,7 +64,7 @@ def _fake_sk_select(branches: list[Tensor], logits: Tensor) -> Tensor:
     op = "sk_select"
     check_branches(op, branches)
     first = branches[0]
-    batch, channels = first.shape[:2]
+    batch, channels, _, _ = first.shape
     wanted = [batch, len(branches), channels]
     check_logits(op, logits, "[B, M, C]", wanted, first)
     return empty_image(first)
@@ -91,31 +87,50 @@ def _fake_sk_select_backward(
     )
 
 
+def _formula(logits: Tensor, *branches: Tensor) -> tuple[Tensor]:
+    """The operator in torch operators that can be differentiated on."""
+    first, *others = (_gates.wide(branch, branch) for branch in branches)
+    weights = logits.to(first.dtype).softmax(1)[..., None, None]
+    weight, *more = weights.unbind(1)
+    output = weight * first
+    for weight, branch in zip(more, others, strict=True):
+        output = output + weight * branch
+    return (output.to(branches[0].dtype),)
+
+
+@decomposition("sk_select")
+def _by_pytorch(branches: Sequence[Tensor], logits: Tensor) -> Tensor:
+    (output,) = _formula(logits, *branches)
+    return output
+
+
 class _SkSelect(Function):
     @staticmethod
     def forward(logits: Tensor, *branches: Tensor) -> Tensor:
-        return operator("sk_select")(list(branches), logits)
+        output: Tensor = operator("sk_select")(list(branches), logits)
+        return output
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
         ctx.save_for_forward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        needed = ctx.needs_input_grad
-        wanted = (any(needed[1:]), needed[0])
+        needs_logits, *needs_branches = ctx.needs_input_grad
+        wanted = (any(needs_branches), needs_logits)
         call = _SkSelectBackward.call_in_backward
         to_branches, to_logits = call(*wanted, grad, *ctx.saved_tensors)
-        each = to_branches.unbind() if wanted[0] else needed[1:]
-        return tuple(wanted_or_none((to_logits, *each), needed))
+        each = to_branches.unbind() if any(needs_branches) else needs_branches
+        return tuple(wanted_or_none((to_logits, *each), ctx.needs_input_grad))
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> Tensor:
-        return _gates.tangents_of(selected, ctx.saved_tensors, tangents)[0]
+        (output,) = _gates.tangents_of(_formula, ctx.saved_tensors, tangents)
+        return output
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
         return _gates.in_one_batch(_SkSelect, info, in_dims, args, folded=len(args))
 
 
@@ -131,45 +146,49 @@ class _SkSelectBackward(Function):
         *branches: Tensor,
     ) -> tuple[Tensor, Tensor]:
         backward = operator("sk_select_backward")
-        return backward(grad, list(branches), logits, branches_grad, logits_grad)
+        found: tuple[Tensor, Tensor]
+        found = backward(grad, list(branches), logits, branches_grad, logits_grad)
+        return found
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.wanted, tensors = inputs[:2], inputs[2:]
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        branches_grad, logits_grad, *tensors = inputs
+        ctx.wanted = (branches_grad, logits_grad)
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 
     # No kernel is worth it for the second derivative.
     @staticmethod
-    def _gradient(ctx: Any) -> _gates.Formula:
+    def _of_wanted(ctx: Any) -> _gates.Formula:
         def gradient(*tensors: Tensor) -> tuple[Tensor, ...]:
             every = [True] * (len(tensors) - 1)
-            to_logits, *each = _gates.gradient_of(selected, every)(*tensors)
+            to_logits, *each = _gates.gradient_of(_formula, every)(*tensors)
             return wanted_only((torch.stack(each), to_logits), ctx.wanted)
 
         return gradient
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        gradient = _SkSelectBackward._gradient(ctx)
-        seeds = wanted_only(cotangents, ctx.wanted)
-        return None, None, *_gates.pull_back(gradient, ctx.saved_tensors, seeds)
+        gradient = _SkSelectBackward._of_wanted(ctx)
+        grads = wanted_only(cotangents, ctx.wanted)
+        return None, None, *_gates.pull_back(gradient, ctx.saved_tensors, grads)
 
     @staticmethod
-    def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        gradient = _SkSelectBackward._gradient(ctx)
-        found = _gates.tangents_of(gradient, ctx.saved_tensors, tangents[2:])
-        return fill_empty(found, ctx.wanted, ctx.saved_tensors[0])
+    def tangent(ctx: Any, _: None, __: None, *tangents: Any) -> tuple[Tensor, ...]:
+        gradient = _SkSelectBackward._of_wanted(ctx)
+        found = _gates.tangents_of(gradient, ctx.saved_tensors, tangents)
+        return fill_empty(found, ctx.wanted, like=ctx.saved_tensors[0])
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
         branches_grad, logits_grad, *tensors = args
-        tensors = fold(info, in_dims[2:], *tensors)
+        _, _, *dims = in_dims
+        tensors = fold(info, tuple(dims), *tensors)
         found = _SkSelectBackward.call(branches_grad, logits_grad, *tensors)
         to_branches, to_logits = found
         if branches_grad:
             to_branches = unfold_stack(info, to_branches)
         if logits_grad:
             to_logits = unfold(info, to_logits)
-        dims = (1 if branches_grad else None, 0 if logits_grad else None)
-        return (to_branches, to_logits), dims
+        mapped = (1 if branches_grad else None, 0 if logits_grad else None)
+        return (to_branches, to_logits), mapped

@@ -4,12 +4,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, max_pool2d, pad
 
 from trajgru_ext.ops._arguments import check_sizes, check_tensors
 from trajgru_ext.ops._autograd import Function, fold, unfold, unfold_wanted
 from trajgru_ext.ops._gates import check_choice
 from trajgru_ext.ops._layout import memory_format
-from trajgru_ext.ops._registry import fake, operator
+from trajgru_ext.ops._registry import decomposition, fake, operator
 
 MODES = ("max", "mean")
 MOST_LEVELS = 1024
@@ -54,7 +55,9 @@ def spatial_pyramid_pool(input: Tensor, levels: int, mode: str = "max") -> Tenso
     check_tensors(op, input=input)
     check_levels(op, levels)
     check_choice(op, "mode", mode, MODES)
-    return _Pool.call(input, levels, mode == "max")[0]
+    output: Tensor
+    output, _ = _Pool.call(input, levels, mode == "max")
+    return output
 
 
 def check_levels(op: str, levels: Any) -> None:
@@ -100,12 +103,31 @@ def _fake_pool_backward(
     )
 
 
+@decomposition("spatial_pyramid_pool")
+def _by_pytorch(input: Tensor, levels: int, largest: bool) -> tuple[Tensor, Tensor]:
+    pooled = []
+    for n in range(1, levels + 1):
+        kernel = [-(-size // n) for size in input.shape[2:]]
+        around: list[int] = []
+        for size, k in zip(input.shape[2:], kernel, strict=True):
+            before = (k * n - size + 1) // 2
+            around = [before, k * n - size - before, *around]
+        if largest:
+            inside = max_pool2d(pad(torch.ones_like(input), around), kernel) > 0
+            most = max_pool2d(pad(input, around, value=-torch.inf), kernel)
+            level = torch.where(inside, most, 0)
+        else:
+            level = avg_pool2d(pad(input, around), kernel)
+        pooled.append(level.flatten(1))
+    return torch.cat(pooled, 1), input.new_empty(0, dtype=torch.int32)
+
+
 def _read(image: Tensor, places: Tensor, levels: int) -> Tensor:
     """What the image has at the places of the maxima; 0 where there is none."""
     each = [image.shape[1] * n * n for n in range(1, levels + 1)]
     flat = image.flatten(2)
     parts = []
-    for part in places.split(each, 1):
+    for part in torch.split(places, each, 1):
         at = part.unflatten(1, (image.shape[1], -1)).long()
         values = torch.where(at < 0, 0, flat.gather(2, at.clamp(min=0)))
         parts.append(values.flatten(1))
@@ -116,37 +138,45 @@ def _pool_again(image: Tensor, places: Tensor, levels: int, largest: bool) -> Te
     """The pooling of another map, whose maxima are taken at the same places."""
     if largest:
         return _read(image, places, levels)
-    return _Pool.call(image, levels, False)[0]
+    output: Tensor
+    output, _ = _Pool.call(image, levels, False)
+    return output
 
 
 class _Pool(Function):
     @staticmethod
     def forward(input: Tensor, levels: int, largest: bool) -> tuple[Tensor, Tensor]:
-        return operator("spatial_pyramid_pool")(input, levels, largest)
+        found: tuple[Tensor, Tensor]
+        found = operator("spatial_pyramid_pool")(input, levels, largest)
+        return found
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        input, *ctx.options = inputs
-        last = memory_format(input) == torch.channels_last
-        ctx.image = (input.shape[2], input.shape[3], *ctx.options, last)
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(output[1])
-        ctx.save_for_forward(output[1])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        input, ctx.levels, ctx.largest = inputs
+        _, _, *ctx.size = input.shape
+        ctx.channels_last = memory_format(input) == torch.channels_last
+        _, places = output
+        ctx.mark_non_differentiable(places)
+        ctx.save_for_backward(places)
+        ctx.save_for_forward(places)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         (places,) = ctx.saved_tensors
-        return _PoolBackward.call(grad, places, *ctx.image), None, None
+        options = (*ctx.size, ctx.levels, ctx.largest, ctx.channels_last)
+        return _Pool.gradients(input=_PoolBackward.call(grad, places, *options))
 
     @staticmethod
-    def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, None]:
+    def tangent(ctx: Any, input: Tensor, *_: None) -> tuple[Tensor, None]:
         (places,) = ctx.saved_tensors
-        return _pool_again(tangents[0], places, *ctx.options), None
+        return _pool_again(input, places, ctx.levels, ctx.largest), None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
-        (input,) = fold(info, in_dims, args[0])
-        return unfold_wanted(info, _Pool.call(input, *args[1:]))
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], input: Tensor, levels: int, largest: bool
+    ) -> Any:
+        (folded,) = fold(info, in_dims, input)
+        return unfold_wanted(info, _Pool.call(folded, levels, largest))
 
 
 class _PoolBackward(Function):
@@ -163,29 +193,39 @@ class _PoolBackward(Function):
         channels_last: bool,
     ) -> Tensor:
         backward = operator("spatial_pyramid_pool_backward")
-        return backward(grad, places, height, width, levels, largest, channels_last)
+        found: Tensor
+        found = backward(grad, places, height, width, levels, largest, channels_last)
+        return found
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.image = inputs[2:]
-        ctx.save_for_backward(inputs[1])
-        ctx.save_for_forward(inputs[1])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        args = _PoolBackward.Arguments(*inputs)
+        ctx.size = (args.height, args.width)
+        ctx.levels, ctx.largest = args.levels, args.largest
+        ctx.channels_last = args.channels_last
+        ctx.save_for_backward(args.places)
+        ctx.save_for_forward(args.places)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         (places,) = ctx.saved_tensors
-        return _pool_again(cotangent, places, *ctx.image[2:4]), *[None] * 6
+        grad = _pool_again(cotangent, places, ctx.levels, ctx.largest)
+        return _PoolBackward.gradients(grad=grad)
 
     @staticmethod
-    def tangent(ctx: Any, *tangents: Any) -> Tensor:
+    def tangent(ctx: Any, grad: Tensor, *_: None) -> Tensor:
         (places,) = ctx.saved_tensors
-        return _PoolBackward.call(tangents[0], places, *ctx.image)
+        options = (*ctx.size, ctx.levels, ctx.largest, ctx.channels_last)
+        found: Tensor = _PoolBackward.call(grad, places, *options)
+        return found
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
-        grad, places, *image = args
-        if places.numel() == 0 and in_dims[1] is None:
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], grad: Tensor, places: Tensor, *options: Any
+    ) -> Any:
+        dims = _PoolBackward.Arguments(*in_dims)
+        if places.numel() == 0 and dims.places is None:
             (grad,) = fold(info, in_dims, grad)
         else:
             grad, places = fold(info, in_dims, grad, places)
-        return unfold(info, _PoolBackward.call(grad, places, *image)), 0
+        return unfold(info, _PoolBackward.call(grad, places, *options)), 0

@@ -6,6 +6,9 @@
 #include <ATen/OpMathType.h>
 #include <ATen/core/Tensor.h>
 
+#include <array>
+#include <vector>
+
 #include "math/branches.h"
 #include "tensors/tensors.h"
 
@@ -44,21 +47,51 @@ inline at::Tensor empty_in_format(at::IntArrayRef sizes, const at::Tensor& like,
 // [count, B, C, H, W], each of them in the format.
 inline at::Tensor empty_stack(int64_t count, at::IntArrayRef sizes,
                               const at::Tensor& like, at::MemoryFormat format) {
-  const auto options = like.options().memory_format(at::MemoryFormat::Contiguous);
+  const auto [batch, channels, height, width] =
+      std::array{sizes[0], sizes[1], sizes[2], sizes[3]};
   if (format == at::MemoryFormat::Contiguous) {
-    return at::empty({count, sizes[0], sizes[1], sizes[2], sizes[3]}, options);
+    return at::empty({count, batch, channels, height, width}, like.options());
   }
-  return at::empty({count, sizes[0], sizes[2], sizes[3], sizes[1]}, options)
+  return at::empty({count, batch, height, width, channels}, like.options())
       .permute({0, 1, 4, 2, 3});
 }
 
-inline BranchSize branch_size(const at::Tensor& image, at::MemoryFormat format) {
-  return {image.size(0),
-          image.size(1),
-          image.size(2) * image.size(3),
-          1,
-          format == at::MemoryFormat::Contiguous,
-          1};
+template <typename Device>
+BranchSize branch_size(const at::Tensor& image, size_t branches,
+                       at::MemoryFormat format) {
+  const bool planes = format == at::MemoryFormat::Contiguous;
+  const int64_t channels = image.size(1), pixels = image.size(2) * image.size(3);
+  const int64_t chunk = Device::chunk(planes, channels, pixels);
+  return {image.size(0), channels, pixels, static_cast<int>(branches), planes, chunk};
+}
+
+// The branches of an operator, all in the format of the first.
+template <typename Device>
+struct Branches {
+  at::MemoryFormat format;
+  BranchSize size;
+  std::vector<at::Tensor> tensors;
+
+  explicit Branches(at::TensorList branches)
+      : format(memory_format(branches[0])),
+        size(branch_size<Device>(branches[0], branches.size(), format)) {
+    for (const at::Tensor& one : branches) {
+      tensors.push_back(fit_branch<Device>(one, format));
+    }
+  }
+
+  template <typename scalar_t>
+  void show(BranchView<const scalar_t>* views) const {
+    for (size_t m = 0; m < tensors.size(); ++m) {
+      views[m] = branch_view<const scalar_t>(tensors[m], format);
+    }
+  }
+};
+
+// Room for a sum of each sample, chunk, branch and channel.
+inline at::Tensor empty_sums(const BranchSize& size, const at::Tensor& like) {
+  return at::empty({size.batch, size.chunks(), size.branches, size.channels},
+                   like.options().dtype(opmath_dtype(like)));
 }
 
 // f.operator()<scalar_t, T>() for an image's dtype and that of its sums.

@@ -1,6 +1,6 @@
 #pragma once
 
-// hff_concat on any device; see branch_operators.h for what Device is.
+// hff_concat on any device; operators/device.h says what Device is.
 
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
@@ -17,7 +17,7 @@ namespace trajgru_ext {
 
 inline void check_skipped(const char* op, int64_t skipped, int64_t branches) {
   TORCH_CHECK_VALUE(skipped >= 0 && skipped < branches, op, ": skipped must be 0 to ",
-                    branches - 1, ", below the number of ", "branches, got ", skipped);
+                    branches - 1, ", below the number of branches, got ", skipped);
 }
 
 template <typename Device>
@@ -32,32 +32,33 @@ struct HffOperators {
     const Tensor& first = branches[0];
     const typename Device::Guard guard(first.device());
     const PlainDispatch plain;
-    const at::MemoryFormat format = memory_format(first);
+    const Branches<Device> in(branches);
     const Tensor output = empty_in_format(
-        {first.size(0), channels, first.size(2), first.size(3)}, first, format);
+        {first.size(0), channels, first.size(2), first.size(3)}, first, in.format);
     if (output.numel() == 0) return output;
     dispatch_branches(first, [&]<typename scalar_t, typename T>() {
-      std::vector<Tensor> kept;  // until the loop has been
-      auto args = arguments<scalar_t, T>(branches, skipped, scale, shift, slope, kept);
-      args.output = branch_view<scalar_t>(output, format);
+      const Numbers<T> numbers(scale, shift, slope, first);
+      auto args = arguments<scalar_t>(in, skipped, numbers);
+      args.output = branch_view<scalar_t>(output, in.format);
       Device::loop(args);
     });
     return output;
   }
 
-  static Tensor concat_backward(const Tensor& grad, int64_t branches, int64_t skipped) {
+  static Tensor concat_backward(const Tensor& grad_output, int64_t branches,
+                                int64_t skipped) {
     const char* op = "hff_concat_backward";
-    check_image(op, "grad", grad, grad.device());
+    check_image(op, "grad", grad_output, grad_output.device());
     TORCH_CHECK_VALUE(branches >= 1 && branches <= kMostBranches, op,
                       ": branches must be 1 to ", kMostBranches, ", got ", branches);
     check_skipped(op, skipped, branches);
-    TORCH_CHECK_VALUE(grad.size(1) % (branches - skipped) == 0, op, ": grad must have ",
-                      branches - skipped, " times a branch's channels, got ",
-                      grad.sizes());
-    const typename Device::Guard guard(grad.device());
+    TORCH_CHECK_VALUE(grad_output.size(1) % (branches - skipped) == 0, op,
+                      ": grad must have ", branches - skipped,
+                      " times a branch's channels, got ", grad_output.sizes());
+    const typename Device::Guard guard(grad_output.device());
     const PlainDispatch plain;
-    const at::MemoryFormat format = memory_format(grad);
-    const Tensor seed = fit_branch<Device>(grad, format);
+    const at::MemoryFormat format = memory_format(grad_output);
+    const Tensor grad = fit_branch<Device>(grad_output, format);
     const auto shape = {grad.size(0), grad.size(1) / (branches - skipped), grad.size(2),
                         grad.size(3)};
     const Tensor stack = empty_stack(branches, shape, grad, format);
@@ -65,9 +66,9 @@ struct HffOperators {
     const std::vector<Tensor> grads = stack.unbind();
     dispatch_branches(grad, [&]<typename scalar_t, typename T>() {
       HffConcatBackward<scalar_t, T> args{};
-      args.size = sizes(grads[0], format, branches);
+      args.size = branch_size<Device>(grads[0], grads.size(), format);
       args.skipped = static_cast<int>(skipped);
-      args.grad = branch_view<const scalar_t>(seed, format);
+      args.grad = branch_view<const scalar_t>(grad, format);
       for (int64_t i = 0; i < branches; ++i) {
         args.branch_grad[i] = branch_view<scalar_t>(grads[i], format);
       }
@@ -79,51 +80,43 @@ struct HffOperators {
   // The gradients to the branches from `skipped` on, stacked (those before have that of
   // the first), and to scale, shift and slope, empty where there is none.
   static std::tuple<Tensor, Tensor, Tensor, Tensor> affine_backward(
-      const Tensor& grad, at::TensorList branches, int64_t skipped,
+      const Tensor& grad_output, at::TensorList branches, int64_t skipped,
       const OptionalTensor& scale, const OptionalTensor& shift,
       const OptionalTensor& slope) {
     const char* op = "hff_concat_affine_backward";
     const int64_t channels = check_concat(op, branches, skipped, scale, shift, slope);
     const Tensor& first = branches[0];
-    check_grad(op, grad, "[B, (k - skipped) * C, H, W]",
+    check_grad(op, grad_output, "[B, (k - skipped) * C, H, W]",
                {first.size(0), channels, first.size(2), first.size(3)}, first);
     const typename Device::Guard guard(first.device());
     const PlainDispatch plain;
-    const at::MemoryFormat format = memory_format(first);
+    const Branches<Device> in(branches);
     const auto slices = static_cast<int64_t>(branches.size()) - skipped;
-    const Tensor stack = empty_stack(slices, first.sizes(), first, format);
-    Tensor numbers =
-        at::zeros({3, channels}, first.options()
-                                     .dtype(opmath_dtype(first))
-                                     .memory_format(at::MemoryFormat::Contiguous));
+    const Tensor stack = empty_stack(slices, first.sizes(), first, in.format);
+    const Tensor numbers_grad =
+        at::zeros({3, channels}, first.options().dtype(opmath_dtype(first)));
     if (stack.numel() > 0) {
       const std::vector<Tensor> grads = stack.unbind();
-      const Tensor seed = fit_branch<Device>(grad, format);
+      const Tensor grad = fit_branch<Device>(grad_output, in.format);
       dispatch_branches(first, [&]<typename scalar_t, typename T>() {
-        std::vector<Tensor> kept;
-        HffAffineBackward<scalar_t, T> args{
-            arguments<scalar_t, T>(branches, skipped, scale, shift, slope, kept)};
-        args.grad = branch_view<const scalar_t>(seed, format);
+        const Numbers<T> numbers(scale, shift, slope, first);
+        HffAffineBackward<scalar_t, T> args{arguments<scalar_t>(in, skipped, numbers)};
+        args.grad = branch_view<const scalar_t>(grad, in.format);
         for (int64_t k = 0; k < slices; ++k) {
-          args.slice_grad[k] = branch_view<scalar_t>(grads[k], format);
+          args.slice_grad[k] = branch_view<scalar_t>(grads[k], in.format);
         }
         const BranchSize size = args.sums_size();
-        const Tensor sums =
-            at::empty({size.batch, size.chunks(), size.branches, size.channels},
-                      numbers.options());
-        args.sums = sums.template mutable_data_ptr<T>();
+        const Tensor sums = empty_sums(size, first);
+        args.sums = data<T>(sums);
         Device::loop(args);
-        Device::run(
-            HffNumbers<T>{size, args.sums, numbers.template mutable_data_ptr<T>()},
-            numbers.numel());
+        Device::run(HffNumbers<T>{size, args.sums, data<T>(numbers_grad)},
+                    numbers_grad.numel());
       });
     }
     const auto found = [&](const OptionalTensor& weight, int64_t row) {
-      if (!weight.has_value())
-        return at::empty({0},
-                         first.options().memory_format(at::MemoryFormat::Contiguous));
-      return numbers[row].to(weight->scalar_type(), /*non_blocking=*/false,
-                             /*copy=*/true);
+      if (!weight.has_value()) return empty_result(first);
+      return numbers_grad[row].to(weight->scalar_type(), /*non_blocking=*/false,
+                                  /*copy=*/true);
     };
     return {stack, found(scale, 0), found(shift, 1), found(slope, 2)};
   }
@@ -152,37 +145,41 @@ struct HffOperators {
     return channels;
   }
 
-  // Of what the arguments point to, `kept` holds what is made here.
-  template <typename scalar_t, typename T>
-  static HffConcat<scalar_t, T> arguments(at::TensorList branches, int64_t skipped,
-                                          const OptionalTensor& scale,
-                                          const OptionalTensor& shift,
-                                          const OptionalTensor& slope,
-                                          std::vector<Tensor>& kept) {
-    const Tensor& first = branches[0];
-    const at::MemoryFormat format = memory_format(first);
-    HffConcat<scalar_t, T> args{};
-    args.size = sizes(first, format, static_cast<int64_t>(branches.size()));
-    args.skipped = static_cast<int>(skipped);
-    for (size_t i = 0; i < branches.size(); ++i) {
-      kept.push_back(fit_branch<Device>(branches[i], format));
-      args.branch[i] = branch_view<const scalar_t>(kept[i], format);
-    }
-    const auto numbers = [&](const OptionalTensor& weight) -> const T* {
-      if (!weight.has_value()) return nullptr;
-      kept.push_back(weight->to(opmath_dtype(first)).contiguous());
-      return kept.back().template const_data_ptr<T>();
-    };
-    args.affine = {numbers(scale), numbers(shift), numbers(slope)};
-    return args;
-  }
+  // A number for each channel of the result, where there are any, as the loops read
+  // them.
+  template <typename T>
+  struct Numbers {
+    OptionalTensor scale, shift, slope;
 
-  static BranchSize sizes(const Tensor& branch, at::MemoryFormat format,
-                          int64_t count) {
-    BranchSize size = branch_size(branch, format);
-    size.branches = static_cast<int>(count);
-    size.chunk = Device::chunk(size.planes, size.channels, size.pixels);
-    return size;
+    Numbers(const OptionalTensor& scale, const OptionalTensor& shift,
+            const OptionalTensor& slope, const Tensor& branch)
+        : scale(wide(scale, branch)),
+          shift(wide(shift, branch)),
+          slope(wide(slope, branch)) {}
+
+    HffAffine<T> view() const {
+      return {pointer(scale), pointer(shift), pointer(slope)};
+    }
+
+   private:
+    static OptionalTensor wide(const OptionalTensor& weight, const Tensor& branch) {
+      if (!weight.has_value()) return std::nullopt;
+      return weight->to(opmath_dtype(branch)).contiguous();
+    }
+    static const T* pointer(const OptionalTensor& weight) {
+      return weight.has_value() ? data<const T>(*weight) : nullptr;
+    }
+  };
+
+  template <typename scalar_t, typename T>
+  static HffConcat<scalar_t, T> arguments(const Branches<Device>& in, int64_t skipped,
+                                          const Numbers<T>& numbers) {
+    HffConcat<scalar_t, T> args{};
+    args.size = in.size;
+    args.skipped = static_cast<int>(skipped);
+    in.show(args.branch);
+    args.affine = numbers.view();
+    return args;
   }
 
   static void check_weight(const char* op, const char* name,

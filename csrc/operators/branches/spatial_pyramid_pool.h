@@ -1,9 +1,8 @@
 #pragma once
 
-// spatial_pyramid_pool on any device. Device: its Guard, and run(args), which fills the
-// result of args.
+// spatial_pyramid_pool on any device; operators/device.h says what Device is. Here its
+// run(args) fills the result of args.
 
-#include <ATen/Dispatch.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
@@ -38,53 +37,51 @@ struct PyramidOperators {
     const typename Device::Guard guard(input.device());
     const PlainDispatch plain;
     const PyramidSize size = sizes(input, levels, largest);
-    const auto options = input.options().memory_format(at::MemoryFormat::Contiguous);
-    const Tensor output = at::empty({size.batch, size.channels * size.bins()}, options);
+    const Tensor output =
+        at::empty({size.batch, size.channels * size.bins()}, input.options());
     const Tensor places = largest ? at::empty_like(output, at::kInt)
-                                  : at::empty({0}, options.dtype(at::kInt));
+                                  : at::empty({0}, input.options().dtype(at::kInt));
     if (output.numel() == 0) return {output, places};
     const at::MemoryFormat format = memory_format(input);
     const Tensor image = fit_branch<Device>(input, format);
-    AT_DISPATCH_FLOATING_TYPES_AND2(
-        at::kBFloat16, at::kHalf, input.scalar_type(), "spatial_pyramid_pool", [&] {
-          Device::run(PyramidPool<scalar_t, at::opmath_type<scalar_t>>{
-              size, branch_view<const scalar_t>(image, format),
-              output.mutable_data_ptr<scalar_t>(),
-              largest ? places.mutable_data_ptr<int32_t>() : nullptr});
-        });
+    dispatch_branches(input, [&]<typename scalar_t, typename T>() {
+      Device::run(PyramidPool<scalar_t, T>{
+          size, branch_view<const scalar_t>(image, format), data<scalar_t>(output),
+          largest ? data<int32_t>(places) : nullptr});
+    });
     return {output, places};
   }
 
-  static Tensor pool_backward(const Tensor& grad, const Tensor& places, int64_t height,
-                              int64_t width, int64_t levels, bool largest,
-                              bool channels_last) {
+  static Tensor pool_backward(const Tensor& grad_output, const Tensor& places,
+                              int64_t height, int64_t width, int64_t levels,
+                              bool largest, bool channels_last) {
     const char* op = "spatial_pyramid_pool_backward";
-    check_tensor(op, "grad", grad, grad.device());
+    check_tensor(op, "grad", grad_output, grad_output.device());
     check_pyramid(op, height, width, levels);
     const int64_t bins = bins_below(levels + 1);
-    TORCH_CHECK_VALUE(grad.dim() == 2 && grad.size(1) % bins == 0, op,
-                      ": grad must be [B, C * ", bins, "], got ", grad.sizes());
+    TORCH_CHECK_VALUE(grad_output.dim() == 2 && grad_output.size(1) % bins == 0, op,
+                      ": grad must be [B, C * ", bins, "], got ", grad_output.sizes());
     TORCH_CHECK_VALUE(!largest || (places.scalar_type() == at::kInt &&
-                                   places.device() == grad.device() &&
-                                   places.sizes() == grad.sizes()),
-                      op, ": places must be int32 of the sizes of grad, ", grad.sizes(),
-                      ", got ", places.scalar_type(), " of ", places.sizes());
-    const typename Device::Guard guard(grad.device());
+                                   places.device() == grad_output.device() &&
+                                   places.sizes() == grad_output.sizes()),
+                      op, ": places must be int32 of the sizes of grad, ",
+                      grad_output.sizes(), ", got ", places.scalar_type(), " of ",
+                      places.sizes());
+    const typename Device::Guard guard(grad_output.device());
     const PlainDispatch plain;
     const at::MemoryFormat format =
         channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
     const Tensor input_grad = empty_in_format(
-        {grad.size(0), grad.size(1) / bins, height, width}, grad, format);
+        {grad_output.size(0), grad_output.size(1) / bins, height, width}, grad_output,
+        format);
     if (input_grad.numel() == 0) return input_grad;
-    const Tensor seed = grad.contiguous(), pixels = places.contiguous();
-    AT_DISPATCH_FLOATING_TYPES_AND2(
-        at::kBFloat16, at::kHalf, grad.scalar_type(), "spatial_pyramid_pool_backward",
-        [&] {
-          Device::run(PyramidPoolBackward<scalar_t, at::opmath_type<scalar_t>>{
-              sizes(input_grad, levels, largest), seed.const_data_ptr<scalar_t>(),
-              largest ? pixels.const_data_ptr<int32_t>() : nullptr,
-              branch_view<scalar_t>(input_grad, format)});
-        });
+    const Tensor grad = grad_output.contiguous(), pixels = places.contiguous();
+    dispatch_branches(grad, [&]<typename scalar_t, typename T>() {
+      Device::run(PyramidPoolBackward<scalar_t, T>{
+          sizes(input_grad, levels, largest), data<const scalar_t>(grad),
+          largest ? data<const int32_t>(pixels) : nullptr,
+          branch_view<scalar_t>(input_grad, format)});
+    });
     return input_grad;
   }
 
