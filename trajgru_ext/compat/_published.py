@@ -112,14 +112,19 @@ def _sample_of_convgru(module: Any, normal: Normal) -> tuple[Any, ...]:
 
 def _gate_by_gate_cell(module: Any) -> Twins:
     sizes = module.input_channels, module.hidden_channels, module.kernel_size
-    yield convolutional_lstm_pytorch.ConvLSTMCell(*sizes)
+    twin = convolutional_lstm_pytorch.ConvLSTMCell(*sizes)
+    twin.add_peepholes(dict(module.named_parameters()))
+    yield twin
 
 
 def _gate_by_gate(module: Any) -> Twins:
     channels = module.input_channels[0], list(module.hidden_channels)
     steps = module.step, module.effective_step
     kind = convolutional_lstm_pytorch.ConvLSTM
-    yield kind(*channels, module.kernel_size, *steps)
+    twin = kind(*channels, module.kernel_size, *steps)
+    for name, cell in twin.named_children():
+        cell.add_peepholes(dict(getattr(module, name).named_parameters()))
+    yield twin
 
 
 def _openstl_size(module: Any) -> Size:

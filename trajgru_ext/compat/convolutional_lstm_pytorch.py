@@ -1,6 +1,7 @@
 """ConvLSTM as automan000/Convolutional_LSTM_PyTorch has it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from trajgru_ext.nn._recurrent import check_positive
 from trajgru_ext.ops import conv_lstm
 
 _GATES = "ifco"  # c is the candidate
+_PEEPHOLES = ("Wci", "Wcf", "Wco")
 
 
 class ConvLSTMCell(nn.Module):
@@ -19,13 +21,19 @@ class ConvLSTMCell(nn.Module):
         hidden_channels: of the states; any number, where the original takes even ones.
         kernel_size: of all convolutions, odd.
 
-    The original's peepholes are set to 0 at every forward pass, are no parameters and
-    not in its checkpoints: here there are none, with the same result. `recompute`,
-    "none" or "gates", is that of `conv_lstm`.
+    The original makes its peepholes, of 0, in its first forward pass, for images of one
+    size from then on: parameters `Wci`, `Wcf` and `Wco` `[1, F, H, W]` on a CPU, and on
+    a GPU tensors that are not in its checkpoints and stay 0. Here there are none, with
+    the same result, until a checkpoint is loaded that has them; to a cell that has them
+    they are 0 where a checkpoint does not. `recompute`, "none" or "gates", is that of
+    `conv_lstm`.
 
     """
 
     recompute = "none"
+    Wci: Tensor | None
+    Wcf: Tensor | None
+    Wco: Tensor | None
 
     def __init__(
         self, input_channels: int, hidden_channels: int, kernel_size: int
@@ -42,6 +50,8 @@ class ConvLSTMCell(nn.Module):
             of_h = nn.Conv2d(hidden_channels, hidden_channels, bias=False, **sizes)
             self.add_module(f"Wx{gate}", of_x)
             self.add_module(f"Wh{gate}", of_h)
+        for name in _PEEPHOLES:
+            self.register_parameter(name, None)
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """From the input and the states, all `[B, channels, H, W]`, the new (h, c).
@@ -63,8 +73,9 @@ class ConvLSTMCell(nn.Module):
             return torch.cat([getattr(conv, kind) for conv in convs])
 
         weights = joined("Wx", "weight"), joined("Wh", "weight"), joined("Wx", "bias")
+        peephole = None if self.Wci is None else (self.Wci, self.Wcf, self.Wco)
         options = {"order": "ifgo", "recompute": self.recompute}
-        return conv_lstm(inputs, h, c, *weights, **options)
+        return conv_lstm(inputs, h, c, *weights, peephole=peephole, **options)
 
     def init_hidden(
         self, batch_size: int, hidden: int, shape: tuple[int, int]
@@ -72,6 +83,34 @@ class ConvLSTMCell(nn.Module):
         """States (h, c) of 0, on the device and in the dtype of the weights."""
         zeros = self.Wxi.weight.new_zeros(batch_size, hidden, *shape)
         return zeros, zeros.clone()
+
+    def added_by(self, state: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
+        """The parameters, of 0, that a checkpoint has and the cell does not."""
+        names = [f"{prefix}{name}" for name in _PEEPHOLES]
+        found = [state[n] for n in names if isinstance(state.get(n), Tensor)]
+        if self.Wci is not None or not found:
+            return {}
+        sizes = (1, self.hidden_channels, *found[0].shape[2:])
+        return {name: self.Wxi.weight.new_zeros(sizes) for name in names}
+
+    def add_peepholes(self, state: Mapping[str, Any], prefix: str = "") -> None:
+        """Make the parameters of `added_by`."""
+        for name, zeros in self.added_by(state, prefix).items():
+            setattr(self, name.removeprefix(prefix), nn.Parameter(zeros))
+
+    def complete_checkpoint(self, state: dict[str, Any], prefix: str = "") -> None:
+        """Add the cell's peepholes, of 0, to a checkpoint of it that has none."""
+        names = {f"{prefix}{name}": self._parameters.get(name) for name in _PEEPHOLES}
+        if f"{prefix}Wxi.weight" in state and not names.keys() & state.keys():
+            zeros = {n: torch.zeros_like(p) for n, p in names.items() if p is not None}
+            state.update(zeros)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any
+    ) -> None:
+        self.complete_checkpoint(state_dict, prefix)
+        self.add_peepholes(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class ConvLSTM(nn.Module):
