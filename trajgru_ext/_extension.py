@@ -35,3 +35,11 @@ def load() -> None:
             "`pip install --no-build-isolation .` in this environment"
         )
     importlib.import_module("trajgru_ext._C")
+
+
+def option_names() -> dict[str, list[str]]:
+    """The fields of each struct of options that the compiled operators take."""
+    names: dict[str, list[str]] = importlib.import_module(
+        "trajgru_ext._C"
+    ).option_names()
+    return names

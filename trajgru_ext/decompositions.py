@@ -15,6 +15,7 @@ from torch import Tensor
 from trajgru_ext.ops import _registry
 from trajgru_ext.ops._gates import add_gates
 from trajgru_ext.ops._grid_sample import flow_conv_by_grid_sample
+from trajgru_ext.ops._options import GruOptions, LstmOptions, read
 from trajgru_ext.ops._registry import decomposition
 from trajgru_ext.ops.conv_gru import conv_gru_formula
 from trajgru_ext.ops.conv_lstm import conv_lstm_formula
@@ -26,30 +27,44 @@ from trajgru_ext.ops.traj_gru import traj_gru_formula
 
 
 @decomposition("gru_gates")
-def _gru_gates(x: Tensor | None, h_gates: Tensor | None, h: Tensor, *options: Any):
-    *choices, mask = options
-    return gru_formula(mask, *choices)(x, h_gates, h)[0]
+def _gru_gates(
+    x: Tensor | None,
+    h_gates: Tensor | None,
+    h: Tensor,
+    options: Sequence[float],
+    mask: Tensor | None,
+) -> Tensor:
+    (new_state,) = gru_formula(mask, read(GruOptions, options))(x, h_gates, h)
+    return new_state
 
 
 @decomposition("gru_reset")
 def _gru_reset(
-    x: Tensor | None, h_gates: Tensor | None, h: Tensor, slots: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    return gru_reset_formula(slots)(add_gates(x, h_gates, h), h)
+    x: Tensor | None, h_gates: Tensor | None, h: Tensor, options: Sequence[float]
+) -> tuple[Tensor, ...]:
+    formula = gru_reset_formula(read(GruOptions, options))
+    return formula(add_gates(x, h_gates, h), h)
 
 
 @decomposition("gru_output")
-def _gru_output(u: Tensor, candidate: Tensor, h: Tensor, *options: Any) -> Tensor:
-    *choices, mask = options
-    return gru_output_formula(mask, *choices)(u, candidate, h)[0]
+def _gru_output(
+    u: Tensor,
+    candidate: Tensor,
+    h: Tensor,
+    options: Sequence[float],
+    mask: Tensor | None,
+) -> Tensor:
+    formula = gru_output_formula(mask, read(GruOptions, options))
+    (new_state,) = formula(u, candidate, h)
+    return new_state
 
 
 @decomposition("lstm_gates")
 def _lstm_gates(
     x: Tensor | None, h_gates: Tensor | None, c: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor]:
-    *peephole, slots, forget_bias = rest
-    update = lstm_formula(slots, forget_bias)
+) -> tuple[Tensor, ...]:
+    *peephole, options = rest
+    update = lstm_formula(read(LstmOptions, options))
     return update(add_gates(x, h_gates, c), c, *peephole)
 
 
@@ -59,38 +74,28 @@ def _traj_gru(
     h: Tensor | None,
     parameters: Sequence[Tensor | None],
     steps: int,
-    activation: int,
-    negative_slope: float,
+    options: Sequence[float],
     mask: Tensor | None,
     offset: Tensor | None,
-    kept: int,
+    saved: int,
 ) -> tuple[Tensor, ...]:
-    options = (
-        mask,
-        offset,
-        steps,
-        activation,
-        negative_slope,
-        flow_conv_by_grid_sample,
-    )
-    found = traj_gru_formula(*options)(inputs, h, *parameters)
-    return _and_nothing(found, 5)
+    choices = read(GruOptions, options)
+    sequence = traj_gru_formula(mask, offset, steps, choices, flow_conv_by_grid_sample)
+    return _and_nothing(sequence(inputs, h, *parameters), 5)
 
 
 @decomposition("conv_gru")
 def _conv_gru(*arguments: Any) -> tuple[Tensor, ...]:
-    *tensors, steps, dilation, slots, before, activation, slope, keep, mask, _ = (
-        arguments
-    )
-    options = (steps, dilation, slots, before, activation, slope, keep)
-    return _and_nothing(conv_gru_formula(mask, *options)(*tensors), 3)
+    *tensors, steps, x_dilation, h_dilation, options, mask, _ = arguments
+    of_steps = (steps, x_dilation, h_dilation, read(GruOptions, options))
+    return _and_nothing(conv_gru_formula(mask, *of_steps)(*tensors), 3)
 
 
 @decomposition("conv_lstm")
 def _conv_lstm(*arguments: Any) -> tuple[Tensor, ...]:
-    *tensors, steps, dilation, slots, forget_bias, mask, _, _ = arguments
-    sequence = conv_lstm_formula(mask, steps, dilation, slots, forget_bias)
-    return _and_nothing(sequence(*tensors), 4)
+    *tensors, steps, x_dilation, h_dilation, options, mask, _, _ = arguments
+    of_steps = (steps, x_dilation, h_dilation, read(LstmOptions, options))
+    return _and_nothing(conv_lstm_formula(mask, *of_steps)(*tensors), 4)
 
 
 def _and_nothing(found: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:

@@ -15,7 +15,7 @@ from trajgru_ext.compat import _compare
 from trajgru_ext.compat._precipitation_networks import Stage
 from trajgru_ext.compat._published import NAMES, PUBLISHED, misfit, stages, twins_of
 from trajgru_ext.nn import TrajGRU
-from trajgru_ext.ops._gates import check_choice
+from trajgru_ext.ops._options import check_choice
 from trajgru_ext.ops._traj_gru_fakes import RECOMPUTE
 
 _OF_MODULES = frozenset(vars(nn.Module()))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from trajgru_ext.nn._recurrent import check_positive
 from trajgru_ext.ops._arguments import check_tensors
-from trajgru_ext.ops._gates import check_choice
+from trajgru_ext.ops._options import check_choice
 from trajgru_ext.ops._sequences import RECOMPUTE
 
 Pair = int | tuple[int, int]

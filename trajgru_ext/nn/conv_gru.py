@@ -23,8 +23,13 @@ from trajgru_ext.nn._recurrent import (
     zoneout_mask,
 )
 from trajgru_ext.ops import conv_gru
-from trajgru_ext.ops._gates import ACTIVATIONS, UPDATES, check_choice, check_slope
-from trajgru_ext.ops.conv_gru import RESETS
+from trajgru_ext.ops._options import (
+    ACTIVATIONS,
+    RESETS,
+    UPDATES,
+    check_choice,
+    check_slope,
+)
 
 
 class ConvGRUCell(nn.Module):

@@ -23,7 +23,7 @@ from trajgru_ext.nn._recurrent import (
 )
 from trajgru_ext.ops import conv_lstm
 from trajgru_ext.ops._arguments import check_number
-from trajgru_ext.ops._gates import gate_slots
+from trajgru_ext.ops._options import gate_order
 
 State = tuple[Tensor, Tensor]
 PEEPHOLES = (None, "channel", "element")
@@ -81,7 +81,7 @@ class ConvLSTMCell(nn.Module):
                 f"{kind}: image_size must be given for peephole='element' alone, got "
                 f"{image_size} for {peephole!r}"
             )
-        gate_slots(kind, order, "ifog", "ifgo")
+        gate_order(kind, order, "ifog", "ifgo")
         check_number(kind, "forget_bias", forget_bias)
         self.input_channels = input_channels
         self.hidden_channels = hidden_channels

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from trajgru_ext.ops import spatial_pyramid_pool
-from trajgru_ext.ops._gates import check_choice
+from trajgru_ext.ops._options import check_choice
 from trajgru_ext.ops.spatial_pyramid_pool import check_levels
 
 # As published implementations name the modes.

@@ -14,7 +14,7 @@ from trajgru_ext.nn._recurrent import (
     zoneout_mask,
 )
 from trajgru_ext.ops import traj_gru
-from trajgru_ext.ops._gates import ACTIVATIONS, check_choice, check_slope
+from trajgru_ext.ops._options import ACTIVATIONS, check_choice, check_slope
 from trajgru_ext.ops._traj_gru_fakes import RECOMPUTE
 from trajgru_ext.ops.traj_gru import Conv
 

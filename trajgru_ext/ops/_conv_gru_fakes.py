@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor, channels_last
+import torch
+from torch import Tensor
 
 from trajgru_ext.ops import _sequences
 from trajgru_ext.ops._layout import empty_image
+from trajgru_ext.ops._options import GruOptions, read
 from trajgru_ext.ops._registry import fake
 
 OP = "conv_gru"
@@ -20,27 +22,26 @@ def _fake_conv_gru(
     h_weight: Tensor,
     h_bias: Tensor | None,
     steps: int,
-    dilation: Sequence[int],
-    slots: Sequence[int],
-    reset_before: bool,
-    activation: int,
-    negative_slope: float,
-    keep: bool,
+    x_dilation: Sequence[int],
+    h_dilation: Sequence[int],
+    options: Sequence[float],
     mask: Tensor | None,
-    keep_gates: bool,
+    save_gates: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     convs = ((x_weight, x_bias), (h_weight, h_bias))
     _sequences.check_conv_rnn(OP, inputs, h, *convs, steps, 3)
     batch, _, height, width = (h if inputs is None else inputs).shape[-4:]
     features = h_weight.shape[1]
 
-    def images(channels: int, layout=channels_last) -> Tensor:
+    def images(
+        channels: int, layout: torch.memory_format = torch.channels_last
+    ) -> Tensor:
         image = (batch, channels, height, width)
         return _sequences.empty_sequence(steps, image, h_weight, layout)
 
     outputs = images(features, _sequences.outputs_format(inputs, h, h_weight))
-    gates = images(3 * features) if keep_gates else h_weight.new_empty(0)
-    with_candidates = keep_gates and not reset_before
+    gates = images(3 * features) if save_gates else h_weight.new_empty(0)
+    with_candidates = save_gates and not read(GruOptions, options).reset_before
     candidates = images(features) if with_candidates else h_weight.new_empty(0)
     return outputs, gates, candidates
 
@@ -54,21 +55,21 @@ def _fake_conv_gru_backward(
     x_bias: Tensor | None,
     h_weight: Tensor,
     h_bias: Tensor | None,
-    dilation: Sequence[int],
-    slots: Sequence[int],
-    reset_before: bool,
-    activation: int,
-    negative_slope: float,
-    keep: bool,
+    x_dilation: Sequence[int],
+    h_dilation: Sequence[int],
+    options: Sequence[float],
     mask: Tensor | None,
     outputs: Tensor,
     gates: Tensor,
     candidates: Tensor,
-    gates_kept: bool,
+    gates_saved: bool,
     wanted: list[bool],
 ) -> tuple[Tensor, ...]:
-    to_inputs = _sequences.empty_inputs_grad(inputs, h, h_weight, wanted[0])
-    to_h = empty_image(h) if wanted[1] else h_weight.new_empty(0)
+    inputs_wanted, h_wanted, *others_wanted = wanted
+    to_inputs = _sequences.empty_inputs_grad(inputs, h, h_weight, inputs_wanted)
+    to_h = h_weight.new_empty(0)
+    if h is not None and h_wanted:
+        to_h = empty_image(h)
     parameters = (x_weight, x_bias, h_weight, h_bias)
-    others = _sequences.empty_like_wanted(wanted[2:], parameters, h_weight)
+    others = _sequences.empty_like_wanted(others_wanted, parameters, h_weight)
     return to_inputs, to_h, *others

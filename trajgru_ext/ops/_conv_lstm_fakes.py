@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor, channels_last
+import torch
+from torch import Tensor
 
 from trajgru_ext.ops import _sequences
 from trajgru_ext.ops._arguments import check_same_dtype, check_sizes
@@ -26,12 +27,12 @@ def _fake_conv_lstm(
     w_cf: Tensor | None,
     w_co: Tensor | None,
     steps: int,
-    dilation: Sequence[int],
-    slots: Sequence[int],
-    forget_bias: float,
+    x_dilation: Sequence[int],
+    h_dilation: Sequence[int],
+    options: Sequence[float],
     mask: Tensor | None,
-    keep_cells: bool,
-    keep_gates: bool,
+    save_cells: bool,
+    save_gates: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     convs = ((x_weight, x_bias), (h_weight, h_bias))
     _sequences.check_conv_rnn(OP, inputs, h, *convs, steps, 4)
@@ -42,11 +43,13 @@ def _fake_conv_lstm(
         check_sizes(OP, "c", c, [batch, features, height, width], h_weight)
         check_same_dtype(OP, "c", c, h_weight, "h_weight")
     for weight in (w_ci, w_cf, w_co):
-        if weight is not None:
+        if weight is not None and w_ci is not None:
             check_peephole(OP, weight, w_ci, [1, features, height, width], h_weight)
             check_same_dtype(OP, "peephole", weight, h_weight, "h_weight")
 
-    def images(channels: int, layout=channels_last) -> Tensor:
+    def images(
+        channels: int, layout: torch.memory_format = torch.channels_last
+    ) -> Tensor:
         image = (batch, channels, height, width)
         return _sequences.empty_sequence(steps, image, h_weight, layout)
 
@@ -56,8 +59,8 @@ def _fake_conv_lstm(
         h_weight.new_empty((batch, features, height, width))
         if c is None
         else empty_image(c),
-        images(features) if keep_cells else h_weight.new_empty(0),
-        images(4 * features) if keep_gates else h_weight.new_empty(0),
+        images(features) if save_cells else h_weight.new_empty(0),
+        images(4 * features) if save_gates else h_weight.new_empty(0),
     )
 
 
@@ -75,20 +78,37 @@ def _fake_conv_lstm_backward(
     w_ci: Tensor | None,
     w_cf: Tensor | None,
     w_co: Tensor | None,
-    dilation: Sequence[int],
-    slots: Sequence[int],
-    forget_bias: float,
+    x_dilation: Sequence[int],
+    h_dilation: Sequence[int],
+    options: Sequence[float],
     mask: Tensor | None,
     outputs: Tensor,
     cells: Tensor,
     gates: Tensor,
-    gates_kept: bool,
+    gates_saved: bool,
     wanted: list[bool],
 ) -> tuple[Tensor, ...]:
-    to_inputs = _sequences.empty_inputs_grad(inputs, h, h_weight, wanted[0])
-    to_h = empty_image(h) if wanted[1] else h_weight.new_empty(0)
-    to_c = empty_image(c) if wanted[6] else h_weight.new_empty(0)
-    parameters = (x_weight, x_bias, h_weight, h_bias)
-    first = _sequences.empty_like_wanted(wanted[2:6], parameters, h_weight)
-    last = _sequences.empty_like_wanted(wanted[7:], (w_ci, w_cf, w_co), h_weight)
-    return to_inputs, to_h, *first, to_c, *last
+    names = ("inputs", "h", "x_weight", "x_bias", "h_weight", "h_bias", "c")
+    want = dict(zip((*names, "w_ci", "w_cf", "w_co"), wanted, strict=True))
+
+    def state(name: str, tensor: Tensor | None) -> Tensor:
+        if tensor is None or not want[name]:
+            return h_weight.new_empty(0)
+        return empty_image(tensor)
+
+    def parameter(name: str, tensor: Tensor | None) -> Tensor:
+        like = h_weight if tensor is None else tensor
+        return like.new_empty(like.shape if want[name] else 0)
+
+    return (
+        _sequences.empty_inputs_grad(inputs, h, h_weight, want["inputs"]),
+        state("h", h),
+        parameter("x_weight", x_weight),
+        parameter("x_bias", x_bias),
+        parameter("h_weight", h_weight),
+        parameter("h_bias", h_bias),
+        state("c", c),
+        parameter("w_ci", w_ci),
+        parameter("w_cf", w_cf),
+        parameter("w_co", w_co),
+    )

@@ -195,18 +195,27 @@ def gradient_of(formula: Formula, wanted: Sequence[bool]) -> Formula:
     return gradient
 
 
+def leading(x_gates: Tensor | None, h_gates: Tensor | None) -> Tensor:
+    """The gates whose memory format the results have."""
+    found = h_gates if x_gates is None else x_gates
+    assert found is not None  # which check_operands has seen to
+    return found
+
+
 def in_one_batch(
-    function: type, info: Any, in_dims: tuple, args: tuple, folded: int
+    function: Any, info: Any, in_dims: Any, args: Any, shared: Sequence[str] = ()
 ) -> Any:
     """Apply a Function with vmap's dimension folded into the batch.
 
-    folded: how many of the first arguments have a batch, or are None.
+    shared: the arguments that have no batch and are not mapped; all other tensors have.
     """
-    first, dims = args[:folded], in_dims[:folded]
-    present = [dim for arg, dim in zip(first, dims, strict=True) if arg is not None]
-    tensors = [arg for arg in first if arg is not None]
-    tensors = spread(fold(info, tuple(present), *tensors), first)
-    found = function.call(*tensors, *args[folded:])
+    given = function.Arguments(*args)._asdict()
+    dims = function.Arguments(*in_dims)._asdict()
+    mapped = [k for k, v in given.items() if isinstance(v, Tensor) and k not in shared]
+    of_mapped = tuple(dims[name] for name in mapped)
+    folded = fold(info, of_mapped, *(given[name] for name in mapped))
+    given.update(zip(mapped, folded, strict=True))
+    found = function.call(*given.values())
     if isinstance(found, Tensor):
         return unfold(info, found), 0
     return unfold_wanted(info, found)

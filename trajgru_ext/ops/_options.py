@@ -6,7 +6,7 @@ names of the fields are compared when the package is imported.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from trajgru_ext.ops._arguments import check_number
 
@@ -110,6 +110,16 @@ class LstmOptions(NamedTuple):
     def numbers(self) -> list[float]:
         """As the operators take them."""
         return [float(field) for field in self]
+
+
+Options = TypeVar("Options", GruOptions, LstmOptions)
+
+
+def read(kind: type[Options], numbers: Sequence[float]) -> Options:
+    """The options that an operator was given as numbers."""
+    defaults = kind._field_defaults.values()
+    pairs = zip(defaults, numbers, strict=True)
+    return kind(*(type(default)(number) for default, number in pairs))
 
 
 def check_names(compiled: Mapping[str, Sequence[str]]) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,15 @@ from trajgru_ext.ops._registry import fake
 
 # What the backward pass of a convolutional sequence computes again.
 RECOMPUTE = ("gates", "none")
+
+
+class Conv(NamedTuple):
+    """A convolution's weight and its bias."""
+
+    weight: Any  # a Tensor, or None where it is left out
+    bias: Tensor | None
+
+
 # More states than this no memory holds.
 _MOST = 2**31
 
@@ -149,6 +158,15 @@ def convolve(
     padding = [k // 2 * d for k, d in zip(weight.shape[2:], dilation, strict=True)]
     options = {"padding": padding, "dilation": dilation}
     return torch.nn.functional.conv2d(image, weight, bias, **options)
+
+
+def or_zero(h: Tensor | None, inputs: Tensor | None, features: int) -> Tensor:
+    """The state before the first step, which is 0 where it is not given."""
+    if h is not None:
+        return h
+    assert inputs is not None  # which check_given has seen to
+    _, batch, _, *size = inputs.shape
+    return inputs.new_zeros(batch, features, *size)
 
 
 def stack(states: Sequence[Tensor], state: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The fake kernels of traj_gru: its sizes, dtypes, strides and errors."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from trajgru_ext.ops import _sequences
 from trajgru_ext.ops._arguments import check_same_dtype, check_sizes
 from trajgru_ext.ops._layout import empty_image
 from trajgru_ext.ops._registry import fake
+from trajgru_ext.ops._sequences import Conv
 
 OP = "traj_gru"
 
@@ -16,9 +18,24 @@ OP = "traj_gru"
 # As csrc/sequences/traj_gru.h numbers it.
 RECOMPUTE = ("flows", "gates", "none")
 
-# The parameters as the operator numbers them.
-LAYERS = ("i2h", "i2f_conv1", "h2f_conv1", "flows_conv", "ret")
-NAMES = [f"{layer}_{kind}" for layer in LAYERS for kind in ("weight", "bias")]
+
+class Parameters(NamedTuple):
+    """The parameters in the operator's order: each layer's weight and bias."""
+
+    i2h_weight: Any
+    i2h_bias: Any
+    i2f_conv1_weight: Any
+    i2f_conv1_bias: Any
+    h2f_conv1_weight: Any
+    h2f_conv1_bias: Any
+    flows_conv_weight: Any
+    flows_conv_bias: Any
+    ret_weight: Any
+    ret_bias: Any
+
+    def layer(self, name: str) -> Conv:
+        """The weight and bias of the layer of this name."""
+        return Conv(getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias"))
 
 
 @fake("traj_gru")
@@ -27,38 +44,42 @@ def _fake_traj_gru(
     h: Tensor | None,
     parameters: list[Tensor | None],
     steps: int,
-    activation: int,
-    negative_slope: float,
+    options: Sequence[float],
     zoneout_mask: Tensor | None,
     flow_offset: Tensor | None,
-    kept: int,
+    saved: int,
 ) -> tuple[Tensor, ...]:
-    _check_sizes(inputs, h, parameters, steps)
-    batch, _, height, width = (h if inputs is None else inputs).shape[-4:]
+    given = Parameters(*parameters)
+    sized = _check_sizes(inputs, h, given, steps)
+    batch, _, height, width = sized.shape[-4:]
+    like, h2f_weight = given.ret_weight, given.h2f_conv1_weight
+    coordinates = given.flows_conv_weight.shape[0]
     if flow_offset is not None:
-        sizes = [parameters[6].shape[0], height, width]
-        check_sizes(OP, "flow_offset", flow_offset, sizes, parameters[8])
-    like, last = parameters[8], torch.channels_last
+        sizes = [coordinates, height, width]
+        check_sizes(OP, "flow_offset", flow_offset, sizes, like)
     wide = like.new_empty(0, dtype=torch.promote_types(like.dtype, torch.float32))
-    hidden, coordinates = parameters[4].shape[0], parameters[6].shape[0]
-    gates = like.shape[0]
+    hidden, gates = h2f_weight.shape[0], like.shape[0]
 
     def images(
-        channels: int, like: Tensor = like, layout: torch.memory_format = last
+        channels: int,
+        like: Tensor = like,
+        layout: torch.memory_format = torch.channels_last,
     ) -> Tensor:
         image = (batch, channels, height, width)
         return _sequences.empty_sequence(steps, image, like, layout)
 
-    none = [like.new_empty(0) for _ in range(4)]
-    outputs = images(
-        gates // 3, layout=_sequences.outputs_format(inputs, h, parameters[4])
+    def saved_by(least: str, channels: int, like: Tensor = like) -> Tensor:
+        saves = saved >= RECOMPUTE.index(least)
+        return images(channels, like) if saves else like.new_empty(0)
+
+    layout = _sequences.outputs_format(inputs, h, h2f_weight)
+    return (
+        images(gates // 3, layout=layout),
+        saved_by("gates", coordinates, wide if saved else like),
+        saved_by("gates", hidden),
+        saved_by("none", gates),
+        saved_by("none", gates // 3),
     )
-    if kept == RECOMPUTE.index("flows"):
-        return outputs, *none
-    if kept == RECOMPUTE.index("gates"):
-        return outputs, images(coordinates, wide), images(hidden), *none[:2]
-    left = images(coordinates, wide), images(hidden), images(gates), images(gates // 3)
-    return outputs, *left
 
 
 @fake("traj_gru_backward")
@@ -68,8 +89,7 @@ def _fake_traj_gru_backward(
     inputs: Tensor | None,
     h: Tensor | None,
     parameters: list[Tensor | None],
-    activation: int,
-    negative_slope: float,
+    options: Sequence[float],
     zoneout_mask: Tensor | None,
     flow_offset: Tensor | None,
     outputs: Tensor,
@@ -77,30 +97,33 @@ def _fake_traj_gru_backward(
     hidden: Tensor,
     gates: Tensor,
     candidates: Tensor,
-    kept: int,
+    saved: int,
     wanted: list[bool],
 ) -> tuple[Tensor, ...]:
-    to_inputs = _sequences.empty_inputs_grad(inputs, h, parameters[4], wanted[0])
-    to_h = empty_image(h) if wanted[1] else parameters[8].new_empty(0)
-    others = _sequences.empty_like_wanted(wanted[2:], parameters, parameters[8])
+    given = Parameters(*parameters)
+    inputs_wanted, h_wanted, *others_wanted = wanted
+    to_inputs = _sequences.empty_inputs_grad(
+        inputs, h, given.h2f_conv1_weight, inputs_wanted
+    )
+    to_h = given.ret_weight.new_empty(0)
+    if h is not None and h_wanted:
+        to_h = empty_image(h)
+    others = _sequences.empty_like_wanted(others_wanted, given, given.ret_weight)
     return to_inputs, to_h, *others
 
 
 def _check_sizes(
-    inputs: Tensor | None,
-    h: Tensor | None,
-    parameters: Sequence[Tensor | None],
-    steps: int,
-) -> None:
-    """Check as csrc/sequences/traj_gru.cpp does, where that does not run."""
+    inputs: Tensor | None, h: Tensor | None, given: Parameters, steps: int
+) -> Tensor:
+    """Check what the kernels check, where none runs; the tensor that has the sizes."""
     sized = _sequences.check_given(OP, inputs, h, steps)
-    missing = [parameters[k] is None for k in (4, 6, 8)]
-    if any(missing):
+    needed = ("h2f_conv1", "flows_conv", "ret")
+    if any(given.layer(name).weight is None for name in needed):
         raise ValueError(
             f"{OP}: the weights of h2f_conv1, flows_conv and ret must be given, "
             "got None"
         )
-    ret = parameters[8]
+    ret = given.ret_weight
     check_sizes(OP, "ret_weight", ret, [-1, -1], sized)
     features = ret.shape[0] // 3
     links = ret.shape[1] // features if features else 0
@@ -109,28 +132,25 @@ def _check_sizes(
         raise ValueError(
             f"{OP}: ret_weight must be [3F, L * F], F and L > 0, got {sizes}"
         )
-    hidden = _check_conv(parameters, 4, (-1, features), sized)
-    _check_conv(parameters, 6, (2 * links, hidden), sized)
-    if parameters[9] is not None:
-        check_sizes(OP, "ret_bias", parameters[9], [3 * features], sized)
+
+    def check_layer(name: str, outputs: int, channels: int) -> int:
+        sizes = (outputs, channels)
+        return _sequences.check_conv(OP, name, given.layer(name), sizes, sized)
+
+    hidden = check_layer("h2f_conv1", -1, features)
+    check_layer("flows_conv", 2 * links, hidden)
+    if given.ret_bias is not None:
+        check_sizes(OP, "ret_bias", given.ret_bias, [3 * features], sized)
     _sequences.check_images(OP, inputs, h, steps, features)
     if inputs is not None:
-        if parameters[0] is None or parameters[2] is None:
+        if given.i2h_weight is None or given.i2f_conv1_weight is None:
             raise ValueError(
                 f"{OP}: the weights of i2h and i2f_conv1 must be given with inputs"
             )
-        channels = inputs.shape[2]
-        _check_conv(parameters, 0, (3 * features, channels), sized)
-        _check_conv(parameters, 2, (hidden, channels), sized)
-    names, tensors = ("inputs", "h", *NAMES), (inputs, h, *parameters)
-    for name, tensor in zip(names, tensors, strict=True):
+        check_layer("i2h", 3 * features, inputs.shape[2])
+        check_layer("i2f_conv1", hidden, inputs.shape[2])
+    tensors = {"inputs": inputs, "h": h, **given._asdict()}
+    for name, tensor in tensors.items():
         if tensor is not None:
             check_same_dtype(OP, name, tensor, ret)
-
-
-def _check_conv(
-    parameters: Sequence[Tensor | None], k: int, sizes: tuple[int, int], beside: Tensor
-) -> int:
-    """Check the convolution of parameters k and k + 1; how many outputs it has."""
-    name = LAYERS[k // 2]
-    return _sequences.check_conv(OP, name, parameters[k : k + 2], sizes, beside)
+    return sized

@@ -19,10 +19,10 @@ from trajgru_ext.ops._autograd import (
     wanted_only,
     wanted_or_none,
 )
+from trajgru_ext.ops._options import GruOptions, check_choice, check_slope
 from trajgru_ext.ops._registry import operator
+from trajgru_ext.ops._sequences import Conv
 from trajgru_ext.ops.gru_gates import gru_formula
-
-RESETS = ("after", "before")
 
 
 def conv_gru(
@@ -108,84 +108,78 @@ def conv_gru(
     tensors["h_bias"] = h_bias
     given = {name: t for name, t in tensors.items() if t is not None}
     check_tensors(op, h_weight=h_weight, **given)
-    slots = _gates.gate_slots(op, order, "run", "run")
-    _gates.check_choice(op, "reset", reset, RESETS)
-    _gates.check_choice(op, "activation", activation, _gates.ACTIVATIONS)
-    _gates.check_slope(op, negative_slope)
-    _gates.check_choice(op, "update", update, _gates.UPDATES)
-    _gates.check_choice(op, "recompute", recompute, _sequences.RECOMPUTE)
+    options = GruOptions.choose(op, order, activation, negative_slope, update, reset)
+    check_slope(op, negative_slope)
+    check_choice(op, "recompute", recompute, _sequences.RECOMPUTE)
     steps = _sequences.number_of_steps(op, inputs, steps)
-    dilation = (
-        *_sequences.check_dilation(op, "x_dilation", x_dilation),
-        *_sequences.check_dilation(op, "h_dilation", h_dilation),
+    dilations = (
+        _sequences.check_dilation(op, "x_dilation", x_dilation),
+        _sequences.check_dilation(op, "h_dilation", h_dilation),
     )
     if inputs is None:
         x_weight = x_bias = None
-    parameters = [x_weight, x_bias, h_weight, h_bias]
-    if reset == "before" and slots[2] == 1:
-        parameters = [_candidate_last(t, slots) for t in parameters]
-        slots = (0, 1, 2)
-    parameters = _sequences.autocast_present(inputs, h, *parameters)
-    inputs, h, *parameters = parameters
-    check_sizes(op, "h_weight", parameters[2], [-1] * 4, parameters[2])
-    sizes = _sequences.state_sizes(inputs, h, parameters[2].shape[1], steps)
-    past = _sequences.past_the_end(op, lengths, sizes, parameters[2])
-    mask = _sequences.old_states_mask(op, zoneout_mask, past, sizes, parameters[2])
-    inputs = _sequences.without_padding(inputs, past)
-    kept = recompute == "none" and _sequences.differentiated((inputs, h, *parameters))
-    number = _gates.ACTIVATIONS.index(activation)
-    options = (number, float(negative_slope), update == "keep")
-    outputs, *_ = _ConvGru.call(
-        *(inputs, h, mask, *parameters),
-        *(steps, dilation, slots, reset == "before", *options, kept),
+    if options.reset_before and options.candidate_slice == 1:
+        x_weight, x_bias, h_weight, h_bias = (
+            _candidate_last(t, options) for t in (x_weight, x_bias, h_weight, h_bias)
+        )
+        options = options._replace(reset_slice=0, update_slice=1, candidate_slice=2)
+    inputs, h, x_weight, x_bias, h_weight, h_bias = _sequences.autocast_present(
+        inputs, h, x_weight, x_bias, h_weight, h_bias
     )
+    check_sizes(op, "h_weight", h_weight, [-1] * 4, h_weight)
+    sizes = _sequences.state_sizes(inputs, h, h_weight.shape[1], steps)
+    past = _sequences.past_the_end(op, lengths, sizes, h_weight)
+    mask = _sequences.old_states_mask(op, zoneout_mask, past, sizes, h_weight)
+    inputs = _sequences.without_padding(inputs, past)
+    tensors = (inputs, h, x_weight, x_bias, h_weight, h_bias)
+    save_gates = recompute == "none" and _sequences.differentiated(tensors)
+    outputs: Tensor
+    outputs, *_ = _ConvGru.call(*tensors, mask, steps, *dilations, options, save_gates)
     return outputs
 
 
-def _candidate_last(tensor: Tensor | None, slots: Sequence[int]) -> Tensor | None:
+def _candidate_last(tensor: Any, options: GruOptions) -> Any:
     """The slices in the order r, u, n, those of reset and update gate together."""
     if tensor is None or tensor.dim() == 0 or tensor.shape[0] % 3:
         return tensor  # which the operator refuses
     slices = tensor.chunk(3)
-    return torch.cat([slices[slot] for slot in slots])
+    return torch.cat([slices[place] for place in options.slices])
 
 
 def conv_gru_formula(
     mask: Tensor | None,
     steps: int,
-    dilation: Sequence[int],
-    slots: Sequence[int],
-    reset_before: bool,
-    activation: int,
-    negative_slope: float,
-    keep: bool,
+    x_dilation: Sequence[int],
+    h_dilation: Sequence[int],
+    options: GruOptions,
 ) -> Callable[..., tuple[Tensor]]:
     """The sequence in torch operators that can be differentiated on."""
     convolve = _sequences.convolve
 
     def reset_after(
-        x_gates: Tensor | None, h: Tensor, conv: tuple, kept: Tensor | None
+        x_gates: Tensor | None, h: Tensor, conv: Conv, zoneout: Tensor | None
     ) -> Tensor:
-        h_gates = convolve(h, *conv, dilation[2:])
-        options = (kept, slots, activation, negative_slope, keep)
-        return gru_formula(*options)(x_gates, h_gates, h)[0]
+        h_gates = convolve(h, *conv, h_dilation)
+        return gru_formula(zoneout, options)(x_gates, h_gates, h)[0]
 
     def reset_first(
-        x_gates: Tensor | None, h: Tensor, conv: tuple, kept: Tensor | None
+        x_gates: Tensor | None, h: Tensor, conv: Conv, zoneout: Tensor | None
     ) -> Tensor:
-        weight, bias = ([None] * 3 if t is None else t.chunk(3) for t in conv)
+        weights = conv.weight.chunk(3)
+        biases = [None] * 3 if conv.bias is None else conv.bias.chunk(3)
         x_parts = [None] * 3 if x_gates is None else x_gates.chunk(3, 1)
 
-        def gate(slot: int, state: Tensor) -> Tensor:
-            part = convolve(state, weight[slot], bias[slot], dilation[2:])
-            return _gates.add_gates(x_parts[slot], part, h)
+        def gate(place: int, state: Tensor) -> Tensor:
+            part = convolve(state, weights[place], biases[place], h_dilation)
+            return _gates.add_gates(x_parts[place], part, h)
 
-        r, u = (gate(slot, h).sigmoid() for slot in slots[:2])
-        n = gate(slots[2], (r * h.to(r.dtype)).to(h.dtype))
-        n = _gates.activate(n, activation, negative_slope)
-        return _gates.blend(u, n, h, keep, kept)
+        r = gate(options.reset_slice, h).sigmoid()
+        u = gate(options.update_slice, h).sigmoid()
+        n = gate(options.candidate_slice, (r * h.to(r.dtype)).to(h.dtype))
+        n = _gates.activate(n, options)
+        return _gates.blend(u, n, h, options, zoneout)
 
-    step = reset_first if reset_before else reset_after
+    step = reset_first if options.reset_before else reset_after
 
     def sequence(
         inputs: Tensor | None,
@@ -195,16 +189,14 @@ def conv_gru_formula(
         h_weight: Tensor,
         h_bias: Tensor | None,
     ) -> tuple[Tensor]:
-        if h is None:
-            _, batch, _, *size = inputs.shape
-            h = inputs.new_zeros(batch, h_weight.shape[1], *size)
+        h = _sequences.or_zero(h, inputs, h_weight.shape[1])
         outputs = []
         for t in range(steps):
             x_gates = None
-            if inputs is not None:
-                x_gates = convolve(inputs[t], x_weight, x_bias, dilation[:2])
-            kept = None if mask is None else mask[t]
-            h = step(x_gates, h, (h_weight, h_bias), kept)
+            if inputs is not None and x_weight is not None:
+                x_gates = convolve(inputs[t], x_weight, x_bias, x_dilation)
+            zoneout = None if mask is None else mask[t]
+            h = step(x_gates, h, Conv(h_weight, h_bias), zoneout)
             outputs.append(h)
         return (_sequences.stack(outputs, h),)
 
@@ -217,54 +209,65 @@ class _ConvGru(Function):
     def forward(
         inputs: Tensor | None,
         h: Tensor | None,
-        mask: Tensor | None,
         x_weight: Tensor | None,
         x_bias: Tensor | None,
         h_weight: Tensor,
         h_bias: Tensor | None,
+        mask: Tensor | None,
         steps: int,
-        dilation: tuple[int, ...],
-        slots: tuple[int, ...],
-        reset_before: bool,
-        activation: int,
-        negative_slope: float,
-        keep: bool,
-        kept: bool,
+        x_dilation: tuple[int, int],
+        h_dilation: tuple[int, int],
+        options: GruOptions,
+        save_gates: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        tensors = (inputs, h, x_weight, x_bias, h_weight, h_bias)
-        choices = (reset_before, activation, negative_slope, keep, mask)
-        options = (steps, list(dilation), list(slots), *choices, kept)
-        return operator("conv_gru")(*tensors, *options)
+        found: tuple[Tensor, Tensor, Tensor] = operator("conv_gru")(
+            *(inputs, h, x_weight, x_bias, h_weight, h_bias, steps),
+            *(list(x_dilation), list(h_dilation), options.numbers(), mask, save_gates),
+        )
+        return found
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.options = inputs[7:]
-        ctx.mark_non_differentiable(*output[1:])
+    def setup_context(
+        ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
+    ) -> None:
+        *tensors, steps, x_dilation, h_dilation, options, save_gates = inputs
+        ctx.sequence = (steps, x_dilation, h_dilation, options)
+        ctx.gates_saved = save_gates
+        _, *saved = output
+        ctx.mark_non_differentiable(*saved)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:7], *output)
-        ctx.save_for_forward(*inputs[:7])
+        ctx.save_for_backward(*tensors, *output)
+        ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if grad is None:
-            return (None,) * 15
-        needs = ctx.needs_input_grad
-        wanted = (*needs[:2], *needs[3:7])
-        options = (*ctx.options, list(wanted))
-        found = _ConvGruBackward.call(grad, *ctx.saved_tensors, *options)
-        to_inputs, to_h, *others = wanted_or_none(found, wanted)
-        return to_inputs, to_h, None, *others, *[None] * 8
+            return _ConvGru.gradients()
+        needs = _ConvGru.Arguments(*ctx.needs_input_grad)
+        wanted = [needs.inputs, needs.h, needs.x_weight, needs.x_bias]
+        wanted += [needs.h_weight, needs.h_bias]
+        found = _ConvGruBackward.call(
+            grad, *ctx.saved_tensors, *ctx.sequence, ctx.gates_saved, wanted
+        )
+        inputs, h, x_weight, x_bias, h_weight, h_bias = wanted_or_none(found, wanted)
+        return _ConvGru.gradients(
+            inputs=inputs,
+            h=h,
+            x_weight=x_weight,
+            x_bias=x_bias,
+            h_weight=h_weight,
+            h_bias=h_bias,
+        )
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
-        inputs, h, mask, *parameters = ctx.saved_tensors
-        formula = conv_gru_formula(mask, *ctx.options[:7])
-        along = (*tangents[:2], *tangents[3:7])
-        found = _gates.tangents_of(formula, (inputs, h, *parameters), along)
+        *tensors, mask = ctx.saved_tensors
+        formula = conv_gru_formula(mask, *ctx.sequence)
+        found = _gates.tangents_of(formula, tensors, tangents[: len(tensors)])
         return *found, None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         return one_by_one(_ConvGru, info, in_dims, args)
 
 
@@ -274,58 +277,72 @@ class _ConvGruBackward(Function):
         grad: Tensor,
         inputs: Tensor | None,
         h: Tensor | None,
-        mask: Tensor | None,
         x_weight: Tensor | None,
         x_bias: Tensor | None,
         h_weight: Tensor,
         h_bias: Tensor | None,
+        mask: Tensor | None,
         outputs: Tensor,
         gates: Tensor,
         candidates: Tensor,
         steps: int,
-        dilation: tuple[int, ...],
-        slots: tuple[int, ...],
-        reset_before: bool,
-        activation: int,
-        negative_slope: float,
-        keep: bool,
-        kept: bool,
+        x_dilation: tuple[int, int],
+        h_dilation: tuple[int, int],
+        options: GruOptions,
+        gates_saved: bool,
         wanted: list[bool],
     ) -> tuple[Tensor, ...]:
-        tensors = (grad, inputs, h, x_weight, x_bias, h_weight, h_bias)
-        choices = (reset_before, activation, negative_slope, keep, mask)
-        left = (outputs, gates, candidates, kept)
-        backward = operator("conv_gru_backward")
-        return backward(*tensors, list(dilation), list(slots), *choices, *left, wanted)
+        found: tuple[Tensor, ...] = operator("conv_gru_backward")(
+            *(grad, inputs, h, x_weight, x_bias, h_weight, h_bias),
+            *(list(x_dilation), list(h_dilation), options.numbers(), mask),
+            *(outputs, gates, candidates, gates_saved, wanted),
+        )
+        return found
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.options, ctx.wanted = inputs[11:18], inputs[19]
-        ctx.save_for_backward(*inputs[:8])
-        ctx.save_for_forward(*inputs[:8])
+    def setup_context(
+        ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
+    ) -> None:
+        given = _ConvGruBackward.Arguments(*inputs)
+        ctx.sequence = (given.steps, given.x_dilation, given.h_dilation, given.options)
+        ctx.wanted = given.wanted
+        tensors = (
+            *(given.grad, given.inputs, given.h, given.x_weight, given.x_bias),
+            *(given.h_weight, given.h_bias, given.mask),
+        )
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
 
     # No kernel is worth it for the second derivative. The mask has none.
     @staticmethod
-    def _formula(ctx: Any) -> tuple[_gates.Formula, tuple[Tensor | None, ...]]:
-        grad, inputs, h, mask, *parameters = ctx.saved_tensors
-        sequence = conv_gru_formula(mask, *ctx.options)
-        first_derivative = _gates.gradient_of(sequence, ctx.wanted)
-        return first_derivative, (grad, inputs, h, *parameters)
+    def _formula(ctx: Any) -> tuple[_gates.Formula, list[Tensor | None]]:
+        *tensors, mask = ctx.saved_tensors
+        sequence = conv_gru_formula(mask, *ctx.sequence)
+        return _gates.gradient_of(sequence, ctx.wanted), tensors
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         formula, tensors = _ConvGruBackward._formula(ctx)
-        seeds = wanted_only(cotangents, ctx.wanted)
-        found = _gates.pull_back(formula, tensors, seeds)
-        return *found[:3], None, *found[3:], *[None] * 12
+        wanted = wanted_only(cotangents, ctx.wanted)
+        found = _gates.pull_back(formula, tensors, wanted)
+        grad, inputs, h, x_weight, x_bias, h_weight, h_bias = found
+        return _ConvGruBackward.gradients(
+            grad=grad,
+            inputs=inputs,
+            h=h,
+            x_weight=x_weight,
+            x_bias=x_bias,
+            h_weight=h_weight,
+            h_bias=h_bias,
+        )
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
         formula, tensors = _ConvGruBackward._formula(ctx)
-        along = (*tangents[:3], *tangents[4:8])
-        found = _gates.tangents_of(formula, tensors, along)
-        return fill_empty(found, ctx.wanted, tensors[0])
+        grad, *_ = tensors
+        found = _gates.tangents_of(formula, tensors, tangents[: len(tensors)])
+        return fill_empty(found, ctx.wanted, grad)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         return one_by_one(_ConvGruBackward, info, in_dims, args)

@@ -3,14 +3,15 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor, where
+import torch
+from torch import Tensor
 
 from trajgru_ext.ops import (
     _conv_lstm_fakes,  # noqa: F401 - registered
     _gates,
     _sequences,
 )
-from trajgru_ext.ops._arguments import check_number, check_sizes, check_tensors
+from trajgru_ext.ops._arguments import check_sizes, check_tensors
 from trajgru_ext.ops._autograd import (
     Function,
     fill_empty,
@@ -18,10 +19,15 @@ from trajgru_ext.ops._autograd import (
     wanted_only,
     wanted_or_none,
 )
+from trajgru_ext.ops._options import LstmOptions, check_choice
 from trajgru_ext.ops._registry import operator
 from trajgru_ext.ops.lstm_gates import lstm_formula, peephole_weights
 
-_TENSORS = 10  # that have gradients
+# What has a gradient, in the order in which the operator returns it.
+_TENSORS = (
+    *("inputs", "h", "x_weight", "x_bias", "h_weight", "h_bias"),
+    *("c", "w_ci", "w_cf", "w_co"),
+)
 
 
 def conv_lstm(
@@ -103,40 +109,41 @@ def conv_lstm(
     given = {name: t for name, t in tensors.items() if t is not None}
     check_tensors(op, h_weight=h_weight, **given)
     weights = peephole_weights(op, peephole)
-    slots = _gates.gate_slots(op, order, "ifog", "ifgo")
-    check_number(op, "forget_bias", forget_bias)
-    _gates.check_choice(op, "recompute", recompute, _sequences.RECOMPUTE)
+    options = LstmOptions.choose(op, order, forget_bias)
+    check_choice(op, "recompute", recompute, _sequences.RECOMPUTE)
     steps = _sequences.number_of_steps(op, inputs, steps)
-    dilation = (
-        *_sequences.check_dilation(op, "x_dilation", x_dilation),
-        *_sequences.check_dilation(op, "h_dilation", h_dilation),
+    dilations = (
+        _sequences.check_dilation(op, "x_dilation", x_dilation),
+        _sequences.check_dilation(op, "h_dilation", h_dilation),
     )
     if inputs is None:
         x_weight = x_bias = None
-    every = (inputs, h, x_weight, x_bias, h_weight, h_bias, c, *weights)
-    every = _sequences.autocast_present(*every)
-    inputs, h, h_weight = every[0], every[1], every[4]
+    inputs, h, x_weight, x_bias, h_weight, h_bias, c, *weights = (
+        _sequences.autocast_present(
+            inputs, h, x_weight, x_bias, h_weight, h_bias, c, *weights
+        )
+    )
     check_sizes(op, "h_weight", h_weight, [-1] * 4, h_weight)
     sizes = _sequences.state_sizes(inputs, h, h_weight.shape[1], steps)
     past = _sequences.past_the_end(op, lengths, sizes, h_weight)
     mask = _sequences.old_states_mask(op, None, past, sizes, h_weight)
-    every[0] = _sequences.without_padding(inputs, past)
-    keep_cells = _sequences.differentiated(every)
-    keep_gates = keep_cells and recompute == "none"
-    options = (steps, dilation, slots, float(forget_bias), keep_cells, keep_gates)
-    outputs, last, *_ = _ConvLstm.call(*every, mask, *options)
+    inputs = _sequences.without_padding(inputs, past)
+    every = (inputs, h, x_weight, x_bias, h_weight, h_bias, c, *weights)
+    save_cells = _sequences.differentiated(every)
+    save = (save_cells, save_cells and recompute == "none")
+    outputs, last, *_ = _ConvLstm.call(*every, mask, steps, *dilations, options, *save)
     return outputs, last
 
 
 def conv_lstm_formula(
     mask: Tensor | None,
     steps: int,
-    dilation: Sequence[int],
-    slots: Sequence[int],
-    forget_bias: float,
+    x_dilation: Sequence[int],
+    h_dilation: Sequence[int],
+    options: LstmOptions,
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     """The sequence in torch operators that can be differentiated on."""
-    convolve, update = _sequences.convolve, lstm_formula(slots, forget_bias)
+    convolve, update = _sequences.convolve, lstm_formula(options)
 
     def sequence(
         inputs: Tensor | None,
@@ -148,23 +155,18 @@ def conv_lstm_formula(
         c: Tensor | None,
         *peephole: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        if h is None or c is None:
-            sized = h if inputs is None else inputs
-            sizes = (sized.shape[-4], h_weight.shape[1], *sized.shape[-2:])
-            h = sized.new_zeros(sizes) if h is None else h
-            c = sized.new_zeros(sizes) if c is None else c
+        h = _sequences.or_zero(h, inputs, h_weight.shape[1])
+        c = torch.zeros_like(h) if c is None else c
         outputs = []
         for t in range(steps):
-            x_gates, h_gates = None, convolve(h, h_weight, h_bias, dilation[2:])
-            if inputs is not None:
-                x_gates = convolve(inputs[t], x_weight, x_bias, dilation[:2])
-            fresh = update(_gates.add_gates(x_gates, h_gates, c), c, *peephole)
+            x_gates, h_gates = None, convolve(h, h_weight, h_bias, h_dilation)
+            if inputs is not None and x_weight is not None:
+                x_gates = convolve(inputs[t], x_weight, x_bias, x_dilation)
+            h_new, c_new = update(_gates.add_gates(x_gates, h_gates, c), c, *peephole)
             if mask is not None:
-                fresh = [
-                    where(mask[t], old, new)
-                    for old, new in zip((h, c), fresh, strict=True)
-                ]
-            h, c = fresh
+                h_new = torch.where(mask[t], h, h_new)
+                c_new = torch.where(mask[t], c, c_new)
+            h, c = h_new, c_new
             outputs.append(h)
         return _sequences.stack(outputs, h), c.clone()
 
@@ -187,49 +189,55 @@ class _ConvLstm(Function):
         w_co: Tensor | None,
         mask: Tensor | None,
         steps: int,
-        dilation: tuple[int, ...],
-        slots: tuple[int, ...],
-        forget_bias: float,
-        keep_cells: bool,
-        keep_gates: bool,
+        x_dilation: tuple[int, int],
+        h_dilation: tuple[int, int],
+        options: LstmOptions,
+        save_cells: bool,
+        save_gates: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        tensors = (inputs, h, x_weight, x_bias, h_weight, h_bias, c, w_ci, w_cf, w_co)
-        options = (steps, list(dilation), list(slots), forget_bias, mask)
-        return operator("conv_lstm")(*tensors, *options, keep_cells, keep_gates)
+        found: tuple[Tensor, Tensor, Tensor, Tensor] = operator("conv_lstm")(
+            *(inputs, h, x_weight, x_bias, h_weight, h_bias, c, w_ci, w_cf, w_co),
+            *(steps, list(x_dilation), list(h_dilation), options.numbers(), mask),
+            *(save_cells, save_gates),
+        )
+        return found
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.options, ctx.gates_kept = inputs[11:15], inputs[16]
-        ctx.mark_non_differentiable(*output[2:])
-        ctx.set_materialize_grads(False)
+    def setup_context(
+        ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
+    ) -> None:
+        *tensors, steps, x_dilation, h_dilation, options, _, save_gates = inputs
+        ctx.sequence = (steps, x_dilation, h_dilation, options)
+        ctx.gates_saved = save_gates
         outputs, _, cells, gates = output
-        ctx.save_for_backward(*inputs[:11], outputs, cells, gates)
-        ctx.save_for_forward(*inputs[:11])
+        ctx.mark_non_differentiable(cells, gates)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors, outputs, cells, gates)
+        ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(
         ctx: Any, grad: Tensor | None, c_grad: Tensor | None, *_: None
     ) -> tuple[Tensor | None, ...]:
         if grad is None and c_grad is None:
-            return (None,) * 17
-        wanted = ctx.needs_input_grad[:_TENSORS]
-        options = (
-            *ctx.options,
-            ctx.gates_kept,
-            list(wanted),
+            return _ConvLstm.gradients()
+        needs = _ConvLstm.Arguments(*ctx.needs_input_grad)
+        wanted = [getattr(needs, name) for name in _TENSORS]
+        found = _ConvLstmBackward.call(
+            *(grad, c_grad, *ctx.saved_tensors, *ctx.sequence, ctx.gates_saved, wanted)
         )
-        found = _ConvLstmBackward.call(grad, c_grad, *ctx.saved_tensors, *options)
-        return *wanted_or_none(found, wanted), *[None] * 7
+        named = zip(_TENSORS, wanted_or_none(found, wanted), strict=True)
+        return _ConvLstm.gradients(**dict(named))
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
         *tensors, mask = ctx.saved_tensors
-        formula = conv_lstm_formula(mask, *ctx.options)
-        found = _gates.tangents_of(formula, tensors, tangents[:_TENSORS])
+        formula = conv_lstm_formula(mask, *ctx.sequence)
+        found = _gates.tangents_of(formula, tensors, tangents[: len(tensors)])
         return *found, None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         return one_by_one(_ConvLstm, info, in_dims, args)
 
 
@@ -253,31 +261,38 @@ class _ConvLstmBackward(Function):
         cells: Tensor,
         gates: Tensor,
         steps: int,
-        dilation: tuple[int, ...],
-        slots: tuple[int, ...],
-        forget_bias: float,
-        gates_kept: bool,
+        x_dilation: tuple[int, int],
+        h_dilation: tuple[int, int],
+        options: LstmOptions,
+        gates_saved: bool,
         wanted: list[bool],
     ) -> tuple[Tensor, ...]:
-        tensors = (inputs, h, x_weight, x_bias, h_weight, h_bias, c, w_ci, w_cf, w_co)
-        options = (list(dilation), list(slots), forget_bias, mask)
-        left = (outputs, cells, gates, gates_kept)
-        return operator("conv_lstm_backward")(
-            grad, c_grad, *tensors, *options, *left, wanted
+        found: tuple[Tensor, ...] = operator("conv_lstm_backward")(
+            *(grad, c_grad, inputs, h, x_weight, x_bias, h_weight, h_bias),
+            *(c, w_ci, w_cf, w_co),
+            *(list(x_dilation), list(h_dilation), options.numbers(), mask),
+            *(outputs, cells, gates, gates_saved, wanted),
         )
+        return found
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.options, ctx.wanted = inputs[16:20], inputs[21]
+    def setup_context(
+        ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
+    ) -> None:
+        given = _ConvLstmBackward.Arguments(*inputs)
+        ctx.sequence = (given.steps, given.x_dilation, given.h_dilation, given.options)
+        ctx.wanted = given.wanted
+        each = (getattr(given, name) for name in _TENSORS)
+        tensors = (given.grad, given.c_grad, *each, given.mask)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:13])
-        ctx.save_for_forward(*inputs[:13])
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
 
     # No kernel is worth it for the second derivative. The mask has none.
     @staticmethod
-    def _formula(ctx: Any) -> tuple[_gates.Formula, tuple[Tensor | None, ...]]:
+    def _formula(ctx: Any) -> tuple[_gates.Formula, list[Tensor | None]]:
         *tensors, mask = ctx.saved_tensors
-        sequence = conv_lstm_formula(mask, *ctx.options)
+        sequence = conv_lstm_formula(mask, *ctx.sequence)
 
         def first_derivative(
             grad: Tensor | None, c_grad: Tensor | None, *tensors: Tensor | None
@@ -285,20 +300,23 @@ class _ConvLstmBackward(Function):
             found = _gates.pull_back(sequence, tensors, (grad, c_grad))
             return wanted_only(found, ctx.wanted)
 
-        return first_derivative, tuple(tensors)
+        return first_derivative, tensors
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         formula, tensors = _ConvLstmBackward._formula(ctx)
-        seeds = wanted_only(cotangents, ctx.wanted)
-        return *_gates.pull_back(formula, tensors, seeds), *[None] * 10
+        wanted = wanted_only(cotangents, ctx.wanted)
+        found = _gates.pull_back(formula, tensors, wanted)
+        named = zip(("grad", "c_grad", *_TENSORS), found, strict=True)
+        return _ConvLstmBackward.gradients(**dict(named))
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
         formula, tensors = _ConvLstmBackward._formula(ctx)
-        found = _gates.tangents_of(formula, tensors, tangents[:12])
-        return fill_empty(found, ctx.wanted, tensors[6])
+        found = _gates.tangents_of(formula, tensors, tangents[: len(tensors)])
+        like = next(one for one in tensors if one is not None)
+        return fill_empty(found, ctx.wanted, like)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         return one_by_one(_ConvLstmBackward, info, in_dims, args)

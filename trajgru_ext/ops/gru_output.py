@@ -1,17 +1,18 @@
 """The second half of a GRU's update whose reset precedes the convolution."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from trajgru_ext.ops import _gates
 from trajgru_ext.ops._arguments import (
-    check_number,
     check_same_dtype,
     check_sizes,
     check_tensors,
 )
 from trajgru_ext.ops._autograd import Function, fill_empty, wanted_only, wanted_or_none
+from trajgru_ext.ops._options import GruOptions
 from trajgru_ext.ops._registry import fake, operator
 
 
@@ -58,13 +59,12 @@ def gru_output(
     """
     op = "gru_output"
     check_tensors(op, u=u, candidate=candidate, h=h)
-    _gates.check_choice(op, "activation", activation, _gates.ACTIVATIONS)
-    check_number(op, "negative_slope", negative_slope)
-    _gates.check_choice(op, "update", update, _gates.UPDATES)
+    options = GruOptions.choose(
+        op, activation=activation, negative_slope=negative_slope, update=update
+    )
     mask = _gates.old_state_mask(op, zoneout_mask, h)
-    number = _gates.ACTIVATIONS.index(activation)
-    options = (number, float(negative_slope), update == "keep")
-    return _GruOutput.call(u, candidate, h, mask, *options)
+    new_state: Tensor = _GruOutput.call(u, candidate, h, mask, options)
+    return new_state
 
 
 @fake("gru_output")
@@ -72,9 +72,7 @@ def _fake_gru_output(
     u: Tensor,
     candidate: Tensor,
     h: Tensor,
-    activation: int,
-    negative_slope: float,
-    keep: bool,
+    options: Sequence[float],
     zoneout_mask: Tensor | None,
 ) -> Tensor:
     op = "gru_output"
@@ -95,9 +93,7 @@ def _fake_gru_output_backward(
     u: Tensor,
     candidate: Tensor,
     h: Tensor,
-    activation: int,
-    negative_slope: float,
-    keep: bool,
+    options: Sequence[float],
     zoneout_mask: Tensor | None,
     u_grad: bool,
     candidate_grad: bool,
@@ -112,15 +108,13 @@ def _fake_gru_output_backward(
     )
 
 
-def gru_output_formula(
-    mask: Tensor | None, activation: int, negative_slope: float, keep: bool
-) -> _gates.Formula:
+def gru_output_formula(mask: Tensor | None, options: GruOptions) -> _gates.Formula:
     """The update as a function of u, candidate and h, in torch operators."""
 
     def new_state(u: Tensor, candidate: Tensor, h: Tensor) -> tuple[Tensor]:
         q = _gates.add_gates(candidate, None, h)
-        n = _gates.activate(q, activation, negative_slope)
-        return (_gates.blend(u.to(q.dtype), n, h, keep, mask),)
+        n = _gates.activate(q, options)
+        return (_gates.blend(u.to(q.dtype), n, h, options, mask),)
 
     return new_state
 
@@ -132,35 +126,37 @@ class _GruOutput(Function):
         candidate: Tensor,
         h: Tensor,
         mask: Tensor | None,
-        activation: int,
-        negative_slope: float,
-        keep: bool,
+        options: GruOptions,
     ) -> Tensor:
-        options = (activation, negative_slope, keep, mask)
-        return operator("gru_output")(u, candidate, h, *options)
+        update = operator("gru_output")
+        new_state: Tensor = update(u, candidate, h, options.numbers(), mask)
+        return new_state
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.options = inputs[4:]
-        ctx.save_for_backward(*inputs[:4])
-        ctx.save_for_forward(*inputs[:4])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.options = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        wanted = ctx.needs_input_grad[:3]
-        saved = ctx.saved_tensors
-        found = _GruOutputBackward.call(grad, *saved, *ctx.options, *wanted)
-        return *wanted_or_none(found, wanted), None, None, None, None
+        needs = _GruOutput.Arguments(*ctx.needs_input_grad)
+        wanted = (needs.u, needs.candidate, needs.h)
+        found = _GruOutputBackward.call(grad, *ctx.saved_tensors, ctx.options, *wanted)
+        u, candidate, h = wanted_or_none(found, wanted)
+        return _GruOutput.gradients(u=u, candidate=candidate, h=h)
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> Tensor:
         *tensors, mask = ctx.saved_tensors
-        formula = gru_output_formula(mask, *ctx.options)
-        return _gates.tangents_of(formula, tensors, tangents[:3])[0]
+        *along, _, _ = tangents
+        formula = gru_output_formula(mask, ctx.options)
+        return _gates.tangents_of(formula, tensors, along)[0]
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
-        return _gates.in_one_batch(_GruOutput, info, in_dims, args, folded=4)
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+        found: tuple[Any, Any] = _gates.in_one_batch(_GruOutput, info, in_dims, args)
+        return found
 
 
 class _GruOutputBackward(Function):
@@ -171,43 +167,51 @@ class _GruOutputBackward(Function):
         candidate: Tensor,
         h: Tensor,
         mask: Tensor | None,
-        activation: int,
-        negative_slope: float,
-        keep: bool,
+        options: GruOptions,
         u_grad: bool,
         candidate_grad: bool,
         h_grad: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        options = (activation, negative_slope, keep, mask)
-        wanted = (u_grad, candidate_grad, h_grad)
         backward = operator("gru_output_backward")
-        return backward(grad, u, candidate, h, *options, *wanted)
+        wanted = (u_grad, candidate_grad, h_grad)
+        found: tuple[Tensor, Tensor, Tensor] = backward(
+            grad, u, candidate, h, options.numbers(), mask, *wanted
+        )
+        return found
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.options, ctx.wanted = inputs[5:8], inputs[8:]
-        ctx.save_for_backward(*inputs[:5])
-        ctx.save_for_forward(*inputs[:5])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        *tensors, ctx.options, u_grad, candidate_grad, h_grad = inputs
+        ctx.wanted = (u_grad, candidate_grad, h_grad)
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
 
-    # No kernel is worth it for the second derivative.
+    # No kernel is worth it for the second derivative. The mask has none.
+    @staticmethod
+    def _formula(ctx: Any) -> tuple[_gates.Formula, list[Tensor]]:
+        *tensors, mask = ctx.saved_tensors
+        formula = gru_output_formula(mask, ctx.options)
+        return _gates.gradient_of(formula, ctx.wanted), tensors
+
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        *tensors, mask = ctx.saved_tensors
-        gradient = _gates.gradient_of(
-            gru_output_formula(mask, *ctx.options), ctx.wanted
-        )
-        seeds = wanted_only(cotangents, ctx.wanted)
-        return *_gates.pull_back(gradient, tensors, seeds), *[None] * 7
+        formula, tensors = _GruOutputBackward._formula(ctx)
+        wanted = wanted_only(cotangents, ctx.wanted)
+        grad, u, candidate, h = _gates.pull_back(formula, tensors, wanted)
+        return _GruOutputBackward.gradients(grad=grad, u=u, candidate=candidate, h=h)
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        *tensors, mask = ctx.saved_tensors
-        gradient = _gates.gradient_of(
-            gru_output_formula(mask, *ctx.options), ctx.wanted
+        formula, tensors = _GruOutputBackward._formula(ctx)
+        along = _GruOutputBackward.Arguments(*tangents)
+        found = _gates.tangents_of(
+            formula, tensors, (along.grad, along.u, along.candidate, along.h)
         )
-        found = _gates.tangents_of(gradient, tensors, tangents[:4])
-        return fill_empty(found, ctx.wanted, tensors[0])
+        return fill_empty(found, ctx.wanted, ctx.saved_tensors[0])
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
-        return _gates.in_one_batch(_GruOutputBackward, info, in_dims, args, folded=5)
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+        found: tuple[Any, Any] = _gates.in_one_batch(
+            _GruOutputBackward, info, in_dims, args
+        )
+        return found

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from trajgru_ext.ops import _gates
 from trajgru_ext.ops._arguments import check_tensors
-from trajgru_ext.ops._autograd import Function, fill_empty, wanted_only, wanted_or_none
+from trajgru_ext.ops._autograd import Function, fill_empty, wanted_only
+from trajgru_ext.ops._options import GruOptions, gate_order
 from trajgru_ext.ops._registry import fake, operator
 
 
@@ -48,15 +49,20 @@ def gru_reset(
     op = "gru_reset"
     _gates.check_gates(op, x_gates, h_gates)
     check_tensors(op, h=h)
-    return _GruReset.call(x_gates, h_gates, h, _gates.gate_slots(op, order, "ru", "ru"))
+    options = GruOptions(*gate_order(op, order, "ru", "ru"))
+    halves: tuple[Tensor, Tensor] = _GruReset.call(x_gates, h_gates, h, options)
+    return halves
 
 
 @fake("gru_reset")
 def _fake_gru_reset(
-    x_gates: Tensor | None, h_gates: Tensor | None, h: Tensor, slots: Sequence[int]
+    x_gates: Tensor | None,
+    h_gates: Tensor | None,
+    h: Tensor,
+    options: Sequence[float],
 ) -> tuple[Tensor, Tensor]:
     _gates.check_operands("gru_reset", x_gates, h_gates, "h", h, 2)
-    gates = h_gates if x_gates is None else x_gates
+    gates = _gates.leading(x_gates, h_gates)
     return (
         _gates.empty_like_gates(gates, h, 1, h.dtype),
         _gates.empty_like_gates(gates, h, 1, h.dtype),
@@ -70,11 +76,11 @@ def _fake_gru_reset_backward(
     x_gates: Tensor | None,
     h_gates: Tensor | None,
     h: Tensor,
-    slots: Sequence[int],
+    options: Sequence[float],
     gates_grad: bool,
     h_grad: bool,
 ) -> tuple[Tensor, Tensor]:
-    lead = h_gates if x_gates is None else x_gates
+    lead = _gates.leading(x_gates, h_gates)
     dtype = _gates.gates_dtype(x_gates, h_gates)
     return (
         _gates.empty_like_gates(lead, h, 2, dtype)
@@ -84,11 +90,12 @@ def _fake_gru_reset_backward(
     )
 
 
-def gru_reset_formula(slots: Sequence[int]) -> _gates.Formula:
+def gru_reset_formula(options: GruOptions) -> _gates.Formula:
     """The result as a function of the gates' sum and h, in torch operators."""
 
     def halves(gates: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        r, u = _gates.slices(gates, slots)
+        order = (options.reset_slice, options.update_slice)
+        r, u = _gates.slices(gates, order)
         reset = r.sigmoid() * h.to(gates.dtype)
         return u.sigmoid().to(h.dtype), reset.to(h.dtype)
 
@@ -101,13 +108,15 @@ class _GruReset(Function):
         x_gates: Tensor | None,
         h_gates: Tensor | None,
         h: Tensor,
-        slots: tuple[int, ...],
+        options: GruOptions,
     ) -> tuple[Tensor, Tensor]:
-        return operator("gru_reset")(x_gates, h_gates, h, list(slots))
+        reset = operator("gru_reset")
+        halves: tuple[Tensor, Tensor] = reset(x_gates, h_gates, h, options.numbers())
+        return halves
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        *tensors, ctx.slots = inputs
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        *tensors, ctx.options = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
@@ -117,28 +126,34 @@ class _GruReset(Function):
         ctx: Any, u_grad: Tensor | None, reset_grad: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         if u_grad is None and reset_grad is None:
-            return (None,) * 4
-        needs, saved = ctx.needs_input_grad, ctx.saved_tensors
-        wanted = (needs[0] or needs[1], needs[2])
+            return _GruReset.gradients()
+        needs = _GruReset.Arguments(*ctx.needs_input_grad)
+        x_gates, h_gates, h = ctx.saved_tensors
         gates_grad, h_grad = _GruResetBackward.call(
-            u_grad, reset_grad, *saved, ctx.slots, *wanted
+            *(u_grad, reset_grad, x_gates, h_gates, h, ctx.options),
+            *(needs.x_gates or needs.h_gates, needs.h),
         )
         # The two parts of a sum have the same gradient.
-        each = [None if t is None else gates_grad.to(t.dtype) for t in saved[:2]]
-        return *wanted_or_none((*each, h_grad), needs[:3]), None
+        return _GruReset.gradients(
+            x_gates=gates_grad.to(x_gates.dtype) if needs.x_gates else None,
+            h_gates=gates_grad.to(h_gates.dtype) if needs.h_gates else None,
+            h=h_grad if needs.h else None,
+        )
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        formula = gru_reset_formula(ctx.slots)
+        *along, _ = tangents
+        formula = gru_reset_formula(ctx.options)
 
         def of_both(x_gates: Any, h_gates: Any, h: Tensor) -> tuple[Tensor, ...]:
             return formula(_gates.add_gates(x_gates, h_gates, h), h)
 
-        return _gates.tangents_of(of_both, ctx.saved_tensors, tangents[:3])
+        return _gates.tangents_of(of_both, ctx.saved_tensors, along)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
-        return _gates.in_one_batch(_GruReset, info, in_dims, args, folded=3)
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+        found: tuple[Any, Any] = _gates.in_one_batch(_GruReset, info, in_dims, args)
+        return found
 
 
 class _GruResetBackward(Function):
@@ -149,31 +164,35 @@ class _GruResetBackward(Function):
         x_gates: Tensor | None,
         h_gates: Tensor | None,
         h: Tensor,
-        slots: tuple[int, ...],
+        options: GruOptions,
         gates_grad: bool,
         h_grad: bool,
     ) -> tuple[Tensor, Tensor]:
         tensors = (u_grad, reset_grad, x_gates, h_gates, h)
         backward = operator("gru_reset_backward")
-        return backward(*tensors, list(slots), gates_grad, h_grad)
+        found: tuple[Tensor, Tensor] = backward(
+            *tensors, options.numbers(), gates_grad, h_grad
+        )
+        return found
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.slots, ctx.wanted = inputs[5], inputs[6:]
-        ctx.save_for_backward(*inputs[:5])
-        ctx.save_for_forward(*inputs[:5])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        *tensors, ctx.options, gates_grad, h_grad = inputs
+        ctx.wanted = (gates_grad, h_grad)
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
 
     # No kernel is worth it for the second derivative.
     @staticmethod
     def _formula(ctx: Any) -> _gates.Formula:
-        formula = gru_reset_formula(ctx.slots)
+        formula = gru_reset_formula(ctx.options)
 
         def first_derivative(
             u_grad: Any, reset_grad: Any, x_gates: Any, h_gates: Any, h: Tensor
         ) -> tuple[Tensor, ...]:
             both = _gates.add_gates(x_gates, h_gates, h)
-            seeds = (u_grad, reset_grad)
-            gates, h_grad = _gates.pull_back(formula, (both, h), seeds)
+            gates, h_grad = _gates.pull_back(formula, (both, h), (u_grad, reset_grad))
+            assert gates is not None
             gates = gates.to(_gates.gates_dtype(x_gates, h_gates))
             return wanted_only((gates, h_grad), ctx.wanted)
 
@@ -181,16 +200,25 @@ class _GruResetBackward(Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        seeds = wanted_only(cotangents, ctx.wanted)
+        wanted = wanted_only(cotangents, ctx.wanted)
         formula = _GruResetBackward._formula(ctx)
-        return *_gates.pull_back(formula, ctx.saved_tensors, seeds), *[None] * 3
+        u_grad, reset_grad, x_gates, h_gates, h = _gates.pull_back(
+            formula, ctx.saved_tensors, wanted
+        )
+        return _GruResetBackward.gradients(
+            u_grad=u_grad, reset_grad=reset_grad, x_gates=x_gates, h_gates=h_gates, h=h
+        )
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        formula, tensors = _GruResetBackward._formula(ctx), ctx.saved_tensors
-        found = _gates.tangents_of(formula, tensors, tangents[:5])
-        return fill_empty(found, ctx.wanted, tensors[4])
+        *along, _, _, _ = tangents
+        *_, h = tensors = ctx.saved_tensors
+        found = _gates.tangents_of(_GruResetBackward._formula(ctx), tensors, along)
+        return fill_empty(found, ctx.wanted, h)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
-        return _gates.in_one_batch(_GruResetBackward, info, in_dims, args, folded=5)
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+        found: tuple[Any, Any] = _gates.in_one_batch(
+            _GruResetBackward, info, in_dims, args
+        )
+        return found

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from trajgru_ext.ops import _gates
-from trajgru_ext.ops._arguments import check_number, check_sizes, check_tensors
+from trajgru_ext.ops._arguments import check_sizes, check_tensors
 from trajgru_ext.ops._autograd import (
     Function,
     fill_empty,
@@ -14,6 +14,7 @@ from trajgru_ext.ops._autograd import (
     wanted_only,
     wanted_or_none,
 )
+from trajgru_ext.ops._options import LstmOptions
 from trajgru_ext.ops._registry import fake, operator
 
 _PEEPHOLES = 3
@@ -72,9 +73,11 @@ def lstm_gates(
     _gates.check_gates(op, x_gates, h_gates)
     check_tensors(op, c=c)
     weights = peephole_weights(op, peephole)
-    slots = _gates.gate_slots(op, order, "ifog", "ifgo")
-    check_number(op, "forget_bias", forget_bias)
-    return _LstmGates.call(x_gates, h_gates, c, *weights, slots, float(forget_bias))
+    options = LstmOptions.choose(op, order, forget_bias)
+    states: tuple[Tensor, Tensor] = _LstmGates.call(
+        x_gates, h_gates, c, *weights, options
+    )
+    return states
 
 
 def peephole_weights(op: str, peephole: Any) -> tuple[Tensor | None, ...]:
@@ -113,14 +116,13 @@ def _fake_lstm_gates(
     w_ci: Tensor | None,
     w_cf: Tensor | None,
     w_co: Tensor | None,
-    slots: Sequence[int],
-    forget_bias: float,
+    options: Sequence[float],
 ) -> tuple[Tensor, Tensor]:
     _gates.check_operands("lstm_gates", x_gates, h_gates, "c", c, 4)
     for weight in (w_ci, w_cf, w_co):
         if weight is not None:
             check_peephole("lstm_gates", weight, w_ci, [1, *c.shape[1:]], c)
-    gates = h_gates if x_gates is None else x_gates
+    gates = _gates.leading(x_gates, h_gates)
     return (
         _gates.empty_like_gates(gates, c, 1, c.dtype),
         _gates.empty_like_gates(gates, c, 1, c.dtype),
@@ -137,13 +139,12 @@ def _fake_lstm_gates_backward(
     w_ci: Tensor | None,
     w_cf: Tensor | None,
     w_co: Tensor | None,
-    slots: Sequence[int],
-    forget_bias: float,
+    options: Sequence[float],
     gates_grad: bool,
     c_input_grad: bool,
     peephole_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    lead = h_gates if x_gates is None else x_gates
+    lead = _gates.leading(x_gates, h_gates)
     dtype = _gates.gates_dtype(x_gates, h_gates)
 
     def like_weight(weight: Tensor | None) -> Tensor:
@@ -164,7 +165,7 @@ def _fake_lstm_gates_backward(
     )
 
 
-def lstm_formula(slots: Sequence[int], forget_bias: float) -> _gates.Formula:
+def lstm_formula(options: LstmOptions) -> _gates.Formula:
     """The update as a function of the gates' sum and the rest, in torch operators."""
 
     def new_states(
@@ -175,10 +176,12 @@ def lstm_formula(slots: Sequence[int], forget_bias: float) -> _gates.Formula:
         w_co: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         old = c.to(gates.dtype)
-        i, f, g, o = _gates.slices(gates, slots)
+        i, f, g, o = _gates.slices(gates, options.slices)
         if w_ci is not None:
-            i, f = i + w_ci.to(old.dtype) * old, f + w_cf.to(old.dtype) * old
-        new = (f + forget_bias).sigmoid() * old + i.sigmoid() * g.tanh()
+            i = i + w_ci.to(old.dtype) * old
+        if w_cf is not None:
+            f = f + w_cf.to(old.dtype) * old
+        new = (f + options.forget_bias).sigmoid() * old + i.sigmoid() * g.tanh()
         if w_co is not None:
             o = o + w_co.to(old.dtype) * new
         return (o.sigmoid() * new.tanh()).to(c.dtype), new.to(c.dtype)
@@ -195,48 +198,61 @@ class _LstmGates(Function):
         w_ci: Tensor | None,
         w_cf: Tensor | None,
         w_co: Tensor | None,
-        slots: tuple[int, ...],
-        forget_bias: float,
+        options: LstmOptions,
     ) -> tuple[Tensor, Tensor]:
         tensors = (x_gates, h_gates, c, w_ci, w_cf, w_co)
-        return operator("lstm_gates")(*tensors, list(slots), forget_bias)
+        states: tuple[Tensor, Tensor] = operator("lstm_gates")(
+            *tensors, options.numbers()
+        )
+        return states
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.options = inputs[6:]
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        *tensors, ctx.options = inputs
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:6])
-        ctx.save_for_forward(*inputs[:6])
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(
         ctx: Any, h_grad: Tensor | None, c_grad: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         if h_grad is None and c_grad is None:
-            return (None,) * 8
-        needs = ctx.needs_input_grad
-        saved = ctx.saved_tensors
-        wanted = (needs[0] or needs[1], needs[2], any(needs[3:6]))
-        gates_grad, *others = _LstmGatesBackward.call(
-            h_grad, c_grad, *saved, *ctx.options, *wanted
+            return _LstmGates.gradients()
+        needs = _LstmGates.Arguments(*ctx.needs_input_grad)
+        x_gates, h_gates, *_ = saved = ctx.saved_tensors
+        to_weights = (needs.w_ci, needs.w_cf, needs.w_co)
+        gates_grad, c, *weights = _LstmGatesBackward.call(
+            *(h_grad, c_grad, *saved, ctx.options),
+            *(needs.x_gates or needs.h_gates, needs.c, any(to_weights)),
         )
+        w_ci, w_cf, w_co = wanted_or_none(weights, to_weights)
         # The two parts of a sum have the same gradient.
-        each = [None if t is None else gates_grad.to(t.dtype) for t in saved[:2]]
-        return *wanted_or_none((*each, *others), needs[:6]), None, None
+        return _LstmGates.gradients(
+            x_gates=gates_grad.to(x_gates.dtype) if needs.x_gates else None,
+            h_gates=gates_grad.to(h_gates.dtype) if needs.h_gates else None,
+            c=c if needs.c else None,
+            w_ci=w_ci,
+            w_cf=w_cf,
+            w_co=w_co,
+        )
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        formula = lstm_formula(*ctx.options)
+        *along, _ = tangents
+        formula = lstm_formula(ctx.options)
 
         def of_both(x_gates: Any, h_gates: Any, c: Tensor, *weights: Any) -> Any:
             return formula(_gates.add_gates(x_gates, h_gates, c), c, *weights)
 
-        return _gates.tangents_of(of_both, ctx.saved_tensors, tangents[:6])
+        return _gates.tangents_of(of_both, ctx.saved_tensors, along)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
-        if in_dims[3:6] == (None,) * _PEEPHOLES:
-            return _gates.in_one_batch(_LstmGates, info, in_dims, args, folded=3)
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        mapped = _LstmGates.Arguments(*in_dims)
+        if mapped.w_ci is mapped.w_cf is mapped.w_co is None:
+            shared = ("w_ci", "w_cf", "w_co")
+            return _gates.in_one_batch(_LstmGates, info, in_dims, args, shared)
         return one_by_one(_LstmGates, info, in_dims, args)
 
 
@@ -251,8 +267,7 @@ class _LstmGatesBackward(Function):
         w_ci: Tensor | None,
         w_cf: Tensor | None,
         w_co: Tensor | None,
-        slots: tuple[int, ...],
-        forget_bias: float,
+        options: LstmOptions,
         gates_grad: bool,
         c_input_grad: bool,
         peephole_grad: bool,
@@ -260,28 +275,31 @@ class _LstmGatesBackward(Function):
         tensors = (h_grad, c_grad, x_gates, h_gates, c, w_ci, w_cf, w_co)
         wanted = (gates_grad, c_input_grad, peephole_grad)
         backward = operator("lstm_gates_backward")
-        return backward(*tensors, list(slots), forget_bias, *wanted)
+        found: tuple[Tensor, ...] = backward(*tensors, options.numbers(), *wanted)
+        return found
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        gates, c, peephole = inputs[10:]
-        ctx.options = inputs[8:10]
-        ctx.wanted = (gates, c, *(w is not None and peephole for w in inputs[5:8]))
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        *tensors, ctx.options, gates, c, peephole = inputs
+        *_, w_ci, w_cf, w_co = tensors
+        weights = (w is not None and peephole for w in (w_ci, w_cf, w_co))
+        ctx.wanted = (gates, c, *weights)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:8])
-        ctx.save_for_forward(*inputs[:8])
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
 
     # No kernel is worth it for the second derivative.
     @staticmethod
     def _formula(ctx: Any) -> _gates.Formula:
-        formula = lstm_formula(*ctx.options)
+        formula = lstm_formula(ctx.options)
 
         def first_derivative(
             h_grad: Any, c_grad: Any, x_gates: Any, h_gates: Any, c: Any, *weights: Any
         ) -> tuple[Tensor, ...]:
             both = _gates.add_gates(x_gates, h_gates, c)
-            tensors, seeds = (both, c, *weights), (h_grad, c_grad)
-            gates, *others = _gates.pull_back(formula, tensors, seeds)
+            tensors = (both, c, *weights)
+            gates, *others = _gates.pull_back(formula, tensors, (h_grad, c_grad))
+            assert gates is not None
             gates = gates.to(_gates.gates_dtype(x_gates, h_gates))
             return wanted_only((gates, *others), ctx.wanted)
 
@@ -289,21 +307,32 @@ class _LstmGatesBackward(Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        seeds = wanted_only(cotangents, ctx.wanted)
+        wanted = wanted_only(cotangents, ctx.wanted)
         formula = _LstmGatesBackward._formula(ctx)
-        return *_gates.pull_back(formula, ctx.saved_tensors, seeds), *[None] * 5
+        found = _gates.pull_back(formula, ctx.saved_tensors, wanted)
+        h_grad, c_grad, x_gates, h_gates, c, w_ci, w_cf, w_co = found
+        return _LstmGatesBackward.gradients(
+            h_grad=h_grad,
+            c_grad=c_grad,
+            x_gates=x_gates,
+            h_gates=h_gates,
+            c=c,
+            w_ci=w_ci,
+            w_cf=w_cf,
+            w_co=w_co,
+        )
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        formula, tensors = _LstmGatesBackward._formula(ctx), ctx.saved_tensors
-        found = _gates.tangents_of(formula, tensors, tangents[:8])
-        return fill_empty(found, ctx.wanted, tensors[4])
+        *along, _, _, _, _ = tangents
+        tensors = ctx.saved_tensors
+        found = _gates.tangents_of(_LstmGatesBackward._formula(ctx), tensors, along)
+        *_, c, _, _, _ = tensors
+        return fill_empty(found, ctx.wanted, c)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
         # A gradient to peepholes must not be summed over what vmap maps over.
-        if args[5] is None:
-            return _gates.in_one_batch(
-                _LstmGatesBackward, info, in_dims, args, folded=5
-            )
+        if _LstmGatesBackward.Arguments(*args).w_ci is None:
+            return _gates.in_one_batch(_LstmGatesBackward, info, in_dims, args)
         return one_by_one(_LstmGatesBackward, info, in_dims, args)

@@ -8,8 +8,8 @@ from torch.nn.functional import avg_pool2d, max_pool2d, pad
 
 from trajgru_ext.ops._arguments import check_sizes, check_tensors
 from trajgru_ext.ops._autograd import Function, fold, unfold, unfold_wanted
-from trajgru_ext.ops._gates import check_choice
 from trajgru_ext.ops._layout import memory_format
+from trajgru_ext.ops._options import check_choice
 from trajgru_ext.ops._registry import decomposition, fake, operator
 
 MODES = ("max", "mean")

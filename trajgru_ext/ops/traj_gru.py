@@ -1,5 +1,6 @@
 """A whole TrajGRU sequence: flows from input and state, warps, gates, step by step."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,13 +16,17 @@ from trajgru_ext.ops._autograd import (
     wanted_only,
     wanted_or_none,
 )
+from trajgru_ext.ops._options import GruOptions, check_choice, check_slope
 from trajgru_ext.ops._registry import operator
-from trajgru_ext.ops._traj_gru_fakes import RECOMPUTE
+from trajgru_ext.ops._traj_gru_fakes import RECOMPUTE, Parameters
 from trajgru_ext.ops.flow_conv import flow_conv_formula
 from trajgru_ext.ops.gru_gates import gru_formula
 
 # A pixel's content goes where its flow points.
 FLOW_SCALE = -1.0
+
+# What has a gradient, in the order in which the operator returns it.
+_TENSORS = ("inputs", "h", *Parameters._fields)
 
 Conv = tuple[Tensor, Tensor | None]
 
@@ -101,14 +106,17 @@ def traj_gru(
     op = "traj_gru"
     given = {"inputs": inputs, "h": h}
     check_tensors(op, **{name: t for name, t in given.items() if t is not None})
-    pairs = {"i2h": i2h, "i2f_conv1": i2f_conv1, "h2f_conv1": h2f_conv1}
-    pairs |= {"flows_conv": flows_conv, "ret": ret}
-    parameters = [one for name, pair in pairs.items() for one in _conv(name, pair)]
-    if parameters[8] is not None and parameters[8].shape[2:] == (1, 1):
-        parameters[8] = parameters[8].flatten(1)
-    _gates.check_choice(op, "activation", activation, _gates.ACTIVATIONS)
-    _gates.check_slope(op, negative_slope)
-    _gates.check_choice(op, "recompute", recompute, RECOMPUTE)
+    layers = [_conv("i2h", i2h), _conv("i2f_conv1", i2f_conv1)]
+    layers += [_conv("h2f_conv1", h2f_conv1), _conv("flows_conv", flows_conv)]
+    ret_conv = _conv("ret", ret)
+    if ret_conv.weight is not None and ret_conv.weight.shape[2:] == (1, 1):
+        ret_conv = ret_conv._replace(weight=ret_conv.weight.flatten(1))
+    parameters = Parameters(*itertools.chain(*layers, ret_conv))
+    options = GruOptions.choose(
+        op, activation=activation, negative_slope=negative_slope
+    )
+    check_slope(op, negative_slope)
+    check_choice(op, "recompute", recompute, RECOMPUTE)
     if not isinstance(return_flows, bool):
         kind = type(return_flows).__name__
         raise TypeError(f"{op}: return_flows must be True or False, got {kind}")
@@ -118,24 +126,25 @@ def traj_gru(
         if flow_offset.requires_grad:
             raise ValueError(f"{op}: flow_offset must not require a gradient, got one")
     if inputs is None:
-        parameters[:4] = [None] * 4
-    inputs, h, *parameters = _sequences.autocast_present(inputs, h, *parameters)
-    ret_weight = parameters[8]
-    sized = ret_weight is not None and ret_weight.dim() > 0
-    features = ret_weight.shape[0] // 3 if sized else 0
+        nothing = dict.fromkeys(("i2h_weight", "i2h_bias"))
+        nothing |= dict.fromkeys(("i2f_conv1_weight", "i2f_conv1_bias"))
+        parameters = parameters._replace(**nothing)
+    inputs, h, *cast = _sequences.autocast_present(inputs, h, *parameters)
+    parameters = Parameters(*cast)
+    like = parameters.ret_weight
+    features = like.shape[0] // 3 if like is not None and like.dim() > 0 else 0
     sizes = _sequences.state_sizes(inputs, h, features, steps)
-    mask = _sequences.old_states_mask(op, zoneout_mask, None, sizes, ret_weight)
-    kept = _kept((inputs, h, *parameters), recompute, return_flows)
-    number = _gates.ACTIVATIONS.index(activation)
-    options = (steps, number, float(negative_slope), kept)
-    tensors = (inputs, h, mask, flow_offset, *parameters)
-    outputs, flows, *_ = _TrajGru.call(*tensors, *options)
+    mask = _sequences.old_states_mask(op, zoneout_mask, None, sizes, like)
+    saved = _saved((inputs, h, *parameters), recompute, return_flows)
+    outputs, flows, *_ = _TrajGru.call(
+        inputs, h, *parameters, mask, flow_offset, steps, options, saved
+    )
     return outputs, flows if return_flows else None
 
 
-def _conv(name: str, pair: Any) -> tuple[Tensor | None, Tensor | None]:
+def _conv(name: str, pair: Any) -> _sequences.Conv:
     if pair is None:
-        return None, None
+        return _sequences.Conv(None, None)
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         kind = type(pair).__name__
         raise TypeError(
@@ -145,55 +154,56 @@ def _conv(name: str, pair: Any) -> tuple[Tensor | None, Tensor | None]:
     check_tensors("traj_gru", **{f"{name}[0]": weight})
     if bias is not None:
         check_tensors("traj_gru", **{f"{name}[1]": bias})
-    return weight, bias
+    return _sequences.Conv(weight, bias)
 
 
-def _kept(tensors: Sequence[Tensor | None], recompute: str, return_flows: bool) -> int:
-    """How much the forward pass leaves, by number."""
-    kept = RECOMPUTE.index(recompute) if _sequences.differentiated(tensors) else 0
-    return max(kept, RECOMPUTE.index("gates")) if return_flows else kept
+def _saved(tensors: Sequence[Tensor | None], recompute: str, return_flows: bool) -> int:
+    """How much the forward pass saves for the backward pass, by number."""
+    saved = RECOMPUTE.index(recompute) if _sequences.differentiated(tensors) else 0
+    return max(saved, RECOMPUTE.index("gates")) if return_flows else saved
 
 
 def traj_gru_formula(
     mask: Tensor | None,
     offset: Tensor | None,
     steps: int,
-    activation: int,
-    negative_slope: float,
+    options: GruOptions,
     flow_conv: Callable[..., Tensor] = flow_conv_formula,
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     """The sequence and its flows, in torch operators that can be differentiated on."""
     convolve = _sequences.convolve
 
-    def act(values: Tensor) -> Tensor:
-        return _gates.activate(values, activation, negative_slope)
+    def generate_flows(
+        x: Tensor | None, h: Tensor, layers: Parameters, wide: torch.dtype
+    ) -> Tensor:
+        hidden = convolve(h, *layers.layer("h2f_conv1"))
+        if x is not None:
+            hidden = hidden + convolve(x, *layers.layer("i2f_conv1"))
+        weight, bias = layers.layer("flows_conv")
+        bias = None if bias is None else bias.to(wide)
+        hidden = _gates.activate(hidden, options).to(wide)
+        flows = convolve(hidden, weight.to(wide), bias)
+        return flows if offset is None else flows + offset.to(wide)
 
     def sequence(
         inputs: Tensor | None, h: Tensor | None, *parameters: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        i2h, i2f, h2f, flows_conv = (parameters[k : k + 2] for k in (0, 2, 4, 6))
-        weight, bias = parameters[8:]
-        if h is None:
-            _, batch, _, *size = inputs.shape
-            h = inputs.new_zeros(batch, weight.shape[0] // 3, *size)
-        outputs, all_flows = [], []
+        layers = Parameters(*parameters)
+        ret = layers.layer("ret")
+        h = _sequences.or_zero(h, inputs, ret.weight.shape[0] // 3)
         wide = torch.promote_types(h.dtype, torch.float32)
-        to_flows = [None if p is None else p.to(wide) for p in flows_conv]
+        outputs, all_flows = [], []
         for t in range(steps):
-            hidden, x_gates = convolve(h, *h2f), None
-            if inputs is not None:
-                hidden = hidden + convolve(inputs[t], *i2f)
-                x_gates = convolve(inputs[t], *i2h)
-            flows = convolve(act(hidden).to(wide), *to_flows)
-            if offset is not None:
-                flows = flows + offset.to(wide)
-            hh = flow_conv(h, flows, weight, bias, FLOW_SCALE)
-            kept = None if mask is None else mask[t]
-            options = (kept, (0, 1, 2), activation, negative_slope, True)
-            (h,) = gru_formula(*options)(x_gates, hh, h)
+            x = None if inputs is None else inputs[t]
+            x_gates = None if x is None else convolve(x, *layers.layer("i2h"))
+            flows = generate_flows(x, h, layers, wide)
+            h_gates = flow_conv(h, flows, *ret, FLOW_SCALE)
+            zoneout = None if mask is None else mask[t]
+            (h,) = gru_formula(zoneout, options)(x_gates, h_gates, h)
             outputs.append(h)
             all_flows.append(flows)
-        no_flows = h.new_empty((h.shape[0], len(to_flows[0]), *h.shape[2:]), dtype=wide)
+        channels = layers.flows_conv_weight.shape[0]
+        no_flows = h.new_empty((h.shape[0], channels, *h.shape[2:]), dtype=wide)
         return _sequences.stack(outputs, h), _sequences.stack(all_flows, no_flows)
 
     return sequence
@@ -205,64 +215,68 @@ class _TrajGru(Function):
     def forward(
         inputs: Tensor | None,
         h: Tensor | None,
-        mask: Tensor | None,
-        offset: Tensor | None,
         i2h_weight: Tensor | None,
         i2h_bias: Tensor | None,
-        i2f_weight: Tensor | None,
-        i2f_bias: Tensor | None,
-        h2f_weight: Tensor,
-        h2f_bias: Tensor | None,
-        flows_weight: Tensor,
-        flows_bias: Tensor | None,
+        i2f_conv1_weight: Tensor | None,
+        i2f_conv1_bias: Tensor | None,
+        h2f_conv1_weight: Tensor,
+        h2f_conv1_bias: Tensor | None,
+        flows_conv_weight: Tensor,
+        flows_conv_bias: Tensor | None,
         ret_weight: Tensor,
         ret_bias: Tensor | None,
+        mask: Tensor | None,
+        offset: Tensor | None,
         steps: int,
-        activation: int,
-        negative_slope: float,
-        kept: int,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        options: GruOptions,
+        saved: int,
+    ) -> tuple[Tensor, ...]:
         parameters = [
-            *(i2h_weight, i2h_bias, i2f_weight, i2f_bias, h2f_weight, h2f_bias),
-            *(flows_weight, flows_bias, ret_weight, ret_bias),
+            *(i2h_weight, i2h_bias, i2f_conv1_weight, i2f_conv1_bias),
+            *(h2f_conv1_weight, h2f_conv1_bias, flows_conv_weight, flows_conv_bias),
+            *(ret_weight, ret_bias),
         ]
-        options = (steps, activation, negative_slope, mask, offset, kept)
-        return operator("traj_gru")(inputs, h, parameters, *options)
+        found: tuple[Tensor, ...] = operator("traj_gru")(
+            inputs, h, parameters, steps, options.numbers(), mask, offset, saved
+        )
+        return found
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.options = inputs[14:]
-        ctx.mark_non_differentiable(*output[2:])
+    def setup_context(
+        ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
+    ) -> None:
+        *tensors, ctx.steps, ctx.options, ctx.saved = inputs
+        _, _, *saved = output
+        ctx.mark_non_differentiable(*saved)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:14], *output)
-        ctx.save_for_forward(*inputs[:14])
+        ctx.save_for_backward(*tensors, *output)
+        ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(
         ctx: Any, grad: Tensor | None, flows_grad: Tensor | None, *_: None
     ) -> tuple[Tensor | None, ...]:
-        needs = ctx.needs_input_grad
-        wanted = (*needs[:2], *needs[4:14])
         *tensors, outputs, flows, hidden, gates, candidates = ctx.saved_tensors
         if grad is None:
             grad = torch.zeros_like(outputs)
-        left = (outputs, flows, hidden, gates, candidates)
-        options = (*ctx.options, list(wanted))
-        found = _TrajGruBackward.call(grad, flows_grad, *tensors, *left, *options)
-        to_inputs, to_h, *others = wanted_or_none(found, wanted)
-        return to_inputs, to_h, None, None, *others, None, None, None, None
+        needs = _TrajGru.Arguments(*ctx.needs_input_grad)
+        wanted = [getattr(needs, name) for name in _TENSORS]
+        found = _TrajGruBackward.call(
+            *(grad, flows_grad, *tensors, outputs, flows, hidden, gates, candidates),
+            *(ctx.steps, ctx.options, ctx.saved, wanted),
+        )
+        named = zip(_TENSORS, wanted_or_none(found, wanted), strict=True)
+        return _TrajGru.gradients(**dict(named))
 
     @staticmethod
-    def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        inputs, h, mask, offset, *parameters = ctx.saved_tensors
-        formula = traj_gru_formula(mask, offset, *ctx.options[:3])
-        tensors = (inputs, h, *parameters)
-        along = (*tangents[:2], *tangents[4:14])
-        found = _gates.tangents_of(formula, tensors, along)
+    def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        *tensors, mask, offset = ctx.saved_tensors
+        formula = traj_gru_formula(mask, offset, ctx.steps, ctx.options)
+        found = _gates.tangents_of(formula, tensors, tangents[: len(tensors)])
         return *found, None, None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         return one_by_one(_TrajGru, info, in_dims, args)
 
 
@@ -273,50 +287,55 @@ class _TrajGruBackward(Function):
         flows_grad: Tensor | None,
         inputs: Tensor | None,
         h: Tensor | None,
-        mask: Tensor | None,
-        offset: Tensor | None,
         i2h_weight: Tensor | None,
         i2h_bias: Tensor | None,
-        i2f_weight: Tensor | None,
-        i2f_bias: Tensor | None,
-        h2f_weight: Tensor,
-        h2f_bias: Tensor | None,
-        flows_weight: Tensor,
-        flows_bias: Tensor | None,
+        i2f_conv1_weight: Tensor | None,
+        i2f_conv1_bias: Tensor | None,
+        h2f_conv1_weight: Tensor,
+        h2f_conv1_bias: Tensor | None,
+        flows_conv_weight: Tensor,
+        flows_conv_bias: Tensor | None,
         ret_weight: Tensor,
         ret_bias: Tensor | None,
+        mask: Tensor | None,
+        offset: Tensor | None,
         outputs: Tensor,
         flows: Tensor,
         hidden: Tensor,
         gates: Tensor,
         candidates: Tensor,
         steps: int,
-        activation: int,
-        negative_slope: float,
-        kept: int,
+        options: GruOptions,
+        saved: int,
         wanted: list[bool],
     ) -> tuple[Tensor, ...]:
         parameters = [
-            *(i2h_weight, i2h_bias, i2f_weight, i2f_bias, h2f_weight, h2f_bias),
-            *(flows_weight, flows_bias, ret_weight, ret_bias),
+            *(i2h_weight, i2h_bias, i2f_conv1_weight, i2f_conv1_bias),
+            *(h2f_conv1_weight, h2f_conv1_bias, flows_conv_weight, flows_conv_bias),
+            *(ret_weight, ret_bias),
         ]
-        tensors = (grad, flows_grad, inputs, h, parameters)
-        left = (outputs, flows, hidden, gates, candidates)
-        backward = operator("traj_gru_backward")
-        options = (activation, negative_slope, mask, offset)
-        return backward(*tensors, *options, *left, kept, wanted)
+        found: tuple[Tensor, ...] = operator("traj_gru_backward")(
+            *(grad, flows_grad, inputs, h, parameters, options.numbers(), mask, offset),
+            *(outputs, flows, hidden, gates, candidates, saved, wanted),
+        )
+        return found
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.options, ctx.wanted = inputs[21:24], inputs[25]
-        ctx.save_for_backward(*inputs[:16])
-        ctx.save_for_forward(*inputs[:16])
+    def setup_context(
+        ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
+    ) -> None:
+        given = _TrajGruBackward.Arguments(*inputs)
+        ctx.steps, ctx.options, ctx.wanted = given.steps, given.options, given.wanted
+        each = (getattr(given, name) for name in _TENSORS)
+        tensors = (given.grad, given.flows_grad, *each, given.mask, given.offset)
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
 
     # No kernel is worth it for the second derivative. Mask and offset have none.
     @staticmethod
-    def _formula(ctx: Any) -> tuple[_gates.Formula, tuple[Tensor | None, ...]]:
-        grad, flows_grad, inputs, h, mask, offset, *parameters = ctx.saved_tensors
-        sequence = traj_gru_formula(mask, offset, *ctx.options)
+    def _formula(ctx: Any) -> tuple[_gates.Formula, list[Tensor | None]]:
+        *tensors, mask, offset = ctx.saved_tensors
+        sequence = traj_gru_formula(mask, offset, ctx.steps, ctx.options)
 
         def first_derivative(
             grad: Tensor, flows_grad: Tensor | None, *tensors: Tensor | None
@@ -324,22 +343,23 @@ class _TrajGruBackward(Function):
             found = _gates.pull_back(sequence, tensors, (grad, flows_grad))
             return wanted_only(found, ctx.wanted)
 
-        return first_derivative, (grad, flows_grad, inputs, h, *parameters)
+        return first_derivative, tensors
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         formula, tensors = _TrajGruBackward._formula(ctx)
-        seeds = wanted_only(cotangents, ctx.wanted)
-        found = _gates.pull_back(formula, tensors, seeds)
-        return *found[:4], None, None, *found[4:], *[None] * 10
+        wanted = wanted_only(cotangents, ctx.wanted)
+        found = _gates.pull_back(formula, tensors, wanted)
+        named = zip(("grad", "flows_grad", *_TENSORS), found, strict=True)
+        return _TrajGruBackward.gradients(**dict(named))
 
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
         formula, tensors = _TrajGruBackward._formula(ctx)
-        along = (*tangents[:4], *tangents[6:16])
-        found = _gates.tangents_of(formula, tensors, along)
-        return fill_empty(found, ctx.wanted, tensors[0])
+        grad, *_ = tensors
+        found = _gates.tangents_of(formula, tensors, tangents[: len(tensors)])
+        return fill_empty(found, ctx.wanted, grad)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple, tuple]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         return one_by_one(_TrajGruBackward, info, in_dims, args)
