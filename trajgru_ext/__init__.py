@@ -5,6 +5,9 @@ Every operator is a function of the package, `trajgru_ext.flow_warp` among them.
 
 from trajgru_ext import _extension
 
+# The only place of the version: pyproject.toml reads it from here.
+__version__ = "0.1.0"
+
 _extension.load()
 
 from trajgru_ext.ops import (  # noqa: E402 - loaded first
@@ -30,7 +33,6 @@ _registry.register_fakes("trajgru_ext")
 from trajgru_ext.compat.accelerate import accelerate, restore  # noqa: E402 - as above
 from trajgru_ext.conv_algorithm import conv_algorithm  # noqa: E402 - as above
 
-__version__ = "0.1.0"
 __all__ = [
     "accelerate",
     "channel_mean",
