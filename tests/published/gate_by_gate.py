@@ -29,7 +29,7 @@ class ConvLSTMCell(nn.Module):
         return o * c.tanh(), c
 
     def init_hidden(self, batch_size, hidden, shape):
-        like = self.Wxi.weight
+        like = next(self.parameters())
         if self.Wci is None:
             for name in ("Wci", "Wcf", "Wco"):
                 zeros = like.new_zeros(1, hidden, *shape)

@@ -41,7 +41,8 @@ def _sample_of_steps(
     normal: Normal, inputs: int, features: int, size: Size = _SIZE
 ) -> tuple[Tensor, Tensor, Tensor]:
     """An image, and h and c."""
-    return tuple(normal(1, count, *size) for count in (inputs, features, features))
+    x, h, c = (normal(1, count, *size) for count in (inputs, features, features))
+    return x, h, c
 
 
 def _sample_of_convlstm_cell(module: Any, normal: Normal) -> tuple[Any, ...]:
@@ -122,7 +123,8 @@ def _gate_by_gate(module: Any) -> Twins:
     steps = module.step, module.effective_step
     kind = convolutional_lstm_pytorch.ConvLSTM
     twin = kind(*channels, module.kernel_size, *steps)
-    for name, cell in twin.named_children():
+    cells: dict[str, Any] = dict(twin.named_children())
+    for name, cell in cells.items():
         cell.add_peepholes(dict(getattr(module, name).named_parameters()))
     yield twin
 
