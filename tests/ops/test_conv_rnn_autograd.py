@@ -15,6 +15,8 @@ from test_conv_rnn import EVERY, GRU, LSTM, RECOMPUTE, variants
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
+from trajgru_ext.ops._options import GruOptions, LstmOptions
+
 
 def leaves(net, backend, **options):
     """The names of some tensors, and the tensors."""
@@ -198,7 +200,8 @@ def test_opcheck_of_a_gru(backend, given, dtype, layout):
     (seed,) = sample_seeds(GRU, tensors, 3)
     wanted = [t is not None for t in arguments]
     for before in (False, True):
-        choices = ([1, 1, 2, 2], [1, 0, 2], before, 2, 0.2, True, None)
+        options = GruOptions(1, 0, 2, 2, 0.2, True, before)
+        choices = ([1, 1], [2, 2], options.numbers(), None)
         for kept in (False, True):
             opcheck(forward, (*arguments, 3, *choices, kept))
             left = forward(*arguments, 3, *choices, kept)
@@ -218,7 +221,8 @@ def test_opcheck_of_an_lstm(backend, peephole, given, dtype, layout):
     arguments = [tensors.get(name) for name in names]
     seeds = sample_seeds(LSTM, tensors, 3)
     wanted = [t is not None for t in arguments]
-    choices = ([1, 1, 2, 2], [1, 0, 2, 3], 0.5, None)
+    options = LstmOptions(1, 0, 2, 3, 0.5)
+    choices = ([1, 1], [2, 2], options.numbers(), None)
     for kept in (False, True):
         opcheck(forward, (*arguments, 3, *choices, True, kept))
         left = forward(*arguments, 3, *choices, True, kept)

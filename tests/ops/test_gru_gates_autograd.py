@@ -19,6 +19,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
 from trajgru_ext import gru_gates, gru_output, gru_reset
+from trajgru_ext.ops._options import GruOptions
 
 # Finite differences take time with the square of it.
 SMALL = (2, 2, 1, 2)
@@ -131,23 +132,25 @@ def test_opcheck(backend, dtype, parts, layout):
     x_gates, h_gates, h, grad = inputs(3)
     gates = low((x_gates, h_gates))
     mask = zoneout(backend.device)
-    options = ([2, 0, 1], 2, 0.2, True)
-    opcheck(backend.operator("gru_gates"), (*gates, h, *options, mask))
-    opcheck(backend.operator("gru_gates"), (*gates, h, *options, None))
+    options = GruOptions(2, 0, 1, 2, 0.2, True).numbers()
+    opcheck(backend.operator("gru_gates"), (*gates, h, options, mask))
+    opcheck(backend.operator("gru_gates"), (*gates, h, options, None))
     backward = backend.operator("gru_gates_backward")
     for wanted in ((True, True, True), (False, True, False)):
-        opcheck(backward, (grad, *gates, h, *options, mask, *wanted))
+        opcheck(backward, (grad, *gates, h, options, mask, *wanted))
 
     x_gates, h_gates, h, grad = inputs(2)
     gates = low((x_gates, h_gates))
-    opcheck(backend.operator("gru_reset"), (*gates, h, [1, 0]))
+    options = GruOptions(1, 0).numbers()
+    opcheck(backend.operator("gru_reset"), (*gates, h, options))
     backward = backend.operator("gru_reset_backward")
     for u_grad, wanted in ((grad, (True, True)), (None, (False, True))):
-        opcheck(backward, (u_grad, grad, *gates, h, [1, 0], *wanted))
+        opcheck(backward, (u_grad, grad, *gates, h, options, *wanted))
 
     u, candidate, h, grad = sample_output(backend.device, layout=layout)
     candidate = candidate.to(dtype)
-    options = (1, 0.2, False, mask)
+    choices = GruOptions(activation=1, negative_slope=0.2, u_weighs_old=False)
+    options = (choices.numbers(), mask)
     opcheck(backend.operator("gru_output"), (u, candidate, h, *options))
     backward = backend.operator("gru_output_backward")
     for wanted in ((True, True, True), (False, True, False)):
@@ -184,7 +187,7 @@ def test_operator_with_tensors_that_require_grad(backend):
     x_gates, h_gates, h, _ = sample_inputs(backend.device, torch.float64)
     tensors = [x_gates.float(), h_gates.contiguous(memory_format=FORMATS[1]), h]
     operator = backend.operator("gru_gates")
-    options = ([0, 1, 2], 0, 0.2, True, None)
+    options = (GruOptions().numbers(), None)
     wanted = operator(*tensors, *options)
     got = operator(*(t.requires_grad_() for t in tensors), *options)
     assert torch.equal(got, wanted)
@@ -264,11 +267,22 @@ def test_argument_errors_of_the_halves(backend, device):
 def test_backward_operator_errors(backend):
     x_gates, _, h = (tensor.to(backend.device) for tensor in GOOD)
     backward = backend.operator("gru_gates_backward")
-    options = (0, 0.2, True, None, True, True, True)
+    wanted = (None, True, True, True)
+    good = GruOptions()
     with pytest.raises(ValueError, match="grad must have the sizes of h"):
-        backward(x_gates, x_gates, None, h, [0, 1, 2], *options)
-    with pytest.raises(ValueError, match="slots must be a permutation of 0 to 2"):
-        backward(h, x_gates, None, h, [0, 1, 3], *options)
+        backward(x_gates, x_gates, None, h, good.numbers(), *wanted)
+    for message, numbers in (
+        (r"gate_order must be a permutation of 0 to 2, got \[0, 1, 3\]", (0, 1, 3)),
+        ("candidate_slice must be a whole number", (0, 1, 1.5)),
+        ("candidate_slice must be a whole number", (0, 1, float("nan"))),
+        ("activation must be 0, 1 or 2, got 3", (0, 1, 2, 3)),
+        ("u_weighs_old must be a whole number from 0 to 1", (0, 1, 2, 0, 0.2, 2)),
+    ):
+        bad = [*numbers, *good.numbers()[len(numbers) :]]
+        with pytest.raises(ValueError, match=f"gru_gates_backward: {message}"):
+            backward(h, x_gates, None, h, bad, *wanted)
+    with pytest.raises(ValueError, match="options must be 7 numbers, got 2"):
+        backward(h, x_gates, None, h, [0, 1], *wanted)
 
 
 def test_meta_tensors():

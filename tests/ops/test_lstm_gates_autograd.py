@@ -10,6 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
 from trajgru_ext import lstm_gates
+from trajgru_ext.ops._options import LstmOptions
 
 
 def leaves(device, parts="both", peephole="none"):
@@ -103,12 +104,12 @@ def test_opcheck(backend, low, peephole, layout):
             peephole=peephole,
             gates_dtype=low,
         )
-        options = ([3, 0, 1, 2], 0.5)
-        opcheck(backend.operator("lstm_gates"), (*tensors, *options))
+        options = LstmOptions(3, 0, 1, 2, 0.5).numbers()
+        opcheck(backend.operator("lstm_gates"), (*tensors, options))
         backward = backend.operator("lstm_gates_backward")
-        opcheck(backward, (*seeds, *tensors, *options, True, True, True))
-        opcheck(backward, (seeds[0], None, *tensors, *options, False, True, False))
-        opcheck(backward, (None, seeds[1], *tensors, *options, True, False, True))
+        opcheck(backward, (*seeds, *tensors, options, True, True, True))
+        opcheck(backward, (seeds[0], None, *tensors, options, False, True, False))
+        opcheck(backward, (None, seeds[1], *tensors, options, True, False, True))
 
 
 @LAYOUTS
@@ -211,7 +212,7 @@ def test_argument_errors(backend, change, error, message):
 def test_backward_operator_errors(backend):
     gates, c = GATES.to(backend.device), STATE.to(backend.device)
     backward = backend.operator("lstm_gates_backward")
-    options = (None, None, None, [0, 1, 2, 3], 0.0, True, True, True)
+    options = (None, None, None, LstmOptions().numbers(), True, True, True)
     with pytest.raises(ValueError, match="h_grad must have the sizes of c"):
         backward(gates, None, gates, None, c, *options)
     with pytest.raises(ValueError, match="must have all of w_ci, w_cf, w_co"):

@@ -17,6 +17,7 @@ from traj_gru_inputs import (
 )
 
 from trajgru_ext import traj_gru
+from trajgru_ext.ops._options import GruOptions
 
 RECOMPUTE = pytest.mark.parametrize("recompute", ["none", "gates", "flows"])
 SMALL = (2, 1, 1, 2, 2, 3)
@@ -183,7 +184,8 @@ def test_opcheck(backend, kept, dtype, layout):
         parameters[8] = parameters[8].flatten(1)
         forward = backend.operator("traj_gru")
         offset = sample_offset(backend.device) if kept == 1 else None
-        choices = (2, 0.2, None, offset)
+        options = GruOptions(activation=2, negative_slope=0.2)
+        choices = (options.numbers(), None, offset)
         opcheck(forward, (inputs, h, parameters, 3, *choices, kept))
         left = forward(inputs, h, parameters, 3, *choices, kept)
         seeds = sample_seeds(arguments, 3)

@@ -75,7 +75,7 @@ FAULTS = [
         *("cuda/flow_warp.cu", "flow_warp"),
     ),
     Fault(
-        *("a warp's sum without its last lanes", "cuda/branches.cuh"),
+        *("a warp's sum without its last lanes", "cuda/branch_kernels.cuh"),
         *("distance = kWarpThreads / 2", "distance = kWarpThreads / 4"),
         *("cuda/channel_mean.cu", "block_operators"),
     ),
@@ -110,8 +110,8 @@ FAULTS = [
     ),
     Fault(
         *("gates in the wrong order", "math/lstm_gates.h"),
-        "args.h_gates, slots.f) + V(args.forget_bias)",
-        "args.h_gates, slots.g) + V(args.forget_bias)",
+        "args.h_gates, order.f) + V(args.forget_bias)",
+        "args.h_gates, order.g) + V(args.forget_bias)",
         *("cpu/vec/lstm_gates.cpp", "lstm_gates"),
     ),
     Fault(
