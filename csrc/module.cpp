@@ -7,10 +7,14 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <string>
+#include <vector>
 
 #include "cpu/conv/conv_algorithm.h"
 #include "cpu/capability.h"
+#include "operators/gates/gru_options.h"
+#include "operators/gates/lstm_options.h"
 
 namespace trajgru_ext {
 namespace {
@@ -38,6 +42,10 @@ py::dict facts() {
   return facts;
 }
 
+std::map<std::string, std::vector<std::string>> all_option_names() {
+  return {{"gru", option_names<GruOptions>()}, {"lstm", option_names<LstmOptions>()}};
+}
+
 const std::array<std::string, 3> kConvAlgorithms = {"auto", "direct", "winograd"};
 
 std::string conv_algorithm_name() {
@@ -58,6 +66,7 @@ void set_conv_algorithm_name(const std::string& name) {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Registers torch.ops.trajgru_ext and reports build and runtime facts.";
   m.def("facts", &facts, "How the extension was built and what it runs on.");
+  m.def("option_names", &all_option_names, "The fields of each struct of options.");
   m.def("conv_algorithm", &conv_algorithm_name, "How sequences convolve on the CPU.");
   m.def("set_conv_algorithm", &set_conv_algorithm_name, "Chooses it.");
 }

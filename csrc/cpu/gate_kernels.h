@@ -7,10 +7,7 @@
 #include <c10/util/Half.h>
 
 #include "cpu/capability.h"
-#include "math/gru_gates.h"
-#include "math/gru_step.h"
-#include "math/lstm_gates.h"
-#include "math/lstm_step.h"
+#include "math/gate_rows.h"
 
 namespace trajgru_ext {
 

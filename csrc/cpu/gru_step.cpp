@@ -6,7 +6,7 @@
 namespace trajgru_ext {
 
 TRAJGRU_LIBRARY_IMPL(CPU, m) {
-  GruSteps<CpuGateDevice>::implement(m);
+  GruStepOperators<CpuGateDevice>::implement(m);
 }
 
 }  // namespace trajgru_ext

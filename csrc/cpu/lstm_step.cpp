@@ -6,7 +6,7 @@
 namespace trajgru_ext {
 
 TRAJGRU_LIBRARY_IMPL(CPU, m) {
-  LstmSteps<CpuGateDevice>::implement(m);
+  LstmStepOperators<CpuGateDevice>::implement(m);
 }
 
 }  // namespace trajgru_ext

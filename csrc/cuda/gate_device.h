@@ -1,6 +1,6 @@
 #pragma once
 
-// How CUDA runs the gate updates; see csrc/operators/gates/gru_operators.h for what
+// How CUDA runs the gate updates.
 // Device is.
 
 #include <ATen/ops/sum.h>
@@ -12,7 +12,7 @@
 
 namespace trajgru_ext::cuda {
 
-struct GateDevice {
+struct CudaGateDevice {
   using Guard = DeviceGuard;
 
   // A sample's planes are one row.

@@ -5,9 +5,6 @@
 
 #include "cuda/runtime.h"
 #include "math/gate_rows.h"
-#include "math/gru_gates.h"
-#include "math/lstm_gates.h"
-#include "math/lstm_step.h"
 
 namespace trajgru_ext::cuda {
 

@@ -6,7 +6,7 @@
 namespace trajgru_ext::cuda {
 
 TRAJGRU_LIBRARY_IMPL(TRAJGRU_DEVICE_KEY, m) {
-  LstmSteps<GateDevice>::implement(m);
+  LstmStepOperators<CudaGateDevice>::implement(m);
 }
 
 }  // namespace trajgru_ext::cuda

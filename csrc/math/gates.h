@@ -52,14 +52,23 @@ TRAJGRU_HOST_DEVICE V tanh_slope(V t) {
   return V(1) - t * t;
 }
 
-// As trajgru_ext/ops/_gates.py numbers them.
+// Which slice of a tensor of gates is whose.
+struct GruOrder {
+  int r, u, n;
+};
+
+struct LstmOrder {
+  int i, f, g, o;
+};
+
+// As trajgru_ext/ops/_options.py numbers them.
 enum class Activation : int { tanh, relu, leaky_relu };
 
 template <typename T>
 struct GruUpdate {
   Activation activation;
-  T negative_slope;  // of leaky_relu
-  bool keep;         // u multiplies the old state, not the candidate
+  T negative_slope;   // of leaky_relu
+  bool u_weighs_old;  // u multiplies the old state, not the candidate
 };
 
 template <typename V, typename T>
@@ -91,7 +100,7 @@ TRAJGRU_HOST_DEVICE V activation_grad(const GruUpdate<T>& update, V q, V n, V gr
 // h' from the update gate, the candidate and the old state.
 template <typename V, typename T>
 TRAJGRU_HOST_DEVICE V gru_state(const GruUpdate<T>& update, V u, V n, V h) {
-  return update.keep ? u * h + (V(1) - u) * n : (V(1) - u) * h + u * n;
+  return update.u_weighs_old ? u * h + (V(1) - u) * n : (V(1) - u) * h + u * n;
 }
 
 template <typename V>
@@ -103,7 +112,7 @@ template <typename V, typename T>
 TRAJGRU_HOST_DEVICE GruStateGrad<V> gru_state_grad(const GruUpdate<T>& update, V u, V n,
                                                    V h, V grad) {
   const V to_u = grad * u, to_rest = grad * (V(1) - u);
-  if (update.keep) return {grad * (h - n), to_rest, to_u};
+  if (update.u_weighs_old) return {grad * (h - n), to_rest, to_u};
   return {grad * (n - h), to_u, to_rest};
 }
 

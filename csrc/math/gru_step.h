@@ -23,7 +23,7 @@ struct GruStep {
   GateView<scalar_t> candidate;  // to hold the h-part of the candidate; null: neither
                                  // it nor the gates are saved for backward
   GateView<scalar_t> output;
-  GruSlots slots;
+  GruOrder order;
   GruUpdate<typename D::math_t> update;
 };
 
@@ -36,29 +36,29 @@ struct GruStepBackward {
   GateView<const scalar_t> gates, candidate, h, grad;  // of the gates r, u and n
   GateView<const bool> mask;
   GateView<scalar_t> gates_grad, h_gates_grad, h_grad;  // the first may be the gates
-  GruSlots slots;
+  GruOrder order;
   GruUpdate<typename D::math_t> update;
 };
 
 template <typename D, typename At>
 TRAJGRU_HOST_DEVICE void update(const GruStep<D>& args, const At& at) {
   using V = typename At::Value;
-  V r = at.load(args.h_gates, args.slots.r), u = at.load(args.h_gates, args.slots.u);
-  const V m = at.load(args.h_gates, args.slots.n), h = at.load(args.h, 0);
+  V r = at.load(args.h_gates, args.order.r), u = at.load(args.h_gates, args.order.u);
+  const V m = at.load(args.h_gates, args.order.n), h = at.load(args.h, 0);
   if (args.has_inputs) {
-    r = at.load(args.gates, args.slots.r) + r;
-    u = at.load(args.gates, args.slots.u) + u;
+    r = at.load(args.gates, args.order.r) + r;
+    u = at.load(args.gates, args.order.u) + u;
   }
   r = sigma(r);
   u = sigma(u);
   V n = r * m;
-  if (args.has_inputs) n = at.load(args.gates, args.slots.n) + n;
+  if (args.has_inputs) n = at.load(args.gates, args.order.n) + n;
   n = activate(args.update, n);
   at.store(args.output, 0, at.zoneout(args.mask, h, gru_state(args.update, u, n, h)));
   if (args.candidate.present()) {
-    at.store(args.gates, args.slots.r, r);
-    at.store(args.gates, args.slots.u, u);
-    at.store(args.gates, args.slots.n, n);
+    at.store(args.gates, args.order.r, r);
+    at.store(args.gates, args.order.u, u);
+    at.store(args.gates, args.order.n, n);
     at.store(args.candidate, 0, m);
   }
 }
@@ -66,20 +66,20 @@ TRAJGRU_HOST_DEVICE void update(const GruStep<D>& args, const At& at) {
 template <typename D, typename At>
 TRAJGRU_HOST_DEVICE void update(const GruStepBackward<D>& args, const At& at) {
   using V = typename At::Value;
-  const V r = at.load(args.gates, args.slots.r), u = at.load(args.gates, args.slots.u);
-  const V n = at.load(args.gates, args.slots.n), m = at.load(args.candidate, 0);
+  const V r = at.load(args.gates, args.order.r), u = at.load(args.gates, args.order.u);
+  const V n = at.load(args.gates, args.order.n), m = at.load(args.candidate, 0);
   const V grad = at.load(args.grad, 0);
   const V fresh = at.zoneout(args.mask, V(0), grad);
   const auto to = gru_state_grad(args.update, u, n, V(at.load(args.h, 0)), fresh);
   // An activation has the sign of its argument, so n tells the slope at q too.
   const V q_grad = activation_grad(args.update, n, n, to.n);
   const V r_grad = q_grad * m * sigma_slope(r), u_grad = to.u * sigma_slope(u);
-  at.store(args.gates_grad, args.slots.r, r_grad);
-  at.store(args.gates_grad, args.slots.u, u_grad);
-  at.store(args.gates_grad, args.slots.n, q_grad);
-  at.store(args.h_gates_grad, args.slots.r, r_grad);
-  at.store(args.h_gates_grad, args.slots.u, u_grad);
-  at.store(args.h_gates_grad, args.slots.n, q_grad * r);
+  at.store(args.gates_grad, args.order.r, r_grad);
+  at.store(args.gates_grad, args.order.u, u_grad);
+  at.store(args.gates_grad, args.order.n, q_grad);
+  at.store(args.h_gates_grad, args.order.r, r_grad);
+  at.store(args.h_gates_grad, args.order.u, u_grad);
+  at.store(args.h_gates_grad, args.order.n, q_grad * r);
   at.store(args.h_grad, 0, at.zoneout(args.mask, grad, to.h));
 }
 

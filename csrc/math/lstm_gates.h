@@ -9,10 +9,6 @@
 
 namespace trajgru_ext {
 
-struct LstmSlots {
-  int i, f, g, o;  // where each gate's slice lies
-};
-
 template <typename D>
 struct LstmGatesForward {
   using Dtypes = D;
@@ -22,7 +18,7 @@ struct LstmGatesForward {
   GateView<const typename D::state_t> c;
   GateView<const typename D::math_t> w_ci, w_cf, w_co;  // all or none
   bool weight_per_row;                                  // one weight for all of a row
-  LstmSlots slots;
+  LstmOrder order;
   typename D::math_t forget_bias;
   GateView<typename D::state_t> h_output, c_output;  // null in backward
 };
@@ -38,11 +34,11 @@ struct LstmGatesBackward : LstmGatesForward<D> {
 
 template <typename V, typename Args, typename At>
 TRAJGRU_HOST_DEVICE LstmGates<V> lstm_inputs(const Args& args, const At& at) {
-  const LstmSlots& slots = args.slots;
-  return {at.sum(args.x_gates, args.h_gates, slots.i),
-          at.sum(args.x_gates, args.h_gates, slots.f) + V(args.forget_bias),
-          at.sum(args.x_gates, args.h_gates, slots.g),
-          at.sum(args.x_gates, args.h_gates, slots.o)};
+  const LstmOrder& order = args.order;
+  return {at.sum(args.x_gates, args.h_gates, order.i),
+          at.sum(args.x_gates, args.h_gates, order.f) + V(args.forget_bias),
+          at.sum(args.x_gates, args.h_gates, order.g),
+          at.sum(args.x_gates, args.h_gates, order.o)};
 }
 
 template <typename V, typename Args, typename At>
@@ -72,10 +68,10 @@ TRAJGRU_HOST_DEVICE void update(const LstmGatesBackward<D>& args, const At& at) 
   const V to_c = args.c_grad.present() ? at.load(args.c_grad, 0) : V(0);
   const auto grad = lstm_grad(parts, w, c, to_h, to_c);
   if (args.gates_grad.present()) {
-    at.store(args.gates_grad, args.slots.i, grad.a.i);
-    at.store(args.gates_grad, args.slots.f, grad.a.f);
-    at.store(args.gates_grad, args.slots.g, grad.a.g);
-    at.store(args.gates_grad, args.slots.o, grad.a.o);
+    at.store(args.gates_grad, args.order.i, grad.a.i);
+    at.store(args.gates_grad, args.order.f, grad.a.f);
+    at.store(args.gates_grad, args.order.g, grad.a.g);
+    at.store(args.gates_grad, args.order.o, grad.a.o);
   }
   if (args.c_input_grad.present()) at.store(args.c_input_grad, 0, grad.c);
   if (args.weight_grads.present()) {

@@ -18,13 +18,13 @@ struct LstmStep {
   GateRows rows;
   GateView<scalar_t> gates;  // the inputs' part; then i, f, g and o
   bool has_inputs;           // else the inputs' part is 0, and is not read
-  bool leaves;               // else nothing is left for the gradient
+  bool save_gates;           // else nothing is left for the gradient
   GateView<const scalar_t> h_gates, c;
   GateView<const scalar_t> h;                           // null without a mask
   GateView<const bool> mask;                            // true: the old states stay
   GateView<const typename D::math_t> w_ci, w_cf, w_co;  // all or none
   bool weight_per_row;                                  // one weight for all of a row
-  LstmSlots slots;
+  LstmOrder order;
   typename D::math_t forget_bias;
   GateView<scalar_t> h_output, c_output;
 };
@@ -42,7 +42,7 @@ struct LstmStepBackward {
   GateView<const bool> mask;
   GateView<const typename D::math_t> w_ci, w_cf, w_co;
   bool weight_per_row;
-  LstmSlots slots;
+  LstmOrder order;
   // The gradients to w_ci, w_cf and w_co are added to these.
   GateView<typename D::math_t> weight_grads;
 };
@@ -50,13 +50,13 @@ struct LstmStepBackward {
 template <typename D, typename At>
 TRAJGRU_HOST_DEVICE void update(const LstmStep<D>& args, const At& at) {
   using V = typename At::Value;
-  const LstmSlots& slots = args.slots;
+  const LstmOrder& order = args.order;
   const auto sum = [&](int gate) {
     const V part = at.load(args.h_gates, gate);
     return args.has_inputs ? at.load(args.gates, gate) + part : part;
   };
-  const LstmGates<V> sums = {sum(slots.i), sum(slots.f) + V(args.forget_bias),
-                             sum(slots.g), sum(slots.o)};
+  const LstmGates<V> sums = {sum(order.i), sum(order.f) + V(args.forget_bias),
+                             sum(order.g), sum(order.o)};
   const V c = at.load(args.c, 0);
   const auto parts = lstm_parts(sums, lstm_peephole<V>(args, at), c);
   const V fresh = parts.gate.o * parts.t;
@@ -67,32 +67,32 @@ TRAJGRU_HOST_DEVICE void update(const LstmStep<D>& args, const At& at) {
     at.store(args.h_output, 0, fresh);
   }
   at.store(args.c_output, 0, at.zoneout(args.mask, c, parts.c));
-  if (args.leaves) {
-    at.store(args.gates, slots.i, parts.gate.i);
-    at.store(args.gates, slots.f, parts.gate.f);
-    at.store(args.gates, slots.g, parts.gate.g);
-    at.store(args.gates, slots.o, parts.gate.o);
+  if (args.save_gates) {
+    at.store(args.gates, order.i, parts.gate.i);
+    at.store(args.gates, order.f, parts.gate.f);
+    at.store(args.gates, order.g, parts.gate.g);
+    at.store(args.gates, order.o, parts.gate.o);
   }
 }
 
 template <typename D, typename At>
 TRAJGRU_HOST_DEVICE void update(const LstmStepBackward<D>& args, const At& at) {
   using V = typename At::Value;
-  const LstmSlots& slots = args.slots;
+  const LstmOrder& order = args.order;
   LstmParts<V> parts;
-  parts.gate = {at.load(args.gates, slots.i), at.load(args.gates, slots.f),
-                at.load(args.gates, slots.g), at.load(args.gates, slots.o)};
+  parts.gate = {at.load(args.gates, order.i), at.load(args.gates, order.f),
+                at.load(args.gates, order.g), at.load(args.gates, order.o)};
   parts.c = at.load(args.c_output, 0);
   parts.t = hyperbolic_tangent(parts.c);
   const V c = at.load(args.c, 0);
   const V to_h = at.load(args.h_grad, 0), to_c = at.load(args.c_grad, 0);
-  const auto grad =
-      lstm_grad(parts, lstm_peephole<V>(args, at), c, V(at.zoneout(args.mask, V(0), to_h)),
-                V(at.zoneout(args.mask, V(0), to_c)));
-  at.store(args.gates_grad, slots.i, grad.a.i);
-  at.store(args.gates_grad, slots.f, grad.a.f);
-  at.store(args.gates_grad, slots.g, grad.a.g);
-  at.store(args.gates_grad, slots.o, grad.a.o);
+  const auto grad = lstm_grad(parts, lstm_peephole<V>(args, at), c,
+                              V(at.zoneout(args.mask, V(0), to_h)),
+                              V(at.zoneout(args.mask, V(0), to_c)));
+  at.store(args.gates_grad, order.i, grad.a.i);
+  at.store(args.gates_grad, order.f, grad.a.f);
+  at.store(args.gates_grad, order.g, grad.a.g);
+  at.store(args.gates_grad, order.o, grad.a.o);
   at.store(args.c_grad, 0, at.zoneout(args.mask, to_c, grad.c));
   if (args.mask.present()) {
     at.store(args.h_zoneout_grad, 0, at.zoneout(args.mask, to_h, V(0)));

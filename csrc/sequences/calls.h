@@ -5,7 +5,8 @@
 #include "operators/conv/same_conv.h"
 #include "operators/conv/winograd_step.h"
 #include "operators/copy_image.h"
-#include "operators/gates/gru_operators.h"
+#include "operators/gates/gru_output.h"
+#include "operators/gates/gru_reset.h"
 #include "operators/gates/gru_step.h"
 #include "operators/gates/lstm_step.h"
 #include "tensors/calls.h"
@@ -25,29 +26,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> flow_conv_backward_ke
 namespace call {
 TRAJGRU_OPERATOR(flow_conv, flow_conv_kernel);
 TRAJGRU_OPERATOR(flow_conv_backward, flow_conv_backward_kernel);
-TRAJGRU_OPERATOR(gru_step, GruSteps<AnyDevice>::step);
-TRAJGRU_OPERATOR(gru_step_backward, GruSteps<AnyDevice>::backward);
-TRAJGRU_OPERATOR(gru_reset, GruOperators<AnyDevice>::reset);
-TRAJGRU_OPERATOR(gru_reset_backward, GruOperators<AnyDevice>::reset_backward);
-TRAJGRU_OPERATOR(gru_output, GruOperators<AnyDevice>::output);
-TRAJGRU_OPERATOR(gru_output_backward, GruOperators<AnyDevice>::output_backward);
-TRAJGRU_OPERATOR(lstm_step, LstmSteps<AnyDevice>::step);
-TRAJGRU_OPERATOR(lstm_step_backward, LstmSteps<AnyDevice>::backward);
+TRAJGRU_OPERATOR(gru_step, GruStepOperators<AnyDevice>::step);
+TRAJGRU_OPERATOR(gru_step_backward, GruStepOperators<AnyDevice>::backward);
+TRAJGRU_OPERATOR(gru_reset, GruResetOperators<AnyDevice>::forward);
+TRAJGRU_OPERATOR(gru_reset_backward, GruResetOperators<AnyDevice>::backward);
+TRAJGRU_OPERATOR(gru_output, GruOutputOperators<AnyDevice>::forward);
+TRAJGRU_OPERATOR(gru_output_backward, GruOutputOperators<AnyDevice>::backward);
+TRAJGRU_OPERATOR(lstm_step, LstmStepOperators<AnyDevice>::step);
+TRAJGRU_OPERATOR(lstm_step_backward, LstmStepOperators<AnyDevice>::backward);
 }  // namespace call
-
-// The choices of a GRU's update; see gru_gates.
-struct GruChoices {
-  std::vector<int64_t> slots;
-  int64_t activation;
-  double negative_slope;
-  bool keep;
-};
-
-// The choices of an LSTM's update; see lstm_gates.
-struct LstmChoices {
-  std::vector<int64_t> slots;
-  double forget_bias = 0;
-  OptionalTensor w_ci, w_cf, w_co;  // all or none
-};
 
 }  // namespace trajgru_ext

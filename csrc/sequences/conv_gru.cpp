@@ -25,22 +25,21 @@ Conv conv_slices(const Conv& conv, int64_t first, int64_t count, int64_t feature
 }  // namespace
 
 ConvGru::ConvGru(const char* op, const ConvRnnTensors& given, int64_t count,
-                 const ConvGruOptions& chosen, const OptionalTensor& old_state_mask)
-    : ConvRnn(op, given, count, 3, chosen.dilation, old_state_mask),
-      choices{chosen.slots.vec(), chosen.activation, chosen.negative_slope,
-              chosen.keep},
-      reset_before(chosen.reset_before) {
-  check_slots(op, chosen.slots, 3);
-  check_gru_update(op, chosen.activation, std::nullopt, given.h_weight);
-  TORCH_CHECK_VALUE(chosen.negative_slope >= 0, op,
-                    ": negative_slope must not be below 0, got ",
-                    chosen.negative_slope);
-  if (!reset_before) return;
+                 const Dilations& dilations, at::ArrayRef<double> numbers,
+                 const OptionalTensor& zoneout_mask)
+    : ConvRnn(op, given, count, 3, dilations, zoneout_mask),
+      chosen(gru_options(op, numbers, 3)),
+      options(numbers.begin(), numbers.end()) {
+  check_slope(op, chosen);
+  if (!reset_before()) return;
   TORCH_CHECK_VALUE(n_first() != 1, op,
                     ": the candidate's slice must be the first or the last where the "
-                    "reset comes before the convolution, got slots ",
-                    chosen.slots);
-  ru_slots = {choices.slots[0] - ru_first(), choices.slots[1] - ru_first()};
+                    "reset comes before the convolution, got ",
+                    n_first());
+  GruOptions ru = chosen;
+  ru.order.r -= static_cast<int>(ru_first());
+  ru.order.u -= static_cast<int>(ru_first());
+  ru_options = as_numbers(ru);
   ru_conv = conv_slices(h_conv, ru_first(), 2, features);
   n_conv = conv_slices(h_conv, n_first(), 1, features);
 }
@@ -71,7 +70,7 @@ ConvGruBlock ConvGru::prepare(int64_t first, int64_t last, bool save_gates) cons
   } else if (save_gates) {
     block.gates = images(block.count(), 3 * features);
   }
-  if (save_gates && !reset_before) block.candidates = images(block.count(), features);
+  if (save_gates && !reset_before()) block.candidates = images(block.count(), features);
   return block;
 }
 
@@ -82,7 +81,7 @@ void ConvGru::step(const ConvGruBlock& block, int64_t k, const at::Tensor& state
   };
   const OptionalTensor gates = of_block(block.gates);
   const int64_t t = block.first + k;
-  if (!reset_before) {
+  if (!reset_before()) {
     step_reset_after(*gates, of_block(block.candidates), t, state, output);
   } else if (fused_before()) {
     step_reset_before_fused(gates, t, state, output);
@@ -98,13 +97,11 @@ void ConvGru::step_reset_after(const at::Tensor& gates, const OptionalTensor& ca
   if (state.defined() && fused_after().exists()) {
     const FusedConv& conv = fused_after();
     return call::winograd_gru_step({old}, conv.weights, conv.bias, conv.taps, gates,
-                                   old, inputs.defined(), choices.slots,
-                                   choices.activation, choices.negative_slope,
-                                   choices.keep, mask_of(t), candidate, output);
+                                   old, inputs.defined(), options, mask_of(t),
+                                   candidate, output);
   }
-  call::gru_step(gates, h_gates(state, h_conv), old, inputs.defined(), choices.slots,
-                 choices.activation, choices.negative_slope, choices.keep, mask_of(t),
-                 candidate, output);
+  call::gru_step(gates, h_gates(state, h_conv), old, inputs.defined(), options,
+                 mask_of(t), candidate, output);
 }
 
 void ConvGru::step_reset_before(const at::Tensor& gates, int64_t t,
@@ -118,10 +115,9 @@ void ConvGru::step_reset_before(const at::Tensor& gates, int64_t t,
   };
   const at::Tensor old = or_zero(state);
   add_h_gates(ru(gates), state, ru_conv);
-  const auto [u, reset] = call::gru_reset(ru(gates), std::nullopt, old, ru_slots);
+  const auto [u, reset] = call::gru_reset(ru(gates), std::nullopt, old, ru_options);
   add_h_gates(n(gates), state.defined() ? channels_last(reset) : at::Tensor(), n_conv);
-  output.copy_(call::gru_output(u, n(gates), old, choices.activation,
-                                choices.negative_slope, choices.keep, mask_of(t)));
+  output.copy_(call::gru_output(u, n(gates), old, options, mask_of(t)));
 }
 
 void ConvGru::step_reset_before_fused(const OptionalTensor& gates, int64_t t,
@@ -136,10 +132,9 @@ void ConvGru::step_reset_before_fused(const OptionalTensor& gates, int64_t t,
   const at::Tensor old = or_zero(state);
   const at::Tensor u = images(1, features), reset = images(1, features);
   call::winograd_gru_reset(fused_images(t, old), to_ru.weights, to_ru.bias, to_ru.taps,
-                           old, ru_slots, ru_sums, u, reset);
+                           old, ru_options, ru_sums, u, reset);
   call::winograd_gru_output(fused_images(t, reset), to_n.weights, to_n.bias, to_n.taps,
-                            u, old, choices.activation, choices.negative_slope,
-                            choices.keep, mask_of(t), n_sums, output);
+                            u, old, options, mask_of(t), n_sums, output);
 }
 
 namespace {
@@ -151,14 +146,12 @@ std::tuple<Tensor, Tensor, Tensor> conv_gru(
     const OptionalTensor& inputs, const OptionalTensor& h,
     const OptionalTensor& x_weight, const OptionalTensor& x_bias,
     const Tensor& h_weight, const OptionalTensor& h_bias, int64_t steps,
-    at::IntArrayRef dilation, at::IntArrayRef slots, bool reset_before,
-    int64_t activation, double negative_slope, bool keep, const OptionalTensor& mask,
-    bool save_gates) {
+    at::IntArrayRef x_dilation, at::IntArrayRef h_dilation,
+    at::ArrayRef<double> options, const OptionalTensor& mask, bool save_gates) {
   const PlainDispatch plain;
   const ConvGru net("conv_gru", {inputs, h, x_weight, x_bias, h_weight, h_bias}, steps,
-                    {dilation, slots, reset_before, activation, negative_slope, keep},
-                    mask);
-  const bool save_candidates = save_gates && !reset_before;
+                    {x_dilation, h_dilation}, options, mask);
+  const bool save_candidates = save_gates && !net.reset_before();
   const States outputs(net);
   Tensor gates = nothing(net.like), candidates = nothing(net.like);
   if (net.empty()) {

@@ -24,15 +24,6 @@
 
 namespace trajgru_ext {
 
-// As the operators take them.
-struct ConvGruOptions {
-  at::IntArrayRef dilation, slots;
-  bool reset_before;
-  int64_t activation;
-  double negative_slope;
-  bool keep;
-};
-
 // Some steps of the sequence, their images one after the other.
 struct ConvGruBlock {
   int64_t first = 0, last = 0;
@@ -44,16 +35,19 @@ struct ConvGruBlock {
 };
 
 struct ConvGru : ConvRnn {
-  GruChoices choices;
-  bool reset_before;
+  GruOptions chosen;
+  OptionNumbers options;  // the same, as the steps' operators take them
+  bool reset_before() const { return chosen.reset_before; }
 
   // Reset before: the state's convolution in two, that to the sums of reset and update
-  // gate, whose slices lie together, and that to the candidate's; the order of the two.
+  // gate, whose slices lie together, and that to the candidate's; the options of
+  // gru_reset, which sees the first two alone.
   Conv ru_conv, n_conv;
-  std::vector<int64_t> ru_slots;
+  OptionNumbers ru_options;
 
   ConvGru(const char* op, const ConvRnnTensors& given, int64_t steps,
-          const ConvGruOptions& options, const OptionalTensor& mask);
+          const Dilations& dilations, at::ArrayRef<double> numbers,
+          const OptionalTensor& mask);
 
   // The two parts of some gates, and the first of their slices.
   at::Tensor ru(const at::Tensor& gates) const {
@@ -62,8 +56,8 @@ struct ConvGru : ConvRnn {
   at::Tensor n(const at::Tensor& gates) const {
     return gates.narrow(1, n_first() * features, features);
   }
-  int64_t ru_first() const { return std::min(choices.slots[0], choices.slots[1]); }
-  int64_t n_first() const { return choices.slots[2]; }
+  int64_t ru_first() const { return std::min(chosen.order.r, chosen.order.u); }
+  int64_t n_first() const { return chosen.order.n; }
 
   // What is computed ahead, and buffers for what a step leaves.
   ConvGruBlock prepare(int64_t first, int64_t last, bool save_gates) const;
@@ -86,7 +80,7 @@ struct ConvGru : ConvRnn {
   const FusedConv& fused_ru() const;
   const FusedConv& fused_n() const;
   bool fused_before() const {
-    return reset_before && fused_n().exists() && fused_ru().exists();
+    return reset_before() && fused_n().exists() && fused_ru().exists();
   }
 
   mutable std::optional<FusedConv> fused_after_, fused_ru_, fused_n_;

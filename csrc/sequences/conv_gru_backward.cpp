@@ -69,7 +69,7 @@ ConvGruBackward::ConvGruBackward(const ConvGru& net, const Tensor& grad,
       wanted_(wanted),
       inputs_(net, wanted) {
   const bool weight = wanted[kToHWeight], bias = wanted[kToHBias];
-  if (net.reset_before) {
+  if (net.reset_before()) {
     ru_ = ConvGrad(net.ru_conv, weight, bias);
     n_ = ConvGrad(net.n_conv, weight, bias);
   } else {
@@ -104,27 +104,25 @@ void ConvGruBackward::make_buffers(const ConvGruBlock& block) {
   } else {
     gates_grad_ = block.gates;
   }
-  net_.reset_before ? fit(resets_, net_.features)
-                    : fit(h_gates_grad_, 3 * net_.features);
+  net_.reset_before() ? fit(resets_, net_.features)
+                      : fit(h_gates_grad_, 3 * net_.features);
 }
 
 void ConvGruBackward::step_back(const ConvGruBlock& block, int64_t k) {
   const int64_t t = block.first + k;
   Tensor grad = channels_last(grad_.select(0, t));
   if (t + 1 < net_.steps) grad = h_grad_.add_(grad);
-  net_.reset_before ? step_back_reset_before(block, k, grad)
-                    : step_back_reset_after(block, k, grad);
+  net_.reset_before() ? step_back_reset_before(block, k, grad)
+                      : step_back_reset_after(block, k, grad);
 }
 
 void ConvGruBackward::step_back_reset_after(const ConvGruBlock& block, int64_t k,
                                             const Tensor& grad) {
   const int64_t t = block.first + k;
-  const GruChoices& choices = net_.choices;
   const Tensor h_gates_grad = net_.of_step(h_gates_grad_, k);
   call::gru_step_backward(
       net_.of_step(block.gates, k), net_.of_step(block.candidates, k),
-      net_.or_zero(state_before(t)), grad, choices.slots, choices.activation,
-      choices.negative_slope, choices.keep, net_.mask_of(t),
+      net_.or_zero(state_before(t)), grad, net_.options, net_.mask_of(t),
       net_.of_step(gates_grad_, k), h_gates_grad, h_grad_);
   if (to_state(t)) h_grad_.add_(convolve_backward(h_gates_grad, h_grad_, net_.h_conv));
 }
@@ -132,16 +130,14 @@ void ConvGruBackward::step_back_reset_after(const ConvGruBlock& block, int64_t k
 void ConvGruBackward::step_back_reset_before(const ConvGruBlock& block, int64_t k,
                                              const Tensor& grad) {
   const int64_t t = block.first + k;
-  const GruChoices& choices = net_.choices;
   const Tensor state = state_before(t), old = net_.or_zero(state);
   const Tensor gates = net_.of_step(block.gates, k);
   const Tensor gates_grad = net_.of_step(gates_grad_, k);
   const Tensor ru = net_.ru(gates);
-  const auto [u, fresh] = call::gru_reset(ru, std::nullopt, old, net_.ru_slots);
+  const auto [u, fresh] = call::gru_reset(ru, std::nullopt, old, net_.ru_options);
   const Tensor reset = net_.of_step(resets_, k).copy_(fresh);
   const auto [u_grad, n_grad, to_h] = call::gru_output_backward(
-      grad, u, net_.n(gates), old, choices.activation, choices.negative_slope,
-      choices.keep, net_.mask_of(t), true, true, true);
+      grad, u, net_.n(gates), old, net_.options, net_.mask_of(t), true, true, true);
   h_grad_.copy_(to_h);
   net_.n(gates_grad).copy_(n_grad);
   // Where the state is 0 so is r h, and its gradient goes nowhere.
@@ -150,7 +146,7 @@ void ConvGruBackward::step_back_reset_before(const ConvGruBlock& block, int64_t 
     reset_grad = convolve_backward(channels_last(n_grad), reset, net_.n_conv);
   }
   const auto [ru_grad, through_reset] = call::gru_reset_backward(
-      u_grad, reset_grad, ru, std::nullopt, old, net_.ru_slots, true, to_state(t));
+      u_grad, reset_grad, ru, std::nullopt, old, net_.ru_options, true, to_state(t));
   net_.ru(gates_grad).copy_(ru_grad);
   if (!to_state(t)) return;
   h_grad_.add_(through_reset);
@@ -161,7 +157,7 @@ void ConvGruBackward::add_parameter_grads(const ConvGruBlock& block) {
   inputs_.add(net_, block.first, block.count(), gates_grad_);
   if (!wanted_[kToHWeight] && !wanted_[kToHBias]) return;
   const Tensor states = net_.states_before(outputs_, net_.h, block.first, block.last);
-  if (net_.reset_before) {
+  if (net_.reset_before()) {
     ru_.add(channels_last(net_.ru(gates_grad_)), states, net_.ru_conv);
     n_.add(channels_last(net_.n(gates_grad_)), resets_, net_.n_conv);
   } else {
@@ -202,17 +198,16 @@ ConvGruGradients ConvGruBackward::results() const {
 ConvGruGradients conv_gru_backward(
     const Tensor& grad, const OptionalTensor& inputs, const OptionalTensor& h,
     const OptionalTensor& x_weight, const OptionalTensor& x_bias,
-    const Tensor& h_weight, const OptionalTensor& h_bias, at::IntArrayRef dilation,
-    at::IntArrayRef slots, bool reset_before, int64_t activation, double negative_slope,
-    bool keep, const OptionalTensor& mask, const Tensor& outputs, const Tensor& gates,
+    const Tensor& h_weight, const OptionalTensor& h_bias, at::IntArrayRef x_dilation,
+    at::IntArrayRef h_dilation, at::ArrayRef<double> options,
+    const OptionalTensor& mask, const Tensor& outputs, const Tensor& gates,
     const Tensor& candidates, bool gates_saved, const c10::List<bool>& wanted) {
   const char* op = "conv_gru_backward";
   const PlainDispatch plain;
   TORCH_CHECK_VALUE(grad.dim() == 5, op, ": grad must be [T, B, F, H, W], got ",
                     grad.sizes());
   const ConvGru net(op, {inputs, h, x_weight, x_bias, h_weight, h_bias}, grad.size(0),
-                    {dilation, slots, reset_before, activation, negative_slope, keep},
-                    mask);
+                    {x_dilation, h_dilation}, options, mask);
   check_argument(op, "grad", grad, net.sizes(net.features), h_weight);
   check_argument(op, "outputs", outputs, net.sizes(net.features), h_weight);
   TORCH_CHECK_VALUE(wanted.size() == 6, op, ": wanted must be 6 flags, got ",
@@ -221,7 +216,7 @@ ConvGruGradients conv_gru_backward(
   if (!net.empty() && gates_saved) {
     check_argument(op, "gates", gates, net.sizes(3 * net.features), h_weight);
     saved.gates = channels_last(gates.flatten(0, 1));
-    if (!reset_before) {
+    if (!net.reset_before()) {
       check_argument(op, "candidates", candidates, net.sizes(net.features), h_weight);
       saved.candidates = channels_last(candidates.flatten(0, 1));
     }

@@ -14,18 +14,17 @@ namespace trajgru_ext {
 
 ConvLstm::ConvLstm(const char* op, const ConvRnnTensors& given,
                    const OptionalTensor& cell, const PeepholeTensors& peephole,
-                   int64_t count, at::IntArrayRef dilation, at::IntArrayRef slots,
-                   double forget_bias, const OptionalTensor& old_state_mask)
-    : ConvRnn(op, given, count, 4, dilation, old_state_mask) {
-  check_slots(op, slots, 4);
+                   int64_t count, const Dilations& dilations,
+                   at::ArrayRef<double> numbers, const OptionalTensor& zoneout_mask)
+    : ConvRnn(op, given, count, 4, dilations, zoneout_mask),
+      options(numbers.begin(), numbers.end()) {
+  lstm_options(op, numbers);  // checks them
   if (cell.has_value()) {
     const auto wanted = {batch, features, height, width};
     check_argument(op, "c", *cell, wanted, given.h_weight);
     c = channels_last(*cell);
     c_format = memory_format(*cell);
   }
-  choices.slots = slots.vec();
-  choices.forget_bias = forget_bias;
   check_peephole(op, peephole.w_ci, peephole.w_cf, peephole.w_co,
                  {batch, features, height, width}, like.device());
   if (!peephole.w_ci.has_value()) return;
@@ -35,9 +34,9 @@ ConvLstm::ConvLstm(const char* op, const ConvRnnTensors& given,
   const auto fitted = [&](const OptionalTensor& weight) {
     return channels_last(weight->to(opmath_dtype(given.h_weight)));
   };
-  choices.w_ci = fitted(peephole.w_ci);
-  choices.w_cf = fitted(peephole.w_cf);
-  choices.w_co = fitted(peephole.w_co);
+  w_ci = fitted(peephole.w_ci);
+  w_cf = fitted(peephole.w_cf);
+  w_co = fitted(peephole.w_co);
 }
 
 const FusedConv& ConvLstm::fused() const {
@@ -57,17 +56,15 @@ void ConvLstm::step(int64_t t, const at::Tensor& gates, const at::Tensor& h_befo
   if (masked.has_value()) old = or_zero(h_before);
   if (!fused().exists()) {
     return call::lstm_step(gates, h_gates(h_before, h_conv), old, or_zero(c_before),
-                           inputs.defined(), choices.w_ci, choices.w_cf, choices.w_co,
-                           choices.slots, choices.forget_bias, masked, save_gates,
-                           h_after, c_after);
+                           inputs.defined(), w_ci, w_cf, w_co, options, masked,
+                           save_gates, h_after, c_after);
   }
   OptionalTensor left;
   if (save_gates) left = gates;
   const FusedConv& conv = fused();
   call::winograd_lstm_step(fused_images(t, h_before), conv.weights, conv.bias,
-                           conv.taps, old, or_zero(c_before), choices.w_ci,
-                           choices.w_cf, choices.w_co, choices.slots,
-                           choices.forget_bias, masked, left, h_after, c_after);
+                           conv.taps, old, or_zero(c_before), w_ci, w_cf, w_co, options,
+                           masked, left, h_after, c_after);
 }
 
 namespace {
@@ -80,13 +77,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> conv_lstm(
     const OptionalTensor& x_weight, const OptionalTensor& x_bias,
     const Tensor& h_weight, const OptionalTensor& h_bias, const OptionalTensor& c,
     const OptionalTensor& w_ci, const OptionalTensor& w_cf, const OptionalTensor& w_co,
-    int64_t steps, at::IntArrayRef dilation, at::IntArrayRef slots, double forget_bias,
-    const OptionalTensor& mask, bool save_cells, bool save_gates) {
+    int64_t steps, at::IntArrayRef x_dilation, at::IntArrayRef h_dilation,
+    at::ArrayRef<double> options, const OptionalTensor& mask, bool save_cells,
+    bool save_gates) {
   const PlainDispatch plain;
   TORCH_CHECK_VALUE(save_cells || !save_gates,
                     "conv_lstm: save_gates takes save_cells");
   const ConvLstm net("conv_lstm", {inputs, h, x_weight, x_bias, h_weight, h_bias}, c,
-                     {w_ci, w_cf, w_co}, steps, dilation, slots, forget_bias, mask);
+                     {w_ci, w_cf, w_co}, steps, {x_dilation, h_dilation}, options,
+                     mask);
   const int64_t features = net.features;
   const States outputs(net);
   Tensor gates, cells, c_after = net.or_zero(net.c);

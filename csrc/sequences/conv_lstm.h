@@ -26,11 +26,12 @@ struct PeepholeTensors {
 struct ConvLstm : ConvRnn {
   at::Tensor c;  // [B, F, H, W], undefined where it is 0
   at::MemoryFormat c_format = at::MemoryFormat::Contiguous;
-  LstmChoices choices;  // the peepholes in the dtype of sums
+  OptionNumbers options;
+  OptionalTensor w_ci, w_cf, w_co;  // all or none, in the dtype of sums
 
   ConvLstm(const char* op, const ConvRnnTensors& given, const OptionalTensor& c,
-           const PeepholeTensors& peephole, int64_t steps, at::IntArrayRef dilation,
-           at::IntArrayRef slots, double forget_bias, const OptionalTensor& mask);
+           const PeepholeTensors& peephole, int64_t steps, const Dilations& dilations,
+           at::ArrayRef<double> numbers, const OptionalTensor& mask);
 
   // The buffer of the gates of some steps, with what is computed ahead.
   at::Tensor prepare(int64_t first, int64_t count) const;

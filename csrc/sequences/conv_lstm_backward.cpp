@@ -93,10 +93,9 @@ void ConvLstmBackward::step_back(const Tensor& gates, const Tensor& gates_grad,
   const OptionalTensor masked = net_.mask_of(t);
   OptionalTensor h_zoneout_grad;
   if (masked.has_value()) h_zoneout_grad = h_grad_;
-  const LstmChoices& choices = net_.choices;
   call::lstm_step_backward(gates, net_.or_zero(c_before(t)), c_after(t), h_grad_,
-                           choices.w_ci, choices.w_cf, choices.w_co, choices.slots,
-                           masked, gates_grad, c_grad_, h_zoneout_grad, weight_grads_);
+                           net_.w_ci, net_.w_cf, net_.w_co, net_.options, masked,
+                           gates_grad, c_grad_, h_zoneout_grad, weight_grads_);
   const Tensor state = h_before(t);
   if (!state.defined() || (t == 0 && !wanted_[kToH])) return;
   const Tensor through = convolve_backward(gates_grad, h_grad_, net_.h_conv);
@@ -158,16 +157,17 @@ ConvLstmGradients conv_lstm_backward(
     const OptionalTensor& x_weight, const OptionalTensor& x_bias,
     const Tensor& h_weight, const OptionalTensor& h_bias, const OptionalTensor& c,
     const OptionalTensor& w_ci, const OptionalTensor& w_cf, const OptionalTensor& w_co,
-    at::IntArrayRef dilation, at::IntArrayRef slots, double forget_bias,
-    const OptionalTensor& mask, const Tensor& outputs, const Tensor& cells,
-    const Tensor& gates, bool gates_saved, const c10::List<bool>& wanted) {
+    at::IntArrayRef x_dilation, at::IntArrayRef h_dilation,
+    at::ArrayRef<double> options, const OptionalTensor& mask, const Tensor& outputs,
+    const Tensor& cells, const Tensor& gates, bool gates_saved,
+    const c10::List<bool>& wanted) {
   const char* op = "conv_lstm_backward";
   const PlainDispatch plain;
   TORCH_CHECK_VALUE(outputs.dim() == 5, op, ": outputs must be [T, B, F, H, W], got ",
                     outputs.sizes());
   const PeepholeTensors peephole{w_ci, w_cf, w_co};
   const ConvLstm net(op, {inputs, h, x_weight, x_bias, h_weight, h_bias}, c, peephole,
-                     outputs.size(0), dilation, slots, forget_bias, mask);
+                     outputs.size(0), {x_dilation, h_dilation}, options, mask);
   const auto states = net.sizes(net.features);
   check_argument(op, "outputs", outputs, states, h_weight);
   check_argument(op, "cells", cells, states, h_weight);

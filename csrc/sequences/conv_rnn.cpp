@@ -9,18 +9,27 @@ namespace trajgru_ext {
 
 using at::Tensor;
 
+namespace {
+
+std::array<int64_t, 2> pair(const char* op, const char* name,
+                            at::IntArrayRef dilation) {
+  TORCH_CHECK_VALUE(dilation.size() == 2 && dilation[0] > 0 && dilation[1] > 0, op,
+                    ": ", name, " must be two positive numbers, got ", dilation);
+  return {dilation[0], dilation[1]};
+}
+
+}  // namespace
+
 ConvRnn::ConvRnn(const char* op, const ConvRnnTensors& given, int64_t count,
-                 int64_t gates, at::IntArrayRef dilation, const OptionalTensor& masked)
+                 int64_t gates, const Dilations& dilations,
+                 const OptionalTensor& masked)
     : Sequence(op, count) {
   const Tensor& like = given.h_weight;
   check_sizes(op, "h_weight", like, {-1, -1, -1, -1}, like);
   TORCH_CHECK_VALUE(like.size(1) > 0 && like.size(0) == gates * like.size(1), op,
                     ": h_weight must be [", gates, "F, F, k, k], F > 0, got ",
                     like.sizes());
-  bool fits = dilation.size() == 4;
-  for (const int64_t one : dilation) fits = fits && one > 0;
-  TORCH_CHECK_VALUE(fits, op, ": dilation must be 4 positive numbers, got ", dilation);
-  h_conv = {like, given.h_bias, {dilation[2], dilation[3]}};
+  h_conv = {like, given.h_bias, pair(op, "h_dilation", dilations.h)};
   check_conv(op, "h", h_conv, -1, -1, like);
   // As the convolutions would have it at every step.
   h_conv.weight = channels_last(like);
@@ -29,7 +38,7 @@ ConvRnn::ConvRnn(const char* op, const ConvRnnTensors& given, int64_t count,
   if (!inputs.defined()) return;
   TORCH_CHECK_VALUE(given.x_weight.has_value(), op,
                     ": x_weight must be given with inputs, got None");
-  x_conv = {*given.x_weight, given.x_bias, {dilation[0], dilation[1]}};
+  x_conv = {*given.x_weight, given.x_bias, pair(op, "x_dilation", dilations.x)};
   check_conv(op, "x", x_conv, like.size(0), inputs.size(2), like);
   x_conv.weight = channels_last(x_conv.weight);
   x_conv.dilation = within_image(x_conv.dilation);

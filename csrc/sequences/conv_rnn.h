@@ -31,14 +31,18 @@ struct FusedConv {
   bool exists() const { return weights.numel() > 0; }
 };
 
+// Along height and width, of the convolutions of the inputs and of the state.
+struct Dilations {
+  at::IntArrayRef x, h;
+};
+
 struct ConvRnn : Sequence {
   Conv x_conv;  // undefined without inputs
   Conv h_conv;
 
-  // Checks the arguments. gates: slices of the weights; dilation: two numbers for the
-  // inputs, and two for the state.
+  // Checks the arguments. gates: slices of the weights.
   ConvRnn(const char* op, const ConvRnnTensors& given, int64_t steps, int64_t gates,
-          at::IntArrayRef dilation, const OptionalTensor& mask);
+          const Dilations& dilations, const OptionalTensor& mask);
 
   // The inputs' part of the gates of some steps; uninitialised without inputs.
   at::Tensor x_gates(int64_t first, int64_t count) const;

@@ -19,8 +19,8 @@ namespace {
 
 using at::Tensor;
 
-void activate_(Tensor& values, const GruChoices& choices) {
-  switch (static_cast<Activation>(choices.activation)) {
+void activate_(Tensor& values, const GruUpdate<double>& update) {
+  switch (update.activation) {
     case Activation::tanh:
       values.tanh_();
       return;
@@ -28,15 +28,18 @@ void activate_(Tensor& values, const GruChoices& choices) {
       values.relu_();
       return;
     default:
-      at::leaky_relu_(values, choices.negative_slope);
+      at::leaky_relu_(values, update.negative_slope);
   }
 }
 
 }  // namespace
 
 TrajGru::TrajGru(const char* op, const TrajGruTensors& given, int64_t count,
-                 int64_t activation, double negative_slope)
-    : Sequence(op, count), choices{{0, 1, 2}, activation, negative_slope, true} {
+                 at::ArrayRef<double> numbers)
+    : Sequence(op, count),
+      chosen(gru_options(op, numbers, 3)),
+      options(numbers.begin(), numbers.end()) {
+  check_slope(op, chosen);
   TORCH_CHECK_VALUE(given.parameters.size() == 10, op, ": parameters must be 10, got ",
                     given.parameters.size());
   size_t next = 0;
@@ -64,9 +67,6 @@ TrajGru::TrajGru(const char* op, const TrajGruTensors& given, int64_t count,
     check_sizes(op, "flow_offset", offset, {flow_channels(), height, width}, parameter);
     flow_offset = channels_last(offset.unsqueeze(0).to(opmath_dtype(parameter)));
   }
-  check_gru_update(op, activation, std::nullopt, parameter);
-  TORCH_CHECK_VALUE(negative_slope >= 0, op,
-                    ": negative_slope must not be below 0, got ", negative_slope);
 }
 
 // Those that there are with or without inputs.
@@ -114,7 +114,7 @@ void TrajGru::generate_flows(const TrajGruBlock& block, int64_t k,
   Tensor hidden = of_step(block.hidden, k);
   const Tensor from_h = state.defined() ? convolve(state, h2f) : conv_of_zero(h2f);
   inputs.defined() ? hidden.add_(from_h) : hidden.copy_(from_h);
-  activate_(hidden, choices);
+  activate_(hidden, chosen.update);
   const Tensor flow = of_step(block.flows, k);
   flow.copy_(convolve(hidden.to(flow.scalar_type()), coordinates));
   if (flow_offset.defined()) flow.add_(flow_offset);
@@ -133,8 +133,7 @@ void TrajGru::step(const TrajGruBlock& block, int64_t k, const Tensor& state,
   OptionalTensor candidate;
   if (block.candidates.defined()) candidate = of_step(block.candidates, k);
   call::gru_step(of_step(block.gates, k), h_gates, or_zero(state), inputs.defined(),
-                 choices.slots, choices.activation, choices.negative_slope,
-                 choices.keep, mask_of(block.first + k), candidate, output);
+                 options, mask_of(block.first + k), candidate, output);
 }
 
 namespace {
@@ -144,13 +143,12 @@ using Results = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 // Outputs, and as `saved` has it: flows and hidden, gates and candidates.
 Results traj_gru(const OptionalTensor& inputs, const OptionalTensor& h,
                  const c10::List<OptionalTensor>& parameters, int64_t steps,
-                 int64_t activation, double negative_slope, const OptionalTensor& mask,
+                 at::ArrayRef<double> options, const OptionalTensor& mask,
                  const OptionalTensor& offset, int64_t saved) {
   const PlainDispatch plain;
   TORCH_CHECK_VALUE(saved >= 0 && saved <= 2, "traj_gru: saved must be 0, 1 or 2, got ",
                     saved);
-  const TrajGru net("traj_gru", {inputs, h, parameters, mask, offset}, steps,
-                    activation, negative_slope);
+  const TrajGru net("traj_gru", {inputs, h, parameters, mask, offset}, steps, options);
   const bool save_flows = saved >= static_cast<int64_t>(Saved::flows);
   const bool save_gates = saved >= static_cast<int64_t>(Saved::gates);
   const States outputs(net);

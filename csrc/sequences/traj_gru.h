@@ -52,13 +52,14 @@ struct TrajGruBlock {
 struct TrajGru : Sequence {
   TrajGruLayers<Conv> layers;  // i2h and i2f undefined without inputs; ret: [3F, L F]
   Conv coordinates;            // layers.flows in the dtype of coordinates
-  GruChoices choices;
+  GruOptions chosen;
+  OptionNumbers options;   // the same, as gru_step takes them
   at::Tensor flow_offset;  // [1, 2L, H, W] in the dtype of coordinates, or undefined
 
   // Checks the arguments. inputs: [T, B, C, H, W]; flow_offset: [2L, H, W], added to
   // the flows of every step.
   TrajGru(const char* op, const TrajGruTensors& given, int64_t steps,
-          int64_t activation, double negative_slope);
+          at::ArrayRef<double> numbers);
 
   // Channels of the flows, and of the layer before them.
   int64_t flow_channels() const { return layers.flows.weight.size(0); }

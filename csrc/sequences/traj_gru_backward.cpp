@@ -24,14 +24,14 @@ using at::Tensor;
 // From the gradient to the activation's value to that to its argument; a value has the
 // sign of its argument.
 Tensor activation_backward(const Tensor& grad, const Tensor& values,
-                           const GruChoices& choices) {
-  switch (static_cast<Activation>(choices.activation)) {
+                           const GruUpdate<double>& update) {
+  switch (update.activation) {
     case Activation::tanh:
       return at::tanh_backward(grad, values);
     case Activation::relu:
       return at::threshold_backward(grad, values, 0);
     default:
-      return at::leaky_relu_backward(grad, values, choices.negative_slope, true);
+      return at::leaky_relu_backward(grad, values, update.negative_slope, true);
   }
 }
 
@@ -159,14 +159,13 @@ void TrajGruBackward::make_buffers(const TrajGruBlock& block) {
 
 void TrajGruBackward::step_back(const TrajGruBlock& block, int64_t k) {
   const int64_t t = block.first + k;
-  const GruChoices& choices = net_.choices;
   const Tensor state = state_before(t), old = net_.or_zero(state);
   Tensor grad = channels_last(grad_.select(0, t));
   if (t + 1 < net_.steps) grad = h_grad_.add_(grad);
-  call::gru_step_backward(
-      net_.of_step(block.gates, k), net_.of_step(block.candidates, k), old, grad,
-      choices.slots, choices.activation, choices.negative_slope, choices.keep,
-      net_.mask_of(t), net_.of_step(gates_grad_, k), h_gates_grad_, h_grad_);
+  call::gru_step_backward(net_.of_step(block.gates, k),
+                          net_.of_step(block.candidates, k), old, grad, net_.options,
+                          net_.mask_of(t), net_.of_step(gates_grad_, k), h_gates_grad_,
+                          h_grad_);
   // A state of 0 is moved nowhere.
   const bool moved = state.defined(), to_state = moved && state_wanted(t);
   ConvGrad& ret = sums_.ret;
@@ -197,8 +196,8 @@ void TrajGruBackward::step_back_flows(const TrajGruBlock& block, int64_t k,
   const at::ScalarType coordinates = flows_grad.scalar_type();
   const Tensor to_hidden =
       convolve_backward(flows_grad, hidden.to(coordinates), net_.coordinates);
-  hidden_grad.copy_(
-      activation_backward(to_hidden.to(hidden.scalar_type()), hidden, net_.choices));
+  hidden_grad.copy_(activation_backward(to_hidden.to(hidden.scalar_type()), hidden,
+                                        net_.chosen.update));
   if (!state.defined() || !state_wanted(t)) return;
   h_grad_.add_(convolve_backward(hidden_grad, state, net_.layers.h2f));
 }
@@ -258,7 +257,7 @@ TrajGruGradients TrajGruBackward::results() const {
 TrajGruGradients traj_gru_backward(
     const Tensor& grad, const OptionalTensor& flows_grad, const OptionalTensor& inputs,
     const OptionalTensor& h, const c10::List<OptionalTensor>& parameters,
-    int64_t activation, double negative_slope, const OptionalTensor& mask,
+    at::ArrayRef<double> options, const OptionalTensor& mask,
     const OptionalTensor& offset, const Tensor& outputs, const Tensor& flows,
     const Tensor& hidden, const Tensor& gates, const Tensor& candidates, int64_t saved,
     const c10::List<bool>& wanted) {
@@ -266,8 +265,7 @@ TrajGruGradients traj_gru_backward(
   const PlainDispatch plain;
   TORCH_CHECK_VALUE(grad.dim() == 5, op, ": grad must be [T, B, F, H, W], got ",
                     grad.sizes());
-  const TrajGru net(op, {inputs, h, parameters, mask, offset}, grad.size(0), activation,
-                    negative_slope);
+  const TrajGru net(op, {inputs, h, parameters, mask, offset}, grad.size(0), options);
   const Tensor& parameter = net.layers.ret.weight;
   check_argument(op, "grad", grad, net.sizes(net.features), parameter);
   check_argument(op, "outputs", outputs, net.sizes(net.features), parameter);

@@ -5,6 +5,8 @@
 
 #include "cpu/conv/winograd_conv.h"
 #include "cpu/gate_device.h"
+#include "operators/gates/gru_output.h"
+#include "operators/gates/gru_reset.h"
 #include "operators/gates/gru_step.h"
 #include "operators/gates/lstm_step.h"
 #include "tensors/library.h"
@@ -45,14 +47,14 @@ void winograd_lstm_step(at::TensorList images, const Tensor& weights,
                         const OptionalTensor& bias, int64_t taps,
                         const OptionalTensor& h, const Tensor& c,
                         const OptionalTensor& w_ci, const OptionalTensor& w_cf,
-                        const OptionalTensor& w_co, at::IntArrayRef slots,
-                        double forget_bias, const OptionalTensor& mask,
-                        const OptionalTensor& gates, const Tensor& h_output,
-                        const Tensor& c_output) {
+                        const OptionalTensor& w_co, at::ArrayRef<double> options,
+                        const OptionalTensor& mask, const OptionalTensor& gates,
+                        const Tensor& h_output, const Tensor& c_output) {
   const char* op = "winograd_lstm_step";
-  LstmSteps<CpuGateDevice>::check_step(op, h, c, w_ci, w_cf, w_co, slots, mask,
-                                       h_output, c_output);
-  if (gates.has_value()) check_gates(op, *gates, std::nullopt, "c", c, slots, 4);
+  LstmStepOperators<CpuGateDevice>::check_step(op, h, c, w_ci, w_cf, w_co, mask,
+                                               h_output, c_output);
+  const LstmOptions chosen = lstm_options(op, options);
+  if (gates.has_value()) check_gates(op, *gates, std::nullopt, "c", c, 4);
   const PlainDispatch plain;
   Tensor offset;
   const auto conv = conv_args(op, images, weights, bias, 4, taps, c, offset);
@@ -63,26 +65,26 @@ void winograd_lstm_step(at::TensorList images, const Tensor& weights,
   check_pixels(op, in.layout, {h_output, c_output});
   if (gates.has_value()) check_buffers(op, in.layout, at::kFloat, {*gates});
   LstmStep<Floats> args{};
-  in.fill(args, slots);
-  args.leaves = gates.has_value();
+  in.fill(args, chosen);
+  args.save_gates = gates.has_value();
   if (gates.has_value()) in.layout.show(args.gates, *gates);
   in.layout.show(args.h, old);
   in.layout.show(args.c, state);
   in.layout.show(args.h_output, h_output);
   in.layout.show(args.c_output, c_output);
-  args.forget_bias = static_cast<float>(forget_bias);
+  args.forget_bias = static_cast<float>(chosen.forget_bias);
   convolve(conv, args);
 }
 
 void winograd_gru_step(at::TensorList images, const Tensor& weights,
                        const OptionalTensor& bias, int64_t taps, const Tensor& gates,
-                       const Tensor& h, bool has_inputs, at::IntArrayRef slots,
-                       int64_t activation, double negative_slope, bool keep,
+                       const Tensor& h, bool has_inputs, at::ArrayRef<double> options,
                        const OptionalTensor& mask, const OptionalTensor& candidate,
                        const Tensor& output) {
   const char* op = "winograd_gru_step";
-  GruSteps<CpuGateDevice>::check_step(op, gates, std::nullopt, h, slots, activation,
-                                      mask, candidate, output);
+  GruStepOperators<CpuGateDevice>::check_step(op, gates, std::nullopt, h, mask,
+                                              candidate, output);
+  const GruOptions chosen = gru_options(op, options, 3);
   const PlainDispatch plain;
   Tensor offset;
   const auto conv = conv_args(op, images, weights, bias, 3, taps, h, offset);
@@ -90,7 +92,7 @@ void winograd_gru_step(at::TensorList images, const Tensor& weights,
   check_pixels(op, in.layout, {output, gates});
   if (candidate.has_value()) check_pixels(op, in.layout, {*candidate});
   GruStep<Floats> args{};
-  in.fill(args, slots, gru_update(activation, negative_slope, keep));
+  in.fill(args, chosen);
   args.has_inputs = has_inputs;
   in.layout.show(args.gates, gates);
   if (candidate.has_value()) in.layout.show(args.candidate, *candidate);
@@ -100,11 +102,11 @@ void winograd_gru_step(at::TensorList images, const Tensor& weights,
 
 void winograd_gru_reset(at::TensorList images, const Tensor& weights,
                         const OptionalTensor& bias, int64_t taps, const Tensor& h,
-                        at::IntArrayRef slots, const OptionalTensor& sums,
+                        at::ArrayRef<double> options, const OptionalTensor& sums,
                         const Tensor& u, const Tensor& reset) {
   const char* op = "winograd_gru_reset";
   check_image(op, "h", h, h.device());
-  check_slots(op, slots, 2);
+  const GruOptions chosen = gru_options(op, options, 2);
   check_like_state(op, "u", u, "h", h);
   check_like_state(op, "reset", reset, "h", h);
   const PlainDispatch plain;
@@ -117,7 +119,7 @@ void winograd_gru_reset(at::TensorList images, const Tensor& weights,
   GruReset<Floats> args{};
   args.rows = layout.rows();
   layout.show(args.h, state);
-  args.slots = gru_slots(slots);
+  args.order = chosen.order;
   layout.show(args.u, u);
   layout.show(args.reset, reset);
   convolve(conv, args);
@@ -125,26 +127,27 @@ void winograd_gru_reset(at::TensorList images, const Tensor& weights,
 
 void winograd_gru_output(at::TensorList images, const Tensor& weights,
                          const OptionalTensor& bias, int64_t taps, const Tensor& u,
-                         const Tensor& h, int64_t activation, double negative_slope,
-                         bool keep, const OptionalTensor& mask,
-                         const OptionalTensor& sums, const Tensor& output) {
+                         const Tensor& h, at::ArrayRef<double> options,
+                         const OptionalTensor& mask, const OptionalTensor& sums,
+                         const Tensor& output) {
   const char* op = "winograd_gru_output";
   check_gru_output(op, u, output, h);
-  check_gru_update(op, activation, mask, h);
+  check_zoneout_mask(op, mask, "h", h);
+  const GruOptions chosen = gru_options(op, options, 0);
   const PlainDispatch plain;
   Tensor offset;
   auto conv = conv_args(op, images, weights, bias, 1, taps, h, offset);
   leave_sums(op, conv, sums, h);
   const GateLayout layout(output, h, CpuGateDevice::kRowLength);
   const Tensor gate = layout.fit(u, at::kFloat), state = layout.fit(h, at::kFloat);
-  const Tensor kept = layout.fit(mask, at::kBool);
+  const Tensor zoneout = layout.fit(mask, at::kBool);
   check_pixels(op, layout, {output});
   GruOutput<Floats> args{};
   args.rows = layout.rows();
   layout.show(args.u, gate);
   layout.show(args.h, state);
-  layout.show(args.mask, kept);
-  set_update(args.update, gru_update(activation, negative_slope, keep));
+  layout.show(args.mask, zoneout);
+  set_update(args.update, chosen.update);
   layout.show(args.output, output);
   convolve(conv, args);
 }

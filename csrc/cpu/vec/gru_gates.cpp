@@ -1,3 +1,5 @@
+#include "math/gru_gates.h"
+
 #include "cpu/vec/gate_loop.h"
 
 namespace trajgru_ext {
@@ -5,10 +7,6 @@ namespace CPU_CAPABILITY {
 
 TRAJGRU_INSTANTIATE_GATE_KERNELS(GruGates)
 TRAJGRU_INSTANTIATE_GATE_KERNELS(GruGatesBackward)
-TRAJGRU_INSTANTIATE_GATE_KERNELS(GruReset)
-TRAJGRU_INSTANTIATE_GATE_KERNELS(GruResetBackward)
-TRAJGRU_INSTANTIATE_GATE_KERNELS(GruOutput)
-TRAJGRU_INSTANTIATE_GATE_KERNELS(GruOutputBackward)
 
 }  // namespace CPU_CAPABILITY
 }  // namespace trajgru_ext

@@ -1,3 +1,5 @@
+#include "math/gru_step.h"
+
 #include "cpu/vec/gate_loop.h"
 
 namespace trajgru_ext {

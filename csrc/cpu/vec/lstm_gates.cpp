@@ -1,3 +1,5 @@
+#include "math/lstm_gates.h"
+
 #include "cpu/vec/gate_loop.h"
 
 namespace trajgru_ext {

@@ -1,3 +1,5 @@
+#include "math/lstm_step.h"
+
 #include "cpu/vec/gate_loop.h"
 
 namespace trajgru_ext {

@@ -7,6 +7,10 @@
 #include "cpu/gate_kernels.h"
 #include "cpu/vec/gate_loop.h"
 #include "cpu/vec/winograd.h"
+#include "math/gru_output.h"
+#include "math/gru_reset.h"
+#include "math/gru_step.h"
+#include "math/lstm_step.h"
 
 namespace trajgru_ext {
 namespace CPU_CAPABILITY {

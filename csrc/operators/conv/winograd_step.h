@@ -29,32 +29,30 @@ void winograd_lstm_step(at::TensorList images, const at::Tensor& weights,
                         const OptionalTensor& bias, int64_t taps,
                         const OptionalTensor& h, const at::Tensor& c,
                         const OptionalTensor& w_ci, const OptionalTensor& w_cf,
-                        const OptionalTensor& w_co, at::IntArrayRef slots,
-                        double forget_bias, const OptionalTensor& mask,
-                        const OptionalTensor& gates, const at::Tensor& h_output,
-                        const at::Tensor& c_output);
+                        const OptionalTensor& w_co, at::ArrayRef<double> options,
+                        const OptionalTensor& mask, const OptionalTensor& gates,
+                        const at::Tensor& h_output, const at::Tensor& c_output);
 
 // gru_step of the sums, which are the state's part of the gates.
 void winograd_gru_step(at::TensorList images, const at::Tensor& weights,
                        const OptionalTensor& bias, int64_t taps,
                        const at::Tensor& gates, const at::Tensor& h, bool has_inputs,
-                       at::IntArrayRef slots, int64_t activation, double negative_slope,
-                       bool keep, const OptionalTensor& mask,
+                       at::ArrayRef<double> options, const OptionalTensor& mask,
                        const OptionalTensor& candidate, const at::Tensor& output);
 
 // gru_reset of the sums of reset and update gate. sums: where these are left, if
 // anywhere.
 void winograd_gru_reset(at::TensorList images, const at::Tensor& weights,
                         const OptionalTensor& bias, int64_t taps, const at::Tensor& h,
-                        at::IntArrayRef slots, const OptionalTensor& sums,
+                        at::ArrayRef<double> options, const OptionalTensor& sums,
                         const at::Tensor& u, const at::Tensor& reset);
 
 // gru_output of the candidate's sums.
 void winograd_gru_output(at::TensorList images, const at::Tensor& weights,
                          const OptionalTensor& bias, int64_t taps, const at::Tensor& u,
-                         const at::Tensor& h, int64_t activation, double negative_slope,
-                         bool keep, const OptionalTensor& mask,
-                         const OptionalTensor& sums, const at::Tensor& output);
+                         const at::Tensor& h, at::ArrayRef<double> options,
+                         const OptionalTensor& mask, const OptionalTensor& sums,
+                         const at::Tensor& output);
 
 namespace call {
 TRAJGRU_OPERATOR(winograd_step_weights, trajgru_ext::winograd_step_weights);

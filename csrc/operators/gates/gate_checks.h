@@ -30,20 +30,21 @@ inline void check_gate_tensor(const char* op, const char* name, const at::Tensor
                    state.scalar_type(), ", or a lower one, got ", gates.scalar_type());
 }
 
-inline void check_slots(const char* op, at::IntArrayRef slots, int64_t count) {
-  std::vector<int64_t> sorted(slots.begin(), slots.end());
+// order: of the gates' slices.
+inline void check_gate_order(const char* op, at::IntArrayRef order) {
+  std::vector<int64_t> sorted(order.begin(), order.end());
   std::sort(sorted.begin(), sorted.end());
-  for (int64_t k = 0; k < count; ++k) {
-    TORCH_CHECK_VALUE(static_cast<int64_t>(sorted.size()) == count && sorted[k] == k,
-                      op, ": slots must be a permutation of 0 to ", count - 1, ", got ",
-                      slots);
+  for (size_t k = 0; k < sorted.size(); ++k) {
+    TORCH_CHECK_VALUE(sorted[k] == static_cast<int64_t>(k), op,
+                      ": gate_order must be a permutation of 0 to ", sorted.size() - 1,
+                      ", got ", order);
   }
 }
 
 inline void check_gates(const char* op, const std::optional<at::Tensor>& x_gates,
                         const std::optional<at::Tensor>& h_gates,
                         const char* state_name, const at::Tensor& state,
-                        at::IntArrayRef slots, int64_t count) {
+                        int64_t count) {
   check_image(op, state_name, state, state.device());
   TORCH_CHECK_VALUE(x_gates.has_value() || h_gates.has_value(), op,
                     ": x_gates or h_gates must be given, got None for both");
@@ -53,7 +54,6 @@ inline void check_gates(const char* op, const std::optional<at::Tensor>& x_gates
   if (h_gates.has_value()) {
     check_gate_tensor(op, "h_gates", *h_gates, state_name, state, count);
   }
-  check_slots(op, slots, count);
 }
 
 // Of the sizes of the state; of any dtype.
@@ -65,20 +65,18 @@ inline void check_like_state(const char* op, const char* name, const at::Tensor&
                     ", got ", tensor.sizes());
 }
 
-inline void check_gru_update(const char* op, int64_t activation,
-                             const std::optional<at::Tensor>& mask,
-                             const at::Tensor& h) {
-  TORCH_CHECK_VALUE(activation >= 0 && activation <= 2, op,
-                    ": activation must be 0, 1 or 2, got ", activation);
+// The elements of a state that keep their old value; state_name: the state's.
+inline void check_zoneout_mask(const char* op, const std::optional<at::Tensor>& mask,
+                               const char* state_name, const at::Tensor& state) {
   if (!mask.has_value()) return;
   TORCH_CHECK_TYPE(mask->scalar_type() == at::kBool, op,
                    ": zoneout_mask must be bool, got ", mask->scalar_type());
-  TORCH_CHECK_VALUE(mask->device() == h.device(), op, ": zoneout_mask must be on ",
-                    h.device(), ", where the other arguments are, got ",
+  TORCH_CHECK_VALUE(mask->device() == state.device(), op, ": zoneout_mask must be on ",
+                    state.device(), ", where the other arguments are, got ",
                     mask->device());
-  TORCH_CHECK_VALUE(mask->sizes() == h.sizes(), op,
-                    ": zoneout_mask must have the sizes of h, ", h.sizes(), ", got ",
-                    mask->sizes());
+  TORCH_CHECK_VALUE(mask->sizes() == state.sizes(), op,
+                    ": zoneout_mask must have the sizes of ", state_name, ", ",
+                    state.sizes(), ", got ", mask->sizes());
 }
 
 inline void check_gru_output(const char* op, const at::Tensor& u,

@@ -3,7 +3,10 @@
 // What a GRU's update can be told, by every operator that is one or a part of one; each
 // reads what concerns it.
 
-#include "math/gru_gates.h"
+#include <array>
+
+#include "math/gates.h"
+#include "operators/gates/gate_checks.h"
 #include "tensors/options.h"
 
 namespace trajgru_ext {
@@ -24,5 +27,25 @@ struct GruOptions {
     f("reset_before", reset_before);
   }
 };
+
+// Reads and checks them. slices: of the gates that an operator takes, r and u before n.
+inline GruOptions gru_options(const char* op, c10::ArrayRef<double> numbers,
+                              size_t slices) {
+  const auto options = read_options<GruOptions>(op, numbers);
+  const std::array<int64_t, 3> order = {options.order.r, options.order.u,
+                                        options.order.n};
+  check_gate_order(op, at::IntArrayRef(order.data(), slices));
+  TORCH_CHECK_VALUE(options.update.activation <= Activation::leaky_relu, op,
+                    ": activation must be 0, 1 or 2, got ",
+                    static_cast<int>(options.update.activation));
+  return options;
+}
+
+// Sequences know the slope of leaky_relu at an argument by the sign of the value.
+inline void check_slope(const char* op, const GruOptions& options) {
+  TORCH_CHECK_VALUE(options.update.negative_slope >= 0, op,
+                    ": negative_slope must not be below 0, got ",
+                    options.update.negative_slope);
+}
 
 }  // namespace trajgru_ext

@@ -10,7 +10,7 @@
 
 #include "operators/gates/gate_checks.h"
 #include "operators/gates/gate_layout.h"
-#include "operators/gates/gru_operators.h"
+#include "operators/gates/gru_operands.h"
 #include "math/gru_step.h"
 
 namespace trajgru_ext {
@@ -21,48 +21,48 @@ struct GruStepOperands {
   at::Tensor h, mask;
 
   GruStepOperands(const at::Tensor& like, const at::Tensor& state,
-                  const OptionalTensor& kept, int64_t row_length)
+                  const OptionalTensor& zoneout, int64_t row_length)
       : layout(like, state, row_length),
         h(layout.fit(state, state.scalar_type())),
-        mask(layout.fit(kept, at::kBool)) {}
+        mask(layout.fit(zoneout, at::kBool)) {}
 
   template <typename Args>
-  void fill(Args& args, at::IntArrayRef slots, const GruUpdate<double>& update) const {
+  void fill(Args& args, const GruOptions& options) const {
     args.rows = layout.rows();
     layout.show(args.h, h);
     layout.show(args.mask, mask);
-    args.slots = gru_slots(slots);
-    set_update(args.update, update);
+    args.order = options.order;
+    set_update(args.update, options.update);
   }
 };
 
 template <typename Device>
-struct GruSteps {
+struct GruStepOperators {
   using Tensor = at::Tensor;
 
   static void implement(torch::Library& m) {
+    static_assert(GateDevice<Device>);
     m.impl("gru_step", &step);
     m.impl("gru_step_backward", &backward);
   }
 
   static void check_step(const char* op, const Tensor& gates,
                          const OptionalTensor& h_gates, const Tensor& h,
-                         at::IntArrayRef slots, int64_t activation,
                          const OptionalTensor& mask, const OptionalTensor& candidate,
                          const Tensor& output) {
-    check_gates(op, gates, h_gates, "h", h, slots, 3);
-    check_gru_update(op, activation, mask, h);
+    check_gates(op, gates, h_gates, "h", h, 3);
+    check_zoneout_mask(op, mask, "h", h);
     check_like_state(op, "output", output, "h", h);
     if (candidate.has_value()) check_like_state(op, "candidate", *candidate, "h", h);
   }
 
   static void step(const Tensor& gates, const Tensor& h_gates, const Tensor& h,
-                   bool has_inputs, at::IntArrayRef slots, int64_t activation,
-                   double negative_slope, bool keep, const OptionalTensor& mask,
-                   const OptionalTensor& candidate, const Tensor& output) {
+                   bool has_inputs, at::ArrayRef<double> options,
+                   const OptionalTensor& mask, const OptionalTensor& candidate,
+                   const Tensor& output) {
     static constexpr const char* op = "gru_step";
-    check_step(op, gates, h_gates, h, slots, activation, mask, candidate, output);
-    const auto update = gru_update(activation, negative_slope, keep);
+    check_step(op, gates, h_gates, h, mask, candidate, output);
+    const GruOptions chosen = gru_options(op, options, 3);
     const typename Device::Guard guard(h.device());
     const PlainDispatch plain;
     const GruStepOperands in(gates, h, mask, Device::kRowLength);
@@ -75,7 +75,7 @@ struct GruSteps {
     if (h.numel() == 0) return;
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, dtype, op, [&] {
       GruStep<GateDtypes<scalar_t, scalar_t>> args{};
-      in.fill(args, slots, update);
+      in.fill(args, chosen);
       args.has_inputs = has_inputs;
       layout.show(args.gates, gates);
       layout.show(args.h_gates, read);
@@ -86,33 +86,32 @@ struct GruSteps {
   }
 
   static void backward(const Tensor& gates, const Tensor& candidate, const Tensor& h,
-                       const Tensor& grad, at::IntArrayRef slots, int64_t activation,
-                       double negative_slope, bool keep, const OptionalTensor& mask,
-                       const Tensor& gates_grad, const Tensor& h_gates_grad,
-                       const Tensor& h_grad) {
+                       const Tensor& grad, at::ArrayRef<double> options,
+                       const OptionalTensor& mask, const Tensor& gates_grad,
+                       const Tensor& h_gates_grad, const Tensor& h_grad) {
     static constexpr const char* op = "gru_step_backward";
-    check_gates(op, gates, h_gates_grad, "h", h, slots, 3);
+    check_gates(op, gates, h_gates_grad, "h", h, 3);
     check_gate_tensor(op, "gates_grad", gates_grad, "h", h, 3);
-    check_gru_update(op, activation, mask, h);
+    check_zoneout_mask(op, mask, "h", h);
     check_like_state(op, "candidate", candidate, "h", h);
     check_like_state(op, "grad", grad, "h", h);
     check_like_state(op, "h_grad", h_grad, "h", h);
-    const auto update = gru_update(activation, negative_slope, keep);
+    const GruOptions chosen = gru_options(op, options, 3);
     const typename Device::Guard guard(h.device());
     const PlainDispatch plain;
     const GruStepOperands in(gates, h, mask, Device::kRowLength);
     const GateLayout& layout = in.layout;
     const at::ScalarType dtype = h.scalar_type();
-    const Tensor seed = layout.fit(grad, dtype);
+    const Tensor grad_output = layout.fit(grad, dtype);
     check_buffers(op, layout, dtype,
                   {gates, candidate, gates_grad, h_gates_grad, h_grad});
     if (h.numel() == 0) return;
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, dtype, op, [&] {
       GruStepBackward<GateDtypes<scalar_t, scalar_t>> args{};
-      in.fill(args, slots, update);
+      in.fill(args, chosen);
       layout.show(args.gates, gates);
       layout.show(args.candidate, candidate);
-      layout.show(args.grad, seed);
+      layout.show(args.grad, grad_output);
       layout.show(args.gates_grad, gates_grad);
       layout.show(args.h_gates_grad, h_gates_grad);
       layout.show(args.h_grad, h_grad);

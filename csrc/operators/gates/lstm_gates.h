@@ -1,6 +1,6 @@
 #pragma once
 
-// lstm_gates on any device; see gru_operators.h for what Device is.
+// lstm_gates on any device.
 
 #include <torch/library.h>
 
@@ -9,7 +9,9 @@
 
 #include "operators/gates/gate_checks.h"
 #include "operators/gates/gate_layout.h"
+#include "operators/gates/lstm_options.h"
 #include "math/lstm_gates.h"
+#include "operators/device.h"
 
 namespace trajgru_ext {
 
@@ -18,11 +20,6 @@ inline bool one_weight_a_channel(const std::optional<at::Tensor>& weight,
                                  const at::Tensor& state) {
   return weight.has_value() && weight->size(2) * weight->size(3) == 1 &&
          state.size(2) * state.size(3) != 1;
-}
-
-inline LstmSlots lstm_slots(at::IntArrayRef slots) {
-  return {static_cast<int>(slots[0]), static_cast<int>(slots[1]),
-          static_cast<int>(slots[2]), static_cast<int>(slots[3])};
 }
 
 // The operands in rows.
@@ -48,12 +45,12 @@ struct LstmOperands {
 };
 
 template <typename Device>
-struct LstmOperators {
+struct LstmGatesOperators {
   using Tensor = at::Tensor;
 
   template <typename D>
   static void fill(LstmGatesForward<D>& args, const LstmOperands& in,
-                   at::IntArrayRef slots, double forget_bias) {
+                   const LstmOptions& options) {
     const GateLayout& layout = in.layout;
     args.rows = layout.rows();
     layout.show(args.x_gates, in.x_gates);
@@ -63,18 +60,19 @@ struct LstmOperators {
     layout.show_weights(args.w_cf, in.w_cf, in.per_channel);
     layout.show_weights(args.w_co, in.w_co, in.per_channel);
     args.weight_per_row = in.per_channel && layout.planes();
-    args.slots = lstm_slots(slots);
-    args.forget_bias = static_cast<typename D::math_t>(forget_bias);
+    args.order = options.order;
+    args.forget_bias = static_cast<typename D::math_t>(options.forget_bias);
   }
 
-  static std::tuple<Tensor, Tensor> gates(const OptionalTensor& x_gates,
-                                          const OptionalTensor& h_gates,
-                                          const Tensor& c, const OptionalTensor& w_ci,
-                                          const OptionalTensor& w_cf,
-                                          const OptionalTensor& w_co,
-                                          at::IntArrayRef slots, double forget_bias) {
+  static std::tuple<Tensor, Tensor> forward(const OptionalTensor& x_gates,
+                                            const OptionalTensor& h_gates,
+                                            const Tensor& c, const OptionalTensor& w_ci,
+                                            const OptionalTensor& w_cf,
+                                            const OptionalTensor& w_co,
+                                            at::ArrayRef<double> options) {
     const char* op = "lstm_gates";
-    check_gates(op, x_gates, h_gates, "c", c, slots, 4);
+    check_gates(op, x_gates, h_gates, "c", c, 4);
+    const LstmOptions chosen = lstm_options(op, options);
     check_peephole(op, w_ci, w_cf, w_co, c.sizes(), c.device());
     const typename Device::Guard guard(c.device());
     const PlainDispatch plain;
@@ -84,7 +82,7 @@ struct LstmOperators {
     if (c.numel() == 0) return {h_output, c_output};
     dispatch_gates(in.dtype, c, [&]<typename D>() {
       LstmGatesForward<D> args{};
-      fill(args, in, slots, forget_bias);
+      fill(args, in, chosen);
       in.layout.show(args.h_output, h_output);
       in.layout.show(args.c_output, c_output);
       Device::run(args);
@@ -92,22 +90,23 @@ struct LstmOperators {
     return {h_output, c_output};
   }
 
-  static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gates_backward(
+  static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
       const OptionalTensor& h_grad, const OptionalTensor& c_grad,
       const OptionalTensor& x_gates, const OptionalTensor& h_gates, const Tensor& c,
       const OptionalTensor& w_ci, const OptionalTensor& w_cf,
-      const OptionalTensor& w_co, at::IntArrayRef slots, double forget_bias,
-      bool gates_wanted, bool c_wanted, bool peephole_wanted) {
+      const OptionalTensor& w_co, at::ArrayRef<double> options, bool gates_wanted,
+      bool c_wanted, bool peephole_wanted) {
     const char* op = "lstm_gates_backward";
-    check_gates(op, x_gates, h_gates, "c", c, slots, 4);
+    check_gates(op, x_gates, h_gates, "c", c, 4);
+    const LstmOptions chosen = lstm_options(op, options);
     check_peephole(op, w_ci, w_cf, w_co, c.sizes(), c.device());
     if (h_grad.has_value()) check_like_state(op, "h_grad", *h_grad, "c", c);
     if (c_grad.has_value()) check_like_state(op, "c_grad", *c_grad, "c", c);
     const typename Device::Guard guard(c.device());
     const PlainDispatch plain;
     const LstmOperands in(x_gates, h_gates, c, w_ci, w_cf, w_co, Device::kRowLength);
-    const Tensor h_seed = in.layout.fit(h_grad, c.scalar_type());
-    const Tensor c_seed = in.layout.fit(c_grad, c.scalar_type());
+    const Tensor h_grad_output = in.layout.fit(h_grad, c.scalar_type());
+    const Tensor c_grad_output = in.layout.fit(c_grad, c.scalar_type());
     Tensor gates_grad, c_input_grad, sums;
     if (gates_wanted) gates_grad = in.layout.empty(4, c, in.dtype);
     if (c_wanted) c_input_grad = in.layout.empty(1, c, c.scalar_type());
@@ -118,9 +117,9 @@ struct LstmOperators {
     if (c.numel() > 0 && (gates_wanted || c_wanted || sums.defined())) {
       dispatch_gates(in.dtype, c, [&]<typename D>() {
         LstmGatesBackward<D> args{};
-        fill<D>(args, in, slots, forget_bias);
-        in.layout.show(args.h_grad, h_seed);
-        in.layout.show(args.c_grad, c_seed);
+        fill<D>(args, in, chosen);
+        in.layout.show(args.h_grad, h_grad_output);
+        in.layout.show(args.c_grad, c_grad_output);
         in.layout.show(args.gates_grad, gates_grad);
         in.layout.show(args.c_input_grad, c_input_grad);
         in.layout.show_sums(args.weight_grads, sums);
@@ -142,8 +141,9 @@ struct LstmOperators {
   }
 
   static void implement(torch::Library& m) {
-    m.impl("lstm_gates", &gates);
-    m.impl("lstm_gates_backward", &gates_backward);
+    static_assert(GateDevice<Device>);
+    m.impl("lstm_gates", &forward);
+    m.impl("lstm_gates_backward", &backward);
   }
 };
 

@@ -2,7 +2,10 @@
 
 // What an LSTM's update can be told, by every operator that is one or has one.
 
-#include "math/lstm_gates.h"
+#include <array>
+
+#include "math/gates.h"
+#include "operators/gates/gate_checks.h"
 #include "tensors/options.h"
 
 namespace trajgru_ext {
@@ -20,5 +23,13 @@ struct LstmOptions {
     f("forget_bias", forget_bias);
   }
 };
+
+// Reads and checks them.
+inline LstmOptions lstm_options(const char* op, c10::ArrayRef<double> numbers) {
+  const auto options = read_options<LstmOptions>(op, numbers);
+  const LstmOrder& at = options.order;
+  check_gate_order(op, std::array<int64_t, 4>{at.i, at.f, at.g, at.o});
+  return options;
+}
 
 }  // namespace trajgru_ext

@@ -22,57 +22,46 @@ struct LstmStepOperands {
   at::Tensor mask, w_ci, w_cf, w_co;
 
   LstmStepOperands(const at::Tensor& gates, const at::Tensor& c,
-                   const OptionalTensor& kept, const OptionalTensor& ci,
+                   const OptionalTensor& zoneout, const OptionalTensor& ci,
                    const OptionalTensor& cf, const OptionalTensor& co,
                    int64_t row_length)
       : per_channel(one_weight_a_channel(ci, c)),
         layout(gates, c, row_length, ci.has_value(), per_channel),
-        mask(layout.fit(kept, at::kBool)),
+        mask(layout.fit(zoneout, at::kBool)),
         w_ci(layout.fit_weights(ci, opmath_dtype(c))),
         w_cf(layout.fit_weights(cf, opmath_dtype(c))),
         w_co(layout.fit_weights(co, opmath_dtype(c))) {}
 
   template <typename Args>
-  void fill(Args& args, at::IntArrayRef slots) const {
+  void fill(Args& args, const LstmOptions& options) const {
     args.rows = layout.rows();
     layout.show(args.mask, mask);
     layout.show_weights(args.w_ci, w_ci, per_channel);
     layout.show_weights(args.w_cf, w_cf, per_channel);
     layout.show_weights(args.w_co, w_co, per_channel);
     args.weight_per_row = per_channel && layout.planes();
-    args.slots = lstm_slots(slots);
+    args.order = options.order;
   }
 };
 
 template <typename Device>
-struct LstmSteps {
+struct LstmStepOperators {
   using Tensor = at::Tensor;
 
   static void implement(torch::Library& m) {
+    static_assert(GateDevice<Device>);
     m.impl("lstm_step", &step);
     m.impl("lstm_step_backward", &backward);
-  }
-
-  static void check_mask(const char* op, const OptionalTensor& mask, const Tensor& c) {
-    if (!mask.has_value()) return;
-    TORCH_CHECK_TYPE(mask->scalar_type() == at::kBool, op, ": mask must be bool, got ",
-                     mask->scalar_type());
-    TORCH_CHECK_VALUE(mask->device() == c.device() && mask->sizes() == c.sizes(), op,
-                      ": mask must have the sizes and the device of c, ", c.sizes(),
-                      " on ", c.device(), ", got ", mask->sizes(), " on ",
-                      mask->device());
   }
 
   // Everything but the gates.
   static void check_step(const char* op, const OptionalTensor& h, const Tensor& c,
                          const OptionalTensor& w_ci, const OptionalTensor& w_cf,
-                         const OptionalTensor& w_co, at::IntArrayRef slots,
-                         const OptionalTensor& mask, const Tensor& h_output,
-                         const Tensor& c_output) {
-    check_slots(op, slots, 4);
+                         const OptionalTensor& w_co, const OptionalTensor& mask,
+                         const Tensor& h_output, const Tensor& c_output) {
     check_image(op, "c", c, c.device());
     check_peephole(op, w_ci, w_cf, w_co, c.sizes(), c.device());
-    check_mask(op, mask, c);
+    check_zoneout_mask(op, mask, "c", c);
     TORCH_CHECK_VALUE(!mask.has_value() || h.has_value(), op,
                       ": h must be given with a mask, got None");
     if (h.has_value()) check_like_state(op, "h", *h, "c", c);
@@ -83,12 +72,12 @@ struct LstmSteps {
   static void step(const Tensor& gates, const Tensor& h_gates, const OptionalTensor& h,
                    const Tensor& c, bool has_inputs, const OptionalTensor& w_ci,
                    const OptionalTensor& w_cf, const OptionalTensor& w_co,
-                   at::IntArrayRef slots, double forget_bias,
-                   const OptionalTensor& mask, bool leaves, const Tensor& h_output,
-                   const Tensor& c_output) {
+                   at::ArrayRef<double> options, const OptionalTensor& mask,
+                   bool save_gates, const Tensor& h_output, const Tensor& c_output) {
     static constexpr const char* op = "lstm_step";
-    check_gates(op, gates, h_gates, "c", c, slots, 4);
-    check_step(op, h, c, w_ci, w_cf, w_co, slots, mask, h_output, c_output);
+    const LstmOptions chosen = lstm_options(op, options);
+    check_gates(op, gates, h_gates, "c", c, 4);
+    check_step(op, h, c, w_ci, w_cf, w_co, mask, h_output, c_output);
     const typename Device::Guard guard(c.device());
     const PlainDispatch plain;
     const LstmStepOperands in(h_gates, c, mask, w_ci, w_cf, w_co, Device::kRowLength);
@@ -99,16 +88,16 @@ struct LstmSteps {
     if (c.numel() == 0) return;
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, dtype, op, [&] {
       LstmStep<GateDtypes<scalar_t, scalar_t>> args{};
-      in.fill(args, slots);
+      in.fill(args, chosen);
       args.has_inputs = has_inputs;
-      args.leaves = leaves;
+      args.save_gates = save_gates;
       in.layout.show(args.gates, gates);
       in.layout.show(args.h_gates, read);
       in.layout.show(args.h, old);
       in.layout.show(args.c, state);
       in.layout.show(args.h_output, h_output);
       in.layout.show(args.c_output, c_output);
-      args.forget_bias = static_cast<decltype(args.forget_bias)>(forget_bias);
+      args.forget_bias = static_cast<decltype(args.forget_bias)>(chosen.forget_bias);
       Device::run(args);
     });
   }
@@ -116,15 +105,16 @@ struct LstmSteps {
   static void backward(const Tensor& gates, const Tensor& c, const Tensor& c_output,
                        const Tensor& h_grad, const OptionalTensor& w_ci,
                        const OptionalTensor& w_cf, const OptionalTensor& w_co,
-                       at::IntArrayRef slots, const OptionalTensor& mask,
+                       at::ArrayRef<double> options, const OptionalTensor& mask,
                        const Tensor& gates_grad, const Tensor& c_grad,
                        const OptionalTensor& h_zoneout_grad,
                        const OptionalTensor& weight_grads) {
     static constexpr const char* op = "lstm_step_backward";
-    check_gates(op, gates, std::nullopt, "c", c, slots, 4);
+    const LstmOptions chosen = lstm_options(op, options);
+    check_gates(op, gates, std::nullopt, "c", c, 4);
     check_gate_tensor(op, "gates_grad", gates_grad, "c", c, 4);
     check_peephole(op, w_ci, w_cf, w_co, c.sizes(), c.device());
-    check_mask(op, mask, c);
+    check_zoneout_mask(op, mask, "c", c);
     check_like_state(op, "c_output", c_output, "c", c);
     check_like_state(op, "h_grad", h_grad, "c", c);
     check_like_state(op, "c_grad", c_grad, "c", c);
@@ -139,7 +129,7 @@ struct LstmSteps {
     const at::ScalarType dtype = c.scalar_type();
     const Tensor state = in.layout.fit(c, dtype);
     const Tensor fresh = in.layout.fit(c_output, dtype);
-    const Tensor seed = in.layout.fit(h_grad, dtype);
+    const Tensor grad_output = in.layout.fit(h_grad, dtype);
     check_buffers(op, in.layout, dtype, {gates, gates_grad, c_grad});
     if (mask.has_value()) check_buffers(op, in.layout, dtype, {*h_zoneout_grad});
     if (weight_grads.has_value()) {
@@ -155,11 +145,11 @@ struct LstmSteps {
     if (c.numel() == 0) return;
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, dtype, op, [&] {
       LstmStepBackward<GateDtypes<scalar_t, scalar_t>> args{};
-      in.fill(args, slots);
+      in.fill(args, chosen);
       in.layout.show(args.gates, gates);
       in.layout.show(args.c, state);
       in.layout.show(args.c_output, fresh);
-      in.layout.show(args.h_grad, seed);
+      in.layout.show(args.h_grad, grad_output);
       in.layout.show(args.gates_grad, gates_grad);
       in.layout.show(args.c_grad, c_grad);
       if (mask.has_value()) in.layout.show(args.h_zoneout_grad, *h_zoneout_grad);
