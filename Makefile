@@ -1,10 +1,9 @@
-# make demo    train, forecast, score; DEMO="--frames ..." takes other frames
-# make test    the whole suite
+# `make help` lists the targets.
 #
-# Both make a virtual environment in VENV, with the torch that PYTHON can import, else
-# with a tested one; TORCH=torch==2.13.0 picks a version. RADAR=PATH adds the tests that
-# need real radar frames, PYTEST=... and BENCH=... pass options on, WORKERS is how many
-# processes share the tests.
+# All of them work in a virtual environment in VENV, with the torch that PYTHON can import,
+# else with a tested one; TORCH=torch==2.13.0 picks a version. RADAR=PATH adds the tests
+# that need real radar frames; DEMO=..., PYTEST=... and BENCH=... pass options on; WORKERS
+# is how many processes share the tests.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -29,15 +28,18 @@ SANITIZED := $(TESTS) --quiet -m kernels -k "cuda-emulated and not fuzz" tests
 
 test sanitize sanitize-cpu sanitize-threads fuzz: export OMP_WAIT_POLICY = passive
 
-.PHONY: build demo test lint format sanitize sanitize-cpu sanitize-threads valgrind \
+.PHONY: help build demo test lint format sanitize sanitize-cpu sanitize-threads valgrind \
   emulations fuzz mutations cuda-static cuda-sectors wheel bench clean
 
-build: $(BUILT)
+help: ## this list
+	@awk -F ':|## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$NF }' $(MAKEFILE_LIST)
 
-demo: build
+build: $(BUILT) ## the virtual environment and, in it, the extension
+
+demo: build ## train, forecast and score on moving digits, or on DEMO="--frames ..."
 	$(BIN)/python examples/nowcast.py $(DEMO)
 
-test: build
+test: build ## the whole suite
 	$(BIN)/python $(TESTS) tests $(if $(RADAR),--radar=$(RADAR)) $(PYTEST)
 
 # A plain environment that also sees the packages beside the torch that was found.
@@ -62,13 +64,13 @@ $(BUILT): $(READY) $(SOURCES)
 	$(BIN)/python -m trajgru_ext info
 	touch $@
 
-lint: build
+lint: build ## ruff and clang-format
 	$(PIP) $(LINTERS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 
-format: build
+format: build ## ruff and clang-format, in place
 	$(PIP) $(LINTERS)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -76,7 +78,7 @@ format: build
 
 # The emulated CUDA kernels, out-of-bounds accesses and undefined behaviour first, then
 # races. Python itself is not instrumented, so the runtimes come first by preloading.
-sanitize: build
+sanitize: build ## the emulated CUDA kernels under the sanitizers
 	TRAJGRU_SANITIZER=address ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	  $(BIN)/python $(SANITIZED)
@@ -86,12 +88,12 @@ sanitize: build
 
 # The libraries of emulated kernels side by side (-j), which the tests would otherwise
 # compile one after the other.
-emulations: $(addprefix emulate-,plain address thread trace)
+emulations: $(addprefix emulate-,plain address thread trace) ## the CUDA kernels built for the host
 emulate-%: build
 	$(BIN)/python tests/emulation/build.py $(filter-out plain,$*)
 
 # The CPU operators, in a build of its own beside the other.
-sanitize-cpu: build
+sanitize-cpu: build ## the CPU kernels under the sanitizers
 	TRAJGRU_CUDA=0 TRAJGRU_SANITIZER=address,undefined \
 	  $(BIN)/python setup.py --quiet build --build-lib build/sanitized
 	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitized CASES=200 \
@@ -100,7 +102,7 @@ sanitize-cpu: build
 	    -k "(cpu or wrong) and not emulated" -m kernels
 
 # Races in the CPU's parallel loops, in another.
-sanitize-threads: build
+sanitize-threads: build ## races in the parallel loops of the CPU
 	TRAJGRU_CUDA=0 TRAJGRU_SANITIZER=thread CFLAGS="-include $(CURDIR)/tests/tools/parallel_threads.h" \
 	  $(BIN)/python setup.py --quiet build --build-lib build/thread
 	TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" PYTHONPATH=build/thread \
@@ -108,30 +110,30 @@ sanitize-threads: build
 	  $(BIN)/python tests/tools/reproducible_results.py build/thread/results.pt
 
 # Memory errors while the package is imported, but those of Python and torch.
-valgrind: build
+valgrind: build ## memory errors at import
 	PYTHONMALLOC=malloc valgrind --quiet --error-limit=no --fullpath-after= \
 	  --log-file=build/valgrind.log $(BIN)/python -c "import trajgru_ext"
 	! grep -E "trajgru_ext/_C|$(CURDIR)/csrc" build/valgrind.log
 
 # Every operator with CASES drawn arguments and as many wrong ones, at random.
-fuzz: build
+fuzz: build ## every operator with CASES drawn arguments
 	CASES=$(CASES) $(BIN)/python $(TESTS) tests/ops/test_fuzz.py -k "not cuda" \
 	  --hypothesis-profile=fuzz --hypothesis-show-statistics
 
 # Faults planted in the kernels one by one, all of which the tests should notice.
-mutations: build
+mutations: build ## faults planted in the kernels, which the tests should notice
 	$(BIN)/python tests/tools/mutations.py
 
 # The CUDA kernels without a GPU, against the tables in tests/golden: what nvcc makes of
 # them, and the memory that they touch when they are run on the host.
-cuda-static: build
+cuda-static: build ## registers, spills and load widths of the CUDA kernels (nvcc)
 	$(BIN)/python tests/tools/cuda_static.py
 
-cuda-sectors: build
+cuda-sectors: build ## the memory that the CUDA kernels touch, against its table
 	$(BIN)/python tests/tools/cuda_sectors.py
 
 # Built apart from the tree, installed into an environment that has seen nothing else.
-wheel: build
+wheel: build ## a wheel and a source distribution, and what they hold
 	rm -rf build/wheel
 	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps -w build/wheel .
 	$(PYTHON) -m venv build/wheel/venv
@@ -142,9 +144,9 @@ wheel: build
 	$(BIN)/python setup.py --quiet sdist --dist-dir build/wheel
 	$(BIN)/python tests/tools/check_distribution.py build/wheel/*.whl build/wheel/*.tar.gz
 
-bench: build
+bench: build ## measure everything and write the report
 	$(BIN)/python benchmarks/run.py $(BENCH)
 
-clean:
+clean: ## remove all that was built
 	rm -rf build dist out $(VENV) tests/emulation/build *.egg-info
 	rm -f trajgru_ext/_C.*.so trajgru_ext/_build.py

@@ -65,15 +65,9 @@ def _traj_gru(
     offset: Tensor | None,
     kept: int,
 ) -> tuple[Tensor, ...]:
-    options = (
-        mask,
-        offset,
-        steps,
-        activation,
-        negative_slope,
-        flow_conv_by_grid_sample,
-    )
-    found = traj_gru_formula(*options)(inputs, h, *parameters)
+    options = (mask, offset, steps, activation, negative_slope)
+    sequence = traj_gru_formula(*options, flow_conv_by_grid_sample)
+    found = sequence(inputs, h, *parameters)
     return _and_nothing(found, 5)
 
 

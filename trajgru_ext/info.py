@@ -17,6 +17,7 @@ def collect() -> dict[str, Any]:
         kernels: str = f"none: {_build.no_cuda_kernels}"
     else:
         kernels = f"for {_build.cuda_architectures}"
+    devices: list[str] | str
     if torch.cuda.is_available():
         devices = [
             torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())

@@ -7,10 +7,13 @@ compute in float64 and return it.
 import itertools
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
+
+T = TypeVar("T")
 
 
 def _hat(steps: Tensor, displacement: Tensor) -> Tensor:
@@ -71,8 +74,8 @@ def flow_conv(
 ) -> Tensor:
     """Warp along each link's flow, concatenate, and mix by a 1x1 convolution."""
     links = [flows[:, k : k + 2] for k in range(0, flows.shape[1], 2)]
-    warped = [flow_warp(input, flow, flow_scale) for flow in links]
-    warped = torch.cat([input.double()[:, :0], *warped], dim=1)  # of no links, too
+    parts = [flow_warp(input, flow, flow_scale) for flow in links]
+    warped = torch.cat([input.double()[:, :0], *parts], dim=1)  # of no links, too
     output = torch.einsum("ok,bkhw->bohw", weight.double().flatten(1), warped)
     return output if bias is None else output + bias.double()[:, None, None]
 
@@ -83,11 +86,18 @@ def _activate(candidate: Tensor, activation: str, negative_slope: float) -> Tens
     return candidate.tanh() if activation == "tanh" else candidate.relu()
 
 
+def _given(argument: T | None) -> T:
+    """The argument, which must be there where another is None."""
+    if argument is None:
+        raise TypeError("an argument that the others ask for is None")
+    return argument
+
+
 def _gates(
     x_gates: Tensor | None, h_gates: Tensor | None, order: str
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The slices of both parts by their letters; zero where a part is None."""
-    given = h_gates if x_gates is None else x_gates
+    given = _given(h_gates if x_gates is None else x_gates)
     parts = [torch.zeros_like(given) if g is None else g for g in (x_gates, h_gates)]
     each = [part.double().chunk(len(order), 1) for part in parts]
     x, h = (dict(zip(order, slices, strict=True)) for slices in each)
@@ -162,7 +172,7 @@ Conv = tuple[Tensor, Tensor | None]
 
 def convolve(image: Tensor, conv: Conv, dilation: int | tuple[int, int] = 1) -> Tensor:
     """Convolve, keeping the size, with a weight and a bias or None."""
-    weight, bias = (None if part is None else part.double() for part in conv)
+    weight, bias = conv[0].double(), None if conv[1] is None else conv[1].double()
     if 0 in image.shape[2:]:  # which torch refuses
         none = image.double().sum() * weight.sum()
         return none.expand(len(image), len(weight), *image.shape[2:])
@@ -188,27 +198,41 @@ def traj_gru(
 ) -> tuple[Tensor, Tensor]:
     """Run a TrajGRU step by step, and return its states and flows."""
     unmoved = h is None
-    if unmoved:
-        features, (_, batch, _, *size) = len(ret[0]) // 3, inputs.shape
-        h = inputs.new_zeros(batch, features, *size)
+    if h is None:
+        h = _zero_state(inputs, len(ret[0]) // 3)
     outputs, all_flows = [], []
-    for t in range(steps if inputs is None else len(inputs)):
+    for t in range(_count(inputs, steps)):
         hidden, x_gates = convolve(h, h2f_conv1), None
         if inputs is not None:
-            hidden = hidden + convolve(inputs[t], i2f_conv1)
-            x_gates = convolve(inputs[t], i2h)
+            hidden = hidden + convolve(inputs[t], _given(i2f_conv1))
+            x_gates = convolve(inputs[t], _given(i2h))
         hidden = _activate(hidden, activation, negative_slope)
         flows = convolve(hidden, flows_conv) + flow_offset
         # A state that there is not is not moved, even along flows that are NaN.
         along = torch.zeros_like(flows) if unmoved and t == 0 else flows
         hh = flow_conv(h, along, *ret, flow_scale=-1.0)
         mask = None if zoneout_mask is None else zoneout_mask[t]
-        options = {"activation": activation, "negative_slope": negative_slope}
-        h = gru_gates(x_gates, hh, h, zoneout_mask=mask, **options)
+        h = gru_gates(
+            x_gates,
+            hh,
+            h,
+            activation=activation,
+            negative_slope=negative_slope,
+            zoneout_mask=mask,
+        )
         outputs.append(h)
         all_flows.append(flows)
     no_flows = h.new_empty(len(h), len(flows_conv[0]), *h.shape[2:])
     return _sequence(outputs, h), _sequence(all_flows, no_flows)
+
+
+def _count(inputs: Tensor | None, steps: int | None) -> int:
+    return _given(steps) if inputs is None else len(inputs)
+
+
+def _zero_state(inputs: Tensor | None, features: int) -> Tensor:
+    _, batch, _, *size = _given(inputs).shape
+    return _given(inputs).new_zeros(batch, features, *size)
 
 
 def _sequence(states: list[Tensor], state: Tensor) -> Tensor:
@@ -251,27 +275,24 @@ def conv_gru(
     steps: int | None = None,
 ) -> Tensor:
     """Run a ConvGRU step by step, and return its states."""
-    if h is None:
-        _, batch, _, *size = inputs.shape
-        h = inputs.new_zeros(batch, h_weight.shape[1], *size)
+    h = _zero_state(inputs, h_weight.shape[1]) if h is None else h
     h = h.double()
     outputs = []
-    for t in range(steps if inputs is None else len(inputs)):
+    for t in range(_count(inputs, steps)):
         x_gates = None
         if inputs is not None:
-            x_gates = convolve(inputs[t], (x_weight, x_bias), x_dilation)
+            x_gates = convolve(inputs[t], (_given(x_weight), x_bias), x_dilation)
         h_gates = convolve(h, (h_weight, h_bias), h_dilation)
         mask = _old_states(zoneout_mask, lengths, h, t)
         if reset == "after":
-            choices = (order, activation, negative_slope, update, mask)
-            h = gru_gates(x_gates, h_gates, h, *choices)
+            parts = (x_gates, h_gates, h)
+            h = gru_gates(*parts, order, activation, negative_slope, update, mask)
         else:
             x, s = _gates(x_gates, h_gates, order)
             r, u = (x["r"] + s["r"]).sigmoid(), (x["u"] + s["u"]).sigmoid()
             after = convolve(r * h, (h_weight, h_bias), h_dilation)
             candidate = x["n"] + after.chunk(3, 1)[order.index("n")]
-            choices = (activation, negative_slope, update, mask)
-            h = gru_output(u, candidate, h, *choices)
+            h = gru_output(u, candidate, h, activation, negative_slope, update, mask)
         outputs.append(h)
     return _sequence(outputs, h)
 
@@ -293,14 +314,14 @@ def conv_lstm(
     steps: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run a ConvLSTM step by step, and return its states and the last cell state."""
-    sized = h if inputs is None else inputs
+    sized = _given(h if inputs is None else inputs)
     zero = sized.new_zeros(sized.shape[-4], h_weight.shape[1], *sized.shape[-2:])
     h, c = (zero.double() if state is None else state.double() for state in (h, c))
     outputs = []
-    for t in range(steps if inputs is None else len(inputs)):
+    for t in range(_count(inputs, steps)):
         x_gates = None
         if inputs is not None:
-            x_gates = convolve(inputs[t], (x_weight, x_bias), x_dilation)
+            x_gates = convolve(inputs[t], (_given(x_weight), x_bias), x_dilation)
         h_gates = convolve(h, (h_weight, h_bias), h_dilation)
         fresh = lstm_gates(x_gates, h_gates, c, peephole, order, forget_bias)
         old = _old_states(None, lengths, h, t)
@@ -311,7 +332,7 @@ def conv_lstm(
 
 def channel_mean(*branches: Tensor) -> Tensor:
     """Average each channel of the sum of images."""
-    return sum(branch.double() for branch in branches).mean((2, 3))
+    return torch.stack([branch.double() for branch in branches]).sum(0).mean((2, 3))
 
 
 def se_scale(input: Tensor, logits: Tensor) -> Tensor:
@@ -333,10 +354,11 @@ def hff_concat(
     slope: Tensor | None = None,
 ) -> Tensor:
     """Add each branch to those before it, concatenate, normalise, and apply PReLU."""
-    sums = [sum(b.double() for b in branches[: i + 1]) for i in range(len(branches))]
-    z = torch.cat(sums[skipped:], 1)
+    sums = torch.stack([branch.double() for branch in branches]).cumsum(0)
+    z = torch.cat(list(sums[skipped:]), 1)
     if scale is not None:
-        z = scale.double()[:, None, None] * z + shift.double()[:, None, None]
+        z = scale.double()[:, None, None] * z
+        z = z + _given(shift).double()[:, None, None]
     return z if slope is None else torch.where(z > 0, z, slope[:, None, None] * z)
 
 
@@ -346,9 +368,9 @@ def spatial_pyramid_pool(input: Tensor, levels: int, mode: str = "max") -> Tenso
     pooled = []
     for n in range(1, levels + 1):
         rows, cols = (_bins(size, n) for size in x.shape[2:])
-        level = [_pool(x[:, :, i, j].flatten(2), mode) for i in rows for j in cols]
+        bins = [_pool(x[:, :, i, j].flatten(2), mode) for i in rows for j in cols]
         area = math.prod(-(-size // n) for size in x.shape[2:])
-        level = torch.stack(level, 2).flatten(1)
+        level = torch.stack(bins, 2).flatten(1)
         pooled.append(level / area if mode == "mean" else level)
     return torch.cat(pooled, 1)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from ported_networks import HKO7, TrajGRU, network
 from published import convgru, convlstm, gate_by_gate, openstl
+from published.precipitation_nowcasting import ConvLSTM as NowcastingConvLSTM
 from torch import nn
 
 from trajgru_ext import accelerate, compat, restore
@@ -16,37 +17,6 @@ SIZE = (6, 8)
 STEPS, BATCH = 3, 2
 KERNELS = [(3, 3), (5, 3)]
 COMPAT = "trajgru_ext.compat"
-
-
-class NowcastingConvLSTM(nn.Module):
-    """Precipitation-Nowcasting's; the name is that of the original below."""
-
-    def __init__(self, input_channel, num_filter, b_h_w, kernel_size):
-        super().__init__()
-        both = input_channel + num_filter
-        self._conv = nn.Conv2d(both, 4 * num_filter, kernel_size, 1, kernel_size // 2)
-        self._batch_size, self._state_height, self._state_width = b_h_w
-        for name in ("Wci", "Wcf", "Wco"):
-            setattr(self, name, nn.Parameter(torch.randn(1, num_filter, *b_h_w[1:])))
-        self._input_channel = input_channel
-        self._num_filter = num_filter
-
-    def forward(self, inputs=None, states=None, seq_len=5):
-        h, c = states
-        outputs = []
-        for t in range(seq_len):
-            x = h.new_zeros(len(h), self._input_channel, *h.shape[2:])
-            x = x if inputs is None else inputs[t]
-            i, f, g, o = self._conv(torch.cat([x, h], 1)).chunk(4, 1)
-            i, f = i + self.Wci * c, f + self.Wcf * c
-            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-            h = (o + self.Wco * c).sigmoid() * c.tanh()
-            outputs.append(h)
-        return torch.stack(outputs), (h, c)
-
-
-NowcastingConvLSTM.__name__ = NowcastingConvLSTM.__qualname__ = "ConvLSTM"
-ConvLSTM = NowcastingConvLSTM  # for pickles
 
 
 class Model(nn.Module):

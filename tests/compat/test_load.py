@@ -230,14 +230,15 @@ def test_all_that_is_wrong_in_one_error():
     state = dict(make(seed=1).state_dict())
     state["more"] = torch.zeros(2, 3)
     state["epoch"] = 3
+    state["cell_list.0.i2h.bias"] = "nine zeros"
     state["cell_list.0.h2h.bias"] = torch.zeros(4)
     del state["cell_list.0.i2h.weight"]
     parts = [state, {"more": torch.zeros(1)}]
     assert failing(parts, make()).splitlines() == [
         "load: source must fit ConvGRU, got",
-        "  no tensors (1): epoch (int)",
+        "  no tensors (1): cell_list.0.i2h.bias (str)",
         "  there twice (1): more",
-        "  missing (1): cell_list.0.i2h.weight [9, 2, 3, 3]",
+        "  missing (2): cell_list.0.i2h.weight [9, 2, 3, 3], cell_list.0.i2h.bias [9]",
         "  unexpected (1): more [2, 3]",
         "  of other sizes (1): cell_list.0.h2h.bias must be [9], got [4]",
     ]
@@ -294,8 +295,10 @@ def test_what_is_no_checkpoint(tmp_path):
     assert message == (
         "load: source must be a path or a mapping of names to tensors, got int"
     )
-    for empty in ({}, [], {"state_dict": {}}):
+    for empty in ({}, []):
         assert failing(empty, make()) == "load: source must hold tensors, got none"
+    message = failing({"state_dict": {}}, make())
+    assert message.endswith("got none: state_dict (dict)")
     message = failing({"epoch": 3, "optimizer": {}}, make())
     assert message.endswith("got none: epoch (int), optimizer (dict)")
     message = failing({"a": np.array([{}], dtype=object)}, make())

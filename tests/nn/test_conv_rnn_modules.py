@@ -228,9 +228,10 @@ def test_without_inputs(kind, options):
     got.square().sum().backward()
     assert all(parameter.grad is not None for parameter in module.parameters())
     cell = module.cell_list[0]
-    name = type(cell).__name__
-    for run, inputs in ((module, sample_inputs()), (cell, sample_inputs()[0])):
-        with pytest.raises(ValueError, match=f"{name}: inputs must be None for input"):
+    calls = (module, "inputs", sample_inputs()), (cell, "input", sample_inputs()[0])
+    for run, argument, inputs in calls:
+        message = f"{type(run).__name__}: {argument} must be None for input_channels=0"
+        with pytest.raises(ValueError, match=message):
             run(inputs)
     with pytest.raises(ValueError, match=r"steps must be given without inputs"):
         module(states=state)

@@ -4,6 +4,9 @@ from torch import nn
 
 
 class ConvLSTMCell(nn.Module):
+    # Parameters that `cuda()` has been called on are none: plain tensors.
+    registers_peepholes = False
+
     def __init__(self, input_channels, hidden_channels, kernel_size):
         super().__init__()
         self.input_channels = input_channels
@@ -26,11 +29,12 @@ class ConvLSTMCell(nn.Module):
         return o * c.tanh(), c
 
     def init_hidden(self, batch_size, hidden, shape):
-        like = self.Wxi.weight
+        like = next(self.parameters())
         if self.Wci is None:
-            self.Wci = like.new_zeros(1, hidden, *shape)
-            self.Wcf = like.new_zeros(1, hidden, *shape)
-            self.Wco = like.new_zeros(1, hidden, *shape)
+            for name in ("Wci", "Wcf", "Wco"):
+                zeros = like.new_zeros(1, hidden, *shape)
+                registered = self.registers_peepholes
+                setattr(self, name, nn.Parameter(zeros) if registered else zeros)
         assert self.Wci.shape[2:] == shape, "Input Size Mismatched!"
         return [like.new_zeros(batch_size, hidden, *shape) for _ in range(2)]
 

@@ -1,7 +1,7 @@
 """Two versions of a module on the same arguments: how much their results differ."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,7 +53,7 @@ def unchanged(module: nn.Module) -> Iterator[None]:
 
 
 def run(
-    function: Any, arguments: tuple[Any, ...], parameters: dict[str, Tensor]
+    function: Any, arguments: tuple[Any, ...], parameters: Mapping[str, Tensor]
 ) -> Results:
     """The results by place, and the gradients to parameters and arguments by name."""
 
@@ -74,7 +74,7 @@ def run(
     leaves = {name: t for name, t in leaves.items() if t.requires_grad}
     outputs = [t for t in outputs if t.requires_grad]
     if torch.is_grad_enabled() and outputs and leaves:
-        seeds = [torch.randn(t.shape).to(t) for t in outputs]
+        seeds = [torch.randn(t.shape, device="cpu").to(t) for t in outputs]
         every = list(leaves.values())
         got = torch.autograd.grad(outputs, every, seeds, allow_unused=True)
         names = (f"gradient to {name}" for name in leaves)

@@ -1,8 +1,7 @@
 """The names that HKO-7's MXNet code (sxjscience/HKO-7) gives parameters, and ours."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
 
 # Levels count from 1 there, from 0 here.
 _LAYER = re.compile(
@@ -21,19 +20,18 @@ _OF_ENDS = {
 }
 
 
-def ours(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries with HKO-7's names changed to those of `trajgru_ext.nn`'s networks.
+def ours(names: Iterable[str]) -> dict[str, str]:
+    """For every name that of `trajgru_ext.nn`'s networks, where HKO-7 gave it.
 
     The weights are laid out as torch's. Where no recurrent layer has such a name,
     nothing is changed; a TrajGRU is told by the convolution that makes its flows.
     """
-    plain = {re.sub("^(arg|aux):", "", name): name for name in entries}
-    layers = [match for match in map(_LAYER.fullmatch, plain) if match]
+    plain = {name: re.sub("^(arg|aux):", "", name) for name in names}
+    layers = [match for match in map(_LAYER.fullmatch, plain.values()) if match]
     if not layers:
-        return dict(entries)
+        return dict(zip(plain, plain, strict=True))
     traj_gru = any(match[3] == "f_out" for match in layers)
-    renamed = {old: _our_name(name, traj_gru) or old for name, old in plain.items()}
-    return {renamed[old]: entries[old] for old in plain.values()}
+    return {old: _our_name(name, traj_gru) or old for old, name in plain.items()}
 
 
 def _our_name(name: str, traj_gru: bool) -> str | None:

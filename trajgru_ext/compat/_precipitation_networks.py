@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from trajgru_ext.nn._frames import channels_last, on_frames
@@ -43,7 +44,7 @@ def make_layers(block: Mapping[str, Sequence[int]]) -> Stage:
                 "make_layers: a name must have 'pool', 'deconv' or 'conv' in it, got "
                 f"{name!r}"
             )
-        kind = nn.ConvTranspose2d if "deconv" in name else nn.Conv2d
+        kind: Any = nn.ConvTranspose2d if "deconv" in name else nn.Conv2d
         layers[name] = kind(*sizes)
         if "relu" in name:
             layers[f"relu_{name}"] = nn.ReLU(inplace=True)
@@ -53,7 +54,8 @@ def make_layers(block: Mapping[str, Sequence[int]]) -> Stage:
 
 
 def _each_frame(subnet: nn.Module, frames: Tensor) -> Tensor:
-    return subnet(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+    images = subnet(frames.flatten(0, 1))
+    return torch.unflatten(images, 0, frames.shape[:2])
 
 
 class Encoder(nn.Module):
@@ -115,12 +117,13 @@ class Forecaster(nn.Module):
 
     def forward(self, hidden_states: Sequence[Any]) -> Tensor:
         """From the states of an `Encoder` the frames `[S, B, C, H, W]`."""
-        frames = None
+        frames: Any = None
         for number in range(self.blocks, 0, -1):
             rnn, stage = getattr(self, f"rnn{number}"), getattr(self, f"stage{number}")
             frames, _ = rnn(frames, hidden_states[number - 1], seq_len=self.seq_len)
             frames = _each_frame(stage, frames)
-        return frames
+        images: Tensor = frames
+        return images
 
 
 class EF(nn.Module):
@@ -133,4 +136,5 @@ class EF(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """From frames `[S, B, C, H, W]` those that follow."""
-        return self.forecaster(self.encoder(input))
+        frames: Tensor = self.forecaster(self.encoder(input))
+        return frames

@@ -41,7 +41,8 @@ def _sample_of_steps(
     normal: Normal, inputs: int, features: int, size: Size = _SIZE
 ) -> tuple[Tensor, Tensor, Tensor]:
     """An image, and h and c."""
-    return tuple(normal(1, count, *size) for count in (inputs, features, features))
+    x, h, c = (normal(1, count, *size) for count in (inputs, features, features))
+    return x, h, c
 
 
 def _sample_of_convlstm_cell(module: Any, normal: Normal) -> tuple[Any, ...]:
@@ -112,14 +113,20 @@ def _sample_of_convgru(module: Any, normal: Normal) -> tuple[Any, ...]:
 
 def _gate_by_gate_cell(module: Any) -> Twins:
     sizes = module.input_channels, module.hidden_channels, module.kernel_size
-    yield convolutional_lstm_pytorch.ConvLSTMCell(*sizes)
+    twin = convolutional_lstm_pytorch.ConvLSTMCell(*sizes)
+    twin.add_peepholes(dict(module.named_parameters()))
+    yield twin
 
 
 def _gate_by_gate(module: Any) -> Twins:
     channels = module.input_channels[0], list(module.hidden_channels)
     steps = module.step, module.effective_step
     kind = convolutional_lstm_pytorch.ConvLSTM
-    yield kind(*channels, module.kernel_size, *steps)
+    twin = kind(*channels, module.kernel_size, *steps)
+    cells: dict[str, Any] = dict(twin.named_children())
+    for name, cell in cells.items():
+        cell.add_peepholes(dict(getattr(module, name).named_parameters()))
+    yield twin
 
 
 def _openstl_size(module: Any) -> Size:

@@ -51,13 +51,15 @@ class _Accelerated:
     _parts: tuple[type, type, dict[str, Any]]
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        _, _, *state = super().__reduce_ex__(protocol)
-        return _instance, type(self)._parts, *state
+        reduced = super().__reduce_ex__(protocol)
+        assert not isinstance(reduced, str)
+        return _instance, type(self)._parts, *reduced[2:]
 
 
 def _class(ours: type, published: type, attributes: dict[str, Any]) -> type:
     """Our class on a module of the published one, with our class's attributes."""
-    names = {**attributes, "_parts": (ours, published, attributes)}
+    parts = (ours, published, attributes)
+    names = {**attributes, "_parts": parts, "_stands_for": ours}
     bases = (_Accelerated, ours, published)
     kind = types.new_class(
         published.__name__, bases, exec_body=lambda ns: ns.update(names)
@@ -67,15 +69,16 @@ def _class(ours: type, published: type, attributes: dict[str, Any]) -> type:
 
 
 def _instance(ours: type, published: type, attributes: dict[str, Any]) -> nn.Module:
-    kind = _class(ours, published, attributes)
-    return kind.__new__(kind)
+    kind: Any = _class(ours, published, attributes)
+    module: nn.Module = kind.__new__(kind)
+    return module
 
 
 class _Swap(NamedTuple):
     """A module, and the class that it gets."""
 
     module: nn.Module
-    kind: type
+    kind: Any  # of `_class`
 
 
 def accelerate(
@@ -263,7 +266,7 @@ def _plan(module: nn.Module, twin: nn.Module, recompute: str) -> list[_Swap]:
     return swaps
 
 
-def _check_methods(it: str, module: nn.Module, ours: type) -> None:
+def _check_methods(it: str, module: nn.Module, ours: type[nn.Module]) -> None:
     """Raise _LeftAlone where more than the published methods, or others, would run."""
     published, kind = _published_base(module), type(module)
     if published is None:
@@ -308,13 +311,15 @@ def _swapped(swaps: list[_Swap]) -> Iterator[None]:
 def _disagreement(module: nn.Module, swaps: list[_Swap], sample: Any) -> str | None:
     """How the numbers differ on small random data, with random parameters."""
     weight = next(module.parameters())
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(weight)
+        return torch.randn(shape, generator=generator, device="cpu").to(weight)
 
     arguments = sample(module, normal)
-    values = {p: 0.2 * normal(*p.shape) for p in module.parameters()}
+    values: dict[Tensor, Tensor] = {
+        p: 0.2 * normal(*p.shape) for p in module.parameters()
+    }
     for training in (True, False):
         results = []
         for some in ([], swaps):

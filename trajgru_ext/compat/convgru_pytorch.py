@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from trajgru_ext import nn
@@ -13,7 +12,7 @@ from trajgru_ext.compat.convlstm_pytorch import (
     published_results,
 )
 from trajgru_ext.nn._conv_rnn import Layers, layer_sizes
-from trajgru_ext.ops import gru_output, gru_reset
+from trajgru_ext.nn._recurrent import beside, check_given, check_positive
 
 
 class ConvGRUCell(nn.ConvGRUCell):
@@ -39,7 +38,7 @@ class ConvGRUCell(nn.ConvGRUCell):
         bias: bool,
         dtype: Any,
     ) -> None:
-        options = {"reset": "before", "update": "replace"}
+        options: dict[str, Any] = {"reset": "before", "update": "replace"}
         super().__init__(input_dim, hidden_dim, kernel_size, bias=bias, **options)
         self.height, self.width = input_size
         self.input_dim = input_dim
@@ -48,22 +47,22 @@ class ConvGRUCell(nn.ConvGRUCell):
         self.bias = bias
         self.dtype = dtype
 
-    def forward(self, input_tensor: Tensor, h_cur: Tensor) -> Tensor:
+    def forward(  # type: ignore[override]  # the original's names
+        self, input_tensor: Tensor, h_cur: Tensor
+    ) -> Tensor:
         """From the input `[B, C, H, W]` and h the new h.
 
         Raises:
             TypeError, ValueError: as `trajgru_ext.gru_reset`.
 
         """
-        gates = self.conv_gates(torch.cat([input_tensor, h_cur], dim=1))
-        u, left = gru_reset(gates, None, h_cur)
-        candidate = self.conv_can(torch.cat([input_tensor, left], dim=1))
-        return gru_output(u, candidate, h_cur, update="replace")
+        check_given(type(self).__name__, input_tensor=input_tensor, h_cur=h_cur)
+        return self._step_before(input_tensor, h_cur, None)
 
     def init_hidden(self, batch_size: int) -> Tensor:
         """A state of 0, on the device and in the dtype of the weights."""
         sizes = (batch_size, self.hidden_dim, self.height, self.width)
-        return self.conv_gates.weight.new_zeros(sizes)
+        return beside(self).new_zeros(sizes)
 
 
 class ConvGRU(Layers):
@@ -85,6 +84,8 @@ class ConvGRU(Layers):
 
     """
 
+    inputs_name = "input_tensor"
+
     def __init__(
         self,
         input_size: tuple[int, int],
@@ -99,6 +100,7 @@ class ConvGRU(Layers):
     ) -> None:
         kind = type(self).__name__
         check_kernel_size(kind, kernel_size)
+        (num_layers,) = check_positive(kind, num_layers=num_layers)
         given = input_dim, hidden_dim, kernel_size, num_layers
         sizes = layer_sizes(kind, *given, name="hidden_dim")
         cells = [ConvGRUCell(input_size, *size, bias, dtype) for size in sizes]
@@ -136,3 +138,14 @@ class ConvGRU(Layers):
                 for one in hidden_state
             ]
         return published_results(self, *self._run(input_tensor, hidden_state))
+
+    def _call_cell(self, cell: Any, input: Tensor | None, state: Any) -> Any:
+        return cell(input_tensor=input, h_cur=state)
+
+    def _state_of(self, cell: Any, inputs: Tensor | None, state: Any) -> Any:
+        if state is not None or inputs is None:
+            return state
+        size = tuple(inputs.shape[3:])
+        if size == (self.height, self.width) and hasattr(cell, "init_hidden"):
+            return cell.init_hidden(inputs.shape[1])
+        return super()._state_of(cell, inputs, state)

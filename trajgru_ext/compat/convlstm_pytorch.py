@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trajgru_ext import nn
 from trajgru_ext.nn._conv_rnn import Layers, layer_sizes
-from trajgru_ext.ops import lstm_gates
+from trajgru_ext.nn._recurrent import beside, check_given, check_positive
 
 Kernel = tuple[int, int]
 
@@ -34,7 +34,7 @@ class ConvLSTMCell(nn.ConvLSTMCell):
         self.padding = self.conv.padding
         self.bias = bias
 
-    def forward(
+    def forward(  # type: ignore[override]  # the original's names
         self, input_tensor: Tensor, cur_state: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """From the input `[B, C, H, W]` and (h, c) the new (h, c).
@@ -43,16 +43,17 @@ class ConvLSTMCell(nn.ConvLSTMCell):
             TypeError, ValueError: as `trajgru_ext.lstm_gates`.
 
         """
+        check_given(type(self).__name__, input_tensor=input_tensor)
         h, c = cur_state
-        gates = self.conv(torch.cat([input_tensor, h], dim=1))
-        return lstm_gates(gates, None, c, order=self.order)
+        return self._step(0, input_tensor, (h, c))
 
     def init_hidden(
         self, batch_size: int, image_size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         """States (h, c) of 0, on the device and in the dtype of the weight."""
+        like = beside(self)
         sizes = (batch_size, self.hidden_dim, *image_size)
-        return self.conv.weight.new_zeros(sizes), self.conv.weight.new_zeros(sizes)
+        return like.new_zeros(sizes), like.new_zeros(sizes)
 
 
 class ConvLSTM(Layers):
@@ -72,6 +73,8 @@ class ConvLSTM(Layers):
 
     """
 
+    inputs_name = "input_tensor"
+
     def __init__(
         self,
         input_dim: int,
@@ -84,6 +87,7 @@ class ConvLSTM(Layers):
     ) -> None:
         kind = type(self).__name__
         check_kernel_size(kind, kernel_size)
+        (num_layers,) = check_positive(kind, num_layers=num_layers)
         given = input_dim, hidden_dim, kernel_size, num_layers
         sizes = layer_sizes(kind, *given, name="hidden_dim")
         cells = [ConvLSTMCell(*size, bias) for size in sizes]
@@ -115,6 +119,14 @@ class ConvLSTM(Layers):
         """
         return published_results(self, *self._run(input_tensor, hidden_state))
 
+    def _call_cell(self, cell: Any, input: Tensor | None, state: Any) -> Any:
+        return cell(input_tensor=input, cur_state=state)
+
+    def _state_of(self, cell: Any, inputs: Tensor | None, state: Any) -> Any:
+        if state is not None or inputs is None or not hasattr(cell, "init_hidden"):
+            return state
+        return cell.init_hidden(inputs.shape[1], tuple(inputs.shape[3:]))
+
 
 def check_kernel_size(kind: str, kernel_size: Any) -> None:
     """Raise a ValueError for what is neither a tuple nor a list of them."""
@@ -131,8 +143,17 @@ def published_results(
 ) -> tuple[list[Tensor], list[list[Tensor]]]:
     """The outputs batch first, and states as lists, of all layers or of the last.
 
-    As the original's the outputs are contiguous: callers may view them in other sizes.
+    As the original's the outputs are contiguous, so that callers may view them in other
+    sizes, and no backward pass needs them, so that callers may change them.
     """
-    outputs = [one.transpose(0, 1).contiguous() for one in outputs]
+    outputs = [_contiguous(one.transpose(0, 1)) for one in outputs]
     last = [[s] if isinstance(s, torch.Tensor) else list(s) for s in states]
     return (outputs, last) if net.return_all_layers else (outputs[-1:], last[-1:])
+
+
+def _contiguous(outputs: Tensor) -> Tensor:
+    """A copy; or where there is no backward pass, perhaps the outputs themselves."""
+    contiguous = torch.contiguous_format
+    if outputs.requires_grad:
+        return outputs.clone(memory_format=contiguous)
+    return outputs.contiguous(memory_format=contiguous)

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from trajgru_ext.nn._by_modules import wide_enough
+from trajgru_ext.nn._recurrent import as_integer, check_given, check_positive
 from trajgru_ext.ops import lstm_gates
 
 
@@ -33,14 +35,22 @@ class ConvLSTMCell(nn.Module):
         layer_norm: bool,
     ) -> None:
         super().__init__()
+        in_channel, num_hidden, filter_size, stride = check_positive(
+            type(self).__name__,
+            in_channel=in_channel,
+            num_hidden=num_hidden,
+            filter_size=filter_size,
+            stride=stride,
+        )
         self.num_hidden = num_hidden
         self.padding = filter_size // 2
 
         def branch(inputs: int, outputs: int) -> nn.Sequential:
-            options = {"stride": stride, "padding": self.padding, "bias": False}
-            parts = [nn.Conv2d(inputs, outputs, filter_size, **options)]
+            sizes = filter_size, stride, self.padding
+            parts: list[nn.Module] = [nn.Conv2d(inputs, outputs, *sizes, bias=False)]
             if layer_norm:
-                parts.append(nn.LayerNorm([outputs, height, width]))
+                size = [outputs, as_integer(height), as_integer(width)]
+                parts.append(nn.LayerNorm(size))
             return nn.Sequential(*parts)
 
         self.conv_x = branch(in_channel, 4 * num_hidden)
@@ -55,5 +65,6 @@ class ConvLSTMCell(nn.Module):
             TypeError, ValueError: as `trajgru_ext.lstm_gates`.
 
         """
+        check_given(type(self).__name__, x_t=x_t, h_t=h_t, c_t=c_t)
         gates = self.conv_x(x_t), self.conv_h(h_t)
-        return lstm_gates(*gates, c_t, order="ifgo")
+        return lstm_gates(*gates, wide_enough(c_t, *gates), order="ifgo")

@@ -19,8 +19,18 @@ from trajgru_ext.compat._precipitation_networks import (
     make_layers,
 )
 from trajgru_ext.nn import TrajGRU as _TrajGRU
-from trajgru_ext.ops import conv_lstm, flow_warp
-from trajgru_ext.ops.traj_gru import Conv as _Conv
+from trajgru_ext.nn._as_built import ByWeights
+from trajgru_ext.nn._by_modules import call, run_steps, wide_enough, zero_if_none
+from trajgru_ext.nn._recurrent import (
+    as_integer,
+    beside,
+    check_given,
+    check_inputs,
+    check_positive,
+    own,
+)
+from trajgru_ext.nn.traj_gru import Affine
+from trajgru_ext.ops import conv_lstm, flow_warp, lstm_gates
 
 __all__ = [
     "EF",
@@ -151,24 +161,23 @@ class TrajGRU(_TrajGRU):
         self.b_h_w = b_h_w
         self.align_corners = align_corners
 
-    def _to_flows(self, images: Tensor | None) -> tuple[_Conv, Tensor | None]:
-        (weight, bias), _ = super()._to_flows(images)
+    def _of_flows(self, images: Tensor | None) -> Affine | None:
         if self.align_corners or images is None or images.dim() < 2:
-            return (weight, bias), None
+            return None
         # Read at x - s u - (1 - s) x - 1/2, with s = W / (W - 1), and so for y.
         height, width = images.shape[-2:]
         scales = [size / max(size - 1, 1) for size in (width, height)]
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        options = {"dtype": dtype, "device": weight.device}
+        like = beside(self)
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        options: dict[str, Any] = {"dtype": dtype, "device": like.device}
         x = torch.arange(width, **options).expand(height, width)
         y = torch.arange(height, **options)[:, None].expand(height, width)
         pairs = zip(scales, (x, y), strict=True)
         offset = torch.stack([(1 - scale) * place + 0.5 for scale, place in pairs])
-        scale = weight.new_tensor(scales * self.links)
-        flows_conv = weight * scale[:, None, None, None], bias * scale
-        return flows_conv, offset.repeat(self.links, 1, 1)
+        scale = torch.tensor(scales * self.links, **options)
+        return Affine(scale, offset.repeat(self.links, 1, 1))
 
-    def forward(
+    def forward(  # type: ignore[override]  # the original's names
         self,
         inputs: Tensor | None = None,
         states: Tensor | None = None,
@@ -190,12 +199,13 @@ class TrajGRU(_TrajGRU):
         """
         steps = number_of_frames(self, inputs, seq_len)
         if inputs is None and states is None:
-            weight = self.h2f_conv1.weight
-            states = zero_state("TrajGRU", self.b_h_w, self.hidden_channels, weight)
-        return super().forward(inputs, states, steps)
+            like = beside(self)
+            states = zero_state("TrajGRU", self.b_h_w, self.hidden_channels, like)
+        outputs, last, *_ = super().forward(inputs, states, steps)
+        return own(outputs), last
 
 
-class ConvLSTM(nn.Module):
+class ConvLSTM(ByWeights):
     """The ConvLSTM layer, with peepholes per element.
 
     Args:
@@ -226,6 +236,13 @@ class ConvLSTM(nn.Module):
         padding: int = 1,
     ) -> None:
         super().__init__()
+        kind = type(self).__name__
+        input_channel, num_filter = check_positive(
+            kind, input_channel=input_channel, num_filter=num_filter
+        )
+        kernel_size, stride, padding = (
+            as_integer(one) for one in (kernel_size, stride, padding)
+        )
         if kernel_size % 2 == 0 or (stride, padding) != (1, kernel_size // 2):
             raise ValueError(
                 "ConvLSTM: kernel_size must be odd, with stride 1 and the padding that "
@@ -233,14 +250,15 @@ class ConvLSTM(nn.Module):
             )
         _, height, width = b_h_w
         channels = input_channel + num_filter
-        options = {"stride": stride, "padding": padding}
-        self._conv = nn.Conv2d(channels, 4 * num_filter, kernel_size, **options)
+        sizes = 4 * num_filter, kernel_size, stride, padding
+        self._conv = nn.Conv2d(channels, *sizes)
         for name in _PEEPHOLES:
             zeros = torch.zeros(1, num_filter, height, width)
             self.register_parameter(name, nn.Parameter(zeros))
         self.b_h_w = b_h_w
         self._input_channel = input_channel
         self._num_filter = num_filter
+        self._remember()
 
     def forward(
         self,
@@ -262,19 +280,57 @@ class ConvLSTM(nn.Module):
             TypeError, ValueError: as `trajgru_ext.conv_lstm`.
 
         """
+        kind, channels = type(self).__name__, self._input_channel
         steps = number_of_frames(self, inputs, seq_len)
-        weight = self._conv.weight
+        like = beside(self)
         h, c = (None, None) if states is None else states
         if inputs is None and h is None:
-            h = zero_state("ConvLSTM", self.b_h_w, self._num_filter, weight)
-        of_x, of_h = weight.split([self._input_channel, self._num_filter], 1)
-        peephole = tuple(getattr(self, name) for name in _PEEPHOLES)
-        options = {"peephole": peephole, "order": "ifgo", "steps": steps}
-        options["recompute"] = self.recompute
+            h = zero_state(kind, self.b_h_w, self._num_filter, like)
+        by_module = self._change() is not None
+        sizes = channels, by_module, like
+        check_inputs(kind, "inputs", inputs, *sizes, "[S, B, C, H, W]")
+        if by_module:
+            return self._call_module(inputs, h, c, steps)
+        weight = self._conv.weight
         outputs, c = conv_lstm(
-            inputs, h, c, of_x, of_h, h_bias=self._conv.bias, **options
+            inputs,
+            h,
+            c,
+            weight[:, :channels],
+            weight[:, channels:],
+            h_bias=self._conv.bias,
+            peephole=self._peephole(),
+            order="ifgo",
+            steps=steps,
+            recompute=self.recompute,
         )
-        return outputs, (outputs[-1].clone(), c)
+        return own(outputs), (outputs[-1].clone(), c)
+
+    def _call_module(
+        self, inputs: Tensor | None, h: Tensor | None, c: Tensor | None, steps: int
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Run the layer by calling the convolution as it is."""
+        kind, features = type(self).__name__, self._num_filter
+        peephole = self._peephole()
+
+        def step(
+            _: int, input: Tensor | None, state: tuple[Tensor, Tensor]
+        ) -> tuple[Tensor, Tensor]:
+            h, c = state
+            x = zero_if_none(kind, self._input_channel, input, h)
+            gates = call(self, "_conv", torch.cat([x, h], 1), 4 * features)
+            c = wide_enough(c, gates)
+            return lstm_gates(gates, None, c, peephole, order="ifgo")
+
+        start = (
+            zero_if_none(kind, features, h, inputs, c),
+            zero_if_none(kind, features, c, inputs, h),
+        )
+        return run_steps(kind, step, inputs, start, steps=steps)
+
+    def _peephole(self) -> tuple[Tensor, Tensor, Tensor]:
+        w_ci, w_cf, w_co = (getattr(self, name) for name in _PEEPHOLES)
+        return w_ci, w_cf, w_co
 
     def complete_checkpoint(self, state: dict[str, Any], prefix: str = "") -> None:
         """Add peepholes of 0 to the entries of a checkpoint that has none of them."""
@@ -290,13 +346,13 @@ class ConvLSTM(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def number_of_frames(
-    layer: nn.Module, inputs: Tensor | None, seq_len: int | None
-) -> int:
+def number_of_frames(layer: Any, inputs: Tensor | None, seq_len: int | None) -> int:
     """S: of the inputs, with which the number must agree; else the number, or 5."""
-    kind = type(layer).__name__
+    kind, default = type(layer).__name__, int(layer.default_seq_len)
+    seq_len = as_integer(seq_len)
     if inputs is None:
-        return layer.default_seq_len if seq_len is None else seq_len
+        return default if seq_len is None else seq_len
+    check_given(kind, inputs=inputs)
     if seq_len is not None and seq_len != inputs.shape[0]:
         raise ValueError(
             f"{kind}: seq_len must be the number of frames, {inputs.shape[0]}, or be "

@@ -3,10 +3,18 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from trajgru_ext.nn._recurrent import check_positive
-from trajgru_ext.ops._arguments import check_tensors
+from trajgru_ext.nn._as_built import Built, ByWeights, all_hooked, change, kind_of
+from trajgru_ext.nn._by_modules import run_steps, zero_if_none
+from trajgru_ext.nn._recurrent import (
+    as_integer,
+    beside,
+    check_given,
+    check_inputs,
+    check_positive,
+)
 from trajgru_ext.ops._gates import check_choice
 from trajgru_ext.ops._sequences import RECOMPUTE
 
@@ -25,11 +33,12 @@ class Setting(NamedTuple):
 
 def both(kind: str, name: str, value: Any) -> tuple[int, int]:
     """A number along height and width, from one or two."""
+    value = as_integer(value)
     pair = (value, value) if isinstance(value, int) else value
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise ValueError(f"{kind}: {name} must be one number or two, got {value!r}")
-    check_positive(kind, **{f"{name}[{k}]": pair[k] for k in (0, 1)})
-    return tuple(pair)
+    height, width = check_positive(kind, **{f"{name}[{k}]": pair[k] for k in (0, 1)})
+    return height, width
 
 
 def convolution(
@@ -43,11 +52,12 @@ def convolution(
     dilation = both(kind, "dilation", setting.dilation)
     if any(size % 2 == 0 for size in kernel):
         raise ValueError(f"{kind}: {name} must be odd, got {setting.kernel_size}")
+    down, across = (d * (k // 2) for d, k in zip(dilation, kernel, strict=True))
     return nn.Conv2d(
         inputs,
         outputs,
         kernel,
-        padding=tuple(d * (k // 2) for d, k in zip(dilation, kernel, strict=True)),
+        padding=(down, across),
         dilation=dilation,
         bias=setting.bias,
         device=setting.device,
@@ -55,12 +65,41 @@ def convolution(
     )
 
 
-def one_step(cell: nn.Module, input: Tensor | None) -> Tensor | None:
-    """The input as a sequence of one step."""
-    if input is None:
-        return None
-    check_tensors(type(cell).__name__, input=input)
-    return input[None]
+class Cell(ByWeights):
+    """A cell: one step, and whole sequences, of an input and a state."""
+
+    input_channels: int
+    hidden_channels: int
+
+    def _one_step(self, input: Tensor | None) -> Tensor | None:
+        """The input as a sequence of one step."""
+        if input is None:
+            return None
+        check_given(type(self).__name__, input=input)
+        return input[None]
+
+    def _check_inputs(
+        self, name: str, inputs: Tensor | None, any_channels: bool
+    ) -> None:
+        """Raise an error for inputs that do not fit; name: "input" for one step."""
+        if inputs is None:
+            return
+        letters = "[T, B, C, H, W]"
+        if name == "input":
+            inputs, letters = inputs[0], "[B, C, H, W]"
+        kind, channels = type(self).__name__, self.input_channels
+        check_inputs(kind, name, inputs, channels, any_channels, beside(self), letters)
+
+    def _complete(self, inputs: Tensor | None, state: Any) -> Any:
+        """The state, 0 where it is None and as large as the inputs."""
+        raise NotImplementedError
+
+    def _joined(self, input: Tensor | None, h: Tensor) -> Tensor:
+        """What a convolution over input and state reads; no input is 0."""
+        if self.input_channels == 0:
+            return h
+        kind, channels = type(self).__name__, self.input_channels
+        return torch.cat([zero_if_none(kind, channels, input, h), h], 1)
 
 
 def per_layer(kind: str, name: str, value: Any, layers: int) -> list[Any]:
@@ -88,15 +127,19 @@ def layer_sizes(
     return list(zip([channels, *every], every, kernels, strict=False))
 
 
-class Layers(nn.Module):
+class Layers(ByWeights):
     """Layers above each other, each a cell that can run a whole sequence.
 
-    `cell_list` holds them; a subclass makes them.
+    `cell_list` holds them; a subclass makes them. A cell that is not as its constructor
+    made it is called, `cell(input, state)`, step by step; so is one of another class,
+    which returns the new state, or several of which the first is the output.
     """
+
+    inputs_name = "inputs"  # of the argument
 
     def __init__(
         self,
-        cells: Sequence[nn.Module],
+        cells: Sequence[ByWeights],
         batch_first: bool,
         return_all_layers: bool,
         recompute: str,
@@ -107,9 +150,26 @@ class Layers(nn.Module):
         self.batch_first = batch_first
         self.return_all_layers = return_all_layers
         self.recompute = recompute
+        self._cell_kind = type(cells[0])
 
-    def extra_repr(self) -> str:
+    def _options(self) -> str:
         return f"batch_first={self.batch_first}, recompute={self.recompute!r}"
+
+    def _change(self) -> str | None:
+        for name, cell in vars(self.cell_list)["_modules"].items():
+            if why := self._change_of(cell):
+                return f"cell_list.{name}{why}"
+        return None
+
+    def _change_of(self, cell: Any) -> str | None:
+        """What of a cell is not as its constructor made it, or None."""
+        if hooked := all_hooked():
+            return f" has hooks: {hooked}"
+        kind = kind_of(cell)
+        if kind is not self._cell_kind:
+            return f" is a {kind.__name__}, not a {self._cell_kind.__name__}"
+        made: Built = cell._built
+        return change(cell, made)
 
     def _layers(
         self,
@@ -141,13 +201,52 @@ class Layers(nn.Module):
                 f"{kind}: states must be a list of one a layer, "
                 f"{len(self.cell_list)}, got {got}"
             )
-        if self.batch_first and inputs is not None:
-            check_tensors(kind, inputs=inputs)
-            inputs = inputs.transpose(0, 1)
-        options = {"lengths": lengths, "recompute": self.recompute}
+        if inputs is not None:
+            self._check_first(inputs)
+            inputs = inputs.transpose(0, 1) if self.batch_first else inputs
+        steps = as_integer(steps)
         outputs, last = [], []
-        for cell, state in zip(self.cell_list, states, strict=True):
-            inputs, after = cell.sequence(inputs, state, steps=steps, **options)
+        cells: list[Any] = list(self.cell_list)
+        raw = vars(self.cell_list)["_modules"].values()
+        for cell, same, state in zip(cells, raw, states, strict=True):
+            if self._change_of(same) is None:
+                options = {"lengths": lengths, "recompute": self.recompute}
+                inputs, after = cell.sequence(inputs, state, steps=steps, **options)
+            else:
+                inputs, after = self._call_steps(cell, inputs, state, lengths, steps)
             outputs.append(inputs)
             last.append(after)
         return outputs, last
+
+    def _check_first(self, inputs: Tensor) -> None:
+        """Raise an error for inputs that the first layer cannot read."""
+        kind, name = type(self).__name__, self.inputs_name
+        cell: Any = self.cell_list[0]
+        letters = "[B, T, C, H, W]" if self.batch_first else "[T, B, C, H, W]"
+        other = self._change_of(cell) is not None
+        channels = getattr(cell, "input_channels", -1)
+        check_inputs(kind, name, inputs, channels, other, beside(cell), letters)
+
+    def _call_steps(
+        self,
+        cell: Any,
+        inputs: Tensor | None,
+        state: Any,
+        lengths: Tensor | Sequence[int] | None,
+        steps: int | None,
+    ) -> tuple[Tensor, Any]:
+        """Call a cell at every step."""
+
+        def step(_: int, input: Tensor | None, state: Any) -> Any:
+            return self._call_cell(cell, input, state)
+
+        kind = type(self).__name__
+        state = self._state_of(cell, inputs, state)
+        return run_steps(kind, step, inputs, state, lengths, steps)
+
+    def _call_cell(self, cell: Any, input: Tensor | None, state: Any) -> Any:
+        return cell(input, state)
+
+    def _state_of(self, cell: Any, inputs: Tensor | None, state: Any) -> Any:
+        """The state that a cell begins with; one that is not ours may get None."""
+        return cell._complete(inputs, state) if isinstance(cell, Cell) else state

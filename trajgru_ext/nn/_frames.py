@@ -33,5 +33,5 @@ def on_frames(
     """
     if not again or not torch.is_grad_enabled() or len(images) == 0:
         return module(images)
-    parts = images.split(_TOGETHER)
+    parts = torch.split(images, _TOGETHER)
     return torch.cat([checkpoint(module, one, use_reentrant=False) for one in parts])

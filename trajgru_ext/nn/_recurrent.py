@@ -1,37 +1,110 @@
 """What the recurrent modules share: checks of their options, zoneout, last states."""
 
+import itertools
+import operator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trajgru_ext.ops._arguments import check_number, check_tensors
 
 
-def check_positive(kind: str, **sizes: Any) -> None:
-    """Raise a ValueError for a size that is not a positive integer."""
-    for name, size in sizes.items():
+def as_integer(value: Any) -> Any:
+    """An integer of any kind, as numpy's, as Python's own; all else as it is."""
+    if isinstance(value, int | torch.SymInt):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        return value
+
+
+def check_positive(kind: str, **sizes: Any) -> list[int]:
+    """The sizes as integers; a ValueError for one that is not positive."""
+    numbers = [as_integer(size) for size in sizes.values()]
+    for name, size in zip(sizes, numbers, strict=True):
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"{kind}: {name} must be positive, got {size!r}")
+    return numbers
 
 
-def check_input_channels(kind: str, channels: Any) -> None:
-    """Raise a ValueError for what is no number of channels; 0 means no inputs."""
-    if not isinstance(channels, int) or channels < 0:
+def check_odd(kind: str, **sizes: Any) -> list[int]:
+    """The sizes as integers; a ValueError for one that is no odd number."""
+    numbers = [as_integer(size) for size in sizes.values()]
+    for name, size in zip(sizes, numbers, strict=True):
+        if not isinstance(size, int) or size < 1 or size % 2 == 0:
+            raise ValueError(f"{kind}: {name} must be odd, got {size!r}")
+    return numbers
+
+
+def check_input_channels(kind: str, channels: Any) -> int:
+    """The channels as an integer, 0 for no inputs; a ValueError for what is none."""
+    number = as_integer(channels)
+    if not isinstance(number, int) or number < 0:
         raise ValueError(
             f"{kind}: input_channels must not be below 0, got {channels!r}"
         )
+    return number
 
 
-def check_inputs(kind: str, channels: int, inputs: Any) -> None:
-    """Raise an error for inputs of a layer that has none."""
-    if inputs is None or channels > 0:
+def check_given(kind: str, **tensors: Any) -> None:
+    """Raise a TypeError naming the first argument that is no Tensor.
+
+    What stands for one, as while torch.fx traces, is taken.
+    """
+    for name, value in tensors.items():
+        if not hasattr(type(value), "__torch_function__"):
+            got = type(value).__name__
+            raise TypeError(f"{kind}: {name} must be a Tensor, got {got}")
+        if isinstance(value, Tensor):
+            check_tensors(kind, **{name: value})
+
+
+def beside(module: nn.Module) -> Tensor:
+    """A tensor of the module's, on its device and in its dtype."""
+    for tensor in itertools.chain(module.parameters(), module.buffers()):
+        return tensor
+    return torch.empty(0, device="cpu")
+
+
+def check_inputs(
+    kind: str,
+    name: str,
+    inputs: Any,
+    channels: int,
+    any_channels: bool,
+    beside: Tensor,
+    letters: str,
+) -> None:
+    """Raise an error for inputs that a layer of these channels cannot read.
+
+    any_channels: whether others than those that it was made for are for modules to
+    judge. beside: one of the layer's parameters, whose device is wanted. letters: of
+    the dimensions.
+    """
+    if inputs is None:
         return
-    check_tensors(kind, inputs=inputs)
-    raise ValueError(
-        f"{kind}: inputs must be None for input_channels=0, got a tensor of "
-        f"{list(inputs.shape)}"
-    )
+    check_given(kind, **{name: inputs})
+    if not isinstance(inputs, Tensor):
+        return
+    got = list(inputs.shape)
+    if channels == 0:
+        raise ValueError(
+            f"{kind}: {name} must be None for input_channels=0, got a tensor of {got}"
+        )
+    if inputs.dim() != letters.count(",") + 1:
+        raise ValueError(f"{kind}: {name} must be {letters}, got {got}")
+    if not any_channels and inputs.shape[-3] != channels:
+        form = letters.replace("C", str(channels))
+        raise ValueError(
+            f"{kind}: {name} must have {channels} channels, {form}, got {got}"
+        )
+    if inputs.device != beside.device:
+        raise ValueError(
+            f"{kind}: {name} must be on {beside.device}, where the parameters are, got "
+            f"{inputs.device}"
+        )
 
 
 def check_zoneout(kind: str, zoneout: Any) -> None:
@@ -58,6 +131,11 @@ def zoneout_mask(
     sizes = (steps, like.shape[-4], features, *like.shape[-2:])
     mask = torch.empty(sizes, dtype=torch.bool, device=like.device)
     return mask.bernoulli_(probability)
+
+
+def own(outputs: Tensor) -> Tensor:
+    """The outputs as a tensor that no backward pass needs: a person may change it."""
+    return outputs.clone() if outputs.requires_grad else outputs
 
 
 def last_state(outputs: Tensor, h: Tensor | None) -> Tensor:

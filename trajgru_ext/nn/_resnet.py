@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from trajgru_ext.nn._recurrent import check_given
+
 # From the channels that come in, a stage's width and a stride.
 MakeBlock = Callable[[int, int, int], nn.Module]
 
@@ -39,7 +41,7 @@ class ResNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         for k, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-            blocks = []
+            blocks: list[nn.Module] = []
             for n in range(depth):
                 stride = 2 if k > 0 and n == 0 else 1
                 blocks.append(make(channels, width, stride))
@@ -55,6 +57,9 @@ class ResNet(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """The logits of the classes, `[B, classes]`, of images `[B, 3, H, W]`."""
+        check_given(type(self).__name__, input=input)
         x = self.maxpool(self.relu(self.bn1(self.conv1(input))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(self.avgpool(x).flatten(1))
+        for k in range(1, 5):
+            x = self.get_submodule(f"layer{k}")(x)
+        logits: Tensor = self.fc(self.avgpool(x).flatten(1))
+        return logits

@@ -6,28 +6,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trajgru_ext.nn._by_modules import call, run_steps, wide_enough, zero_if_none
 from trajgru_ext.nn._conv_rnn import (
+    Cell,
     Layers,
     Pair,
     Setting,
+    both,
     convolution,
     layer_sizes,
-    one_step,
 )
 from trajgru_ext.nn._recurrent import (
+    as_integer,
     check_input_channels,
-    check_inputs,
     check_positive,
     check_zoneout,
     last_state,
     zoneout_mask,
 )
-from trajgru_ext.ops import conv_gru
+from trajgru_ext.ops import conv_gru, gru_gates, gru_output, gru_reset
 from trajgru_ext.ops._gates import ACTIVATIONS, UPDATES, check_choice, check_slope
 from trajgru_ext.ops.conv_gru import RESETS
 
 
-class ConvGRUCell(nn.Module):
+class ConvGRUCell(Cell):
     """One step of a ConvGRU, for streams; see `conv_gru` for the formula.
 
     The parameters are, each with `.weight` and `.bias`: for reset="after" `i2h`
@@ -80,8 +82,8 @@ class ConvGRUCell(nn.Module):
     ) -> None:
         super().__init__()
         kind = type(self).__name__
-        check_input_channels(kind, input_channels)
-        check_positive(kind, hidden_channels=hidden_channels)
+        input_channels = check_input_channels(kind, input_channels)
+        (hidden_channels,) = check_positive(kind, hidden_channels=hidden_channels)
         check_choice(kind, "reset", reset, RESETS)
         check_choice(kind, "activation", activation, ACTIVATIONS)
         check_choice(kind, "update", update, UPDATES)
@@ -107,8 +109,8 @@ class ConvGRUCell(nn.Module):
         self.negative_slope = negative_slope
         self.update = update
         self.zoneout = zoneout
-        self.dilation = dilation
-        self.input_dilation = dilation if input_kernel_size is None else 1
+        self.dilation = both(kind, "dilation", dilation)
+        self.input_dilation = self.dilation if input_kernel_size is None else (1, 1)
         setting = Setting(kernel_size, dilation, bias, device, dtype)
         features, channels = hidden_channels, input_channels + hidden_channels
         if reset == "after":
@@ -118,6 +120,7 @@ class ConvGRUCell(nn.Module):
         else:
             self.conv_gates = convolution(kind, setting, channels, 2 * features)
             self.conv_can = convolution(kind, setting, channels, features)
+        self._remember()
 
     def _of_inputs(
         self, kind: str, setting: Setting, kernel_size: Pair | None
@@ -128,8 +131,7 @@ class ConvGRUCell(nn.Module):
         setting = setting._replace(kernel_size=kernel_size, dilation=1)
         return convolution(kind, setting, *sizes, "input_kernel_size")
 
-    def extra_repr(self) -> str:
-        """What `repr` shows."""
+    def _options(self) -> str:
         return (
             f"{self.input_channels}, {self.hidden_channels}, reset={self.reset!r}, "
             f"order={self.order!r}, activation={self.activation!r}, "
@@ -150,7 +152,8 @@ class ConvGRUCell(nn.Module):
             TypeError, ValueError: as `conv_gru`.
 
         """
-        return self.sequence(one_step(self, input), h, steps=1)[0][0]
+        inputs = self._one_step(input)
+        return self._sequence("input", inputs, h, steps=1)[0][0]
 
     def sequence(
         self,
@@ -165,8 +168,24 @@ class ConvGRUCell(nn.Module):
 
         The other arguments are those of `conv_gru`.
         """
-        check_inputs(type(self).__name__, self.input_channels, inputs)
+        return self._sequence("inputs", inputs, h, lengths, steps, recompute)
+
+    def _sequence(
+        self,
+        name: str,
+        inputs: Tensor | None,
+        h: Tensor | None,
+        lengths: Tensor | Sequence[int] | None = None,
+        steps: int | None = None,
+        recompute: str = "none",
+    ) -> tuple[Tensor, Tensor]:
+        steps = as_integer(steps)
+        by_modules = self._change() is not None
+        self._check_inputs(name, inputs, by_modules)
         zoneout = self.zoneout if self.training else 0
+        mask = zoneout_mask(zoneout, inputs, h, self.hidden_channels, steps)
+        if by_modules:
+            return self._call_modules(inputs, h, mask, lengths, steps)
         outputs = conv_gru(
             inputs,
             h,
@@ -177,12 +196,57 @@ class ConvGRUCell(nn.Module):
             update=self.update,
             x_dilation=self.input_dilation,
             h_dilation=self.dilation,
-            zoneout_mask=zoneout_mask(zoneout, inputs, h, self.hidden_channels, steps),
+            zoneout_mask=mask,
             lengths=lengths,
             steps=steps,
             recompute=recompute,
         )
         return outputs, last_state(outputs, h)
+
+    def _call_modules(
+        self,
+        inputs: Tensor | None,
+        h: Tensor | None,
+        mask: Tensor | None,
+        lengths: Tensor | Sequence[int] | None,
+        steps: int | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Run over a sequence by calling the convolutions as they are."""
+        step = self._step_after if self.reset == "after" else self._step_before
+
+        def one(t: int, input: Tensor | None, h: Tensor) -> Tensor:
+            return step(input, h, None if mask is None else mask[t])
+
+        h = self._complete(inputs, h)
+        return run_steps(type(self).__name__, one, inputs, h, lengths, steps)
+
+    def _step_after(
+        self, input: Tensor | None, h: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        x_gates, channels = None, 3 * self.hidden_channels
+        if input is not None:
+            x_gates = call(self, "i2h", input, channels)
+        h_gates = call(self, "h2h", h, channels)
+        h = wide_enough(h, *(g for g in (x_gates, h_gates) if g is not None))
+        options = self.activation, self.negative_slope, self.update, mask
+        return gru_gates(x_gates, h_gates, h, self.order, *options)
+
+    def _step_before(
+        self, input: Tensor | None, h: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        channels = self.hidden_channels
+        gates = call(self, "conv_gates", self._joined(input, h), 2 * channels)
+        h = wide_enough(h, gates)
+        u, left = gru_reset(gates, None, h, self.order)
+        candidate = call(self, "conv_can", self._joined(input, left), channels)
+        u, h = wide_enough(u, candidate), wide_enough(h, candidate)
+        options = self.activation, self.negative_slope, self.update, mask
+        return gru_output(u, candidate, h, *options)
+
+    def _complete(self, inputs: Tensor | None, h: Tensor | None) -> Tensor:
+        """The state, 0 where it is None."""
+        kind = type(self).__name__
+        return zero_if_none(kind, self.hidden_channels, h, inputs)
 
     def _weights(self) -> dict[str, Any]:
         if self.reset == "after":
@@ -195,11 +259,11 @@ class ConvGRUCell(nn.Module):
                 "order": self.order,
             }
         # Two convolutions of everything that is read before the reset become one.
-        parts = self.conv_gates, self.conv_can
-        weight = torch.cat([conv.weight for conv in parts])
+        gates, can = self.conv_gates, self.conv_can
+        weight = torch.cat([gates.weight, can.weight])
         bias = None
-        if self.conv_gates.bias is not None:
-            bias = torch.cat([conv.bias for conv in parts])
+        if gates.bias is not None and can.bias is not None:
+            bias = torch.cat([gates.bias, can.bias])
         return {
             "x_weight": weight[:, : self.input_channels],
             "h_weight": weight[:, self.input_channels :],
@@ -245,7 +309,7 @@ class ConvGRU(Layers):
         **options: Any,
     ) -> None:
         kind = type(self).__name__
-        check_positive(kind, num_layers=num_layers)
+        (num_layers,) = check_positive(kind, num_layers=num_layers)
         given = input_channels, hidden_channels, kernel_size, num_layers
         sizes = layer_sizes(kind, *given)
         cells = [ConvGRUCell(*size, **options) for size in sizes]

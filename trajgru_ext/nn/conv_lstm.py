@@ -6,22 +6,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trajgru_ext.nn._by_modules import call, run_steps, wide_enough, zero_if_none
 from trajgru_ext.nn._conv_rnn import (
+    Cell,
     Layers,
     Pair,
     Setting,
     both,
     convolution,
     layer_sizes,
-    one_step,
 )
 from trajgru_ext.nn._recurrent import (
+    as_integer,
     check_input_channels,
-    check_inputs,
     check_positive,
     last_state,
 )
-from trajgru_ext.ops import conv_lstm
+from trajgru_ext.ops import conv_lstm, lstm_gates
 from trajgru_ext.ops._arguments import check_number
 from trajgru_ext.ops._gates import gate_slots
 
@@ -29,7 +30,7 @@ State = tuple[Tensor, Tensor]
 PEEPHOLES = (None, "channel", "element")
 
 
-class ConvLSTMCell(nn.Module):
+class ConvLSTMCell(Cell):
     """One step of a ConvLSTM, for streams; see `conv_lstm` for the formula.
 
     The parameters are `conv.weight` `[4F, C + F, k, k]`, over the input and then the
@@ -52,6 +53,10 @@ class ConvLSTMCell(nn.Module):
 
     """
 
+    Wci: Tensor | None
+    Wcf: Tensor | None
+    Wco: Tensor | None
+
     def __init__(
         self,
         input_channels: int,
@@ -69,8 +74,8 @@ class ConvLSTMCell(nn.Module):
     ) -> None:
         super().__init__()
         kind = type(self).__name__
-        check_input_channels(kind, input_channels)
-        check_positive(kind, hidden_channels=hidden_channels)
+        input_channels = check_input_channels(kind, input_channels)
+        (hidden_channels,) = check_positive(kind, hidden_channels=hidden_channels)
         if peephole not in PEEPHOLES:
             raise ValueError(
                 f"{kind}: peephole must be None, 'channel' or 'element', got "
@@ -100,9 +105,9 @@ class ConvLSTMCell(nn.Module):
                 )
                 weight = nn.Parameter(zeros)
             self.register_parameter(name, weight)
+        self._remember()
 
-    def extra_repr(self) -> str:
-        """What `repr` shows."""
+    def _options(self) -> str:
         return (
             f"{self.input_channels}, {self.hidden_channels}, "
             f"peephole={self.peephole!r}, order={self.order!r}"
@@ -122,7 +127,8 @@ class ConvLSTMCell(nn.Module):
             TypeError, ValueError: as `conv_lstm`.
 
         """
-        outputs, (_, c) = self.sequence(one_step(self, input), state, steps=1)
+        inputs = self._one_step(input)
+        outputs, (_, c) = self._sequence("input", inputs, state, steps=1)
         return outputs[0], c
 
     def sequence(
@@ -138,26 +144,56 @@ class ConvLSTMCell(nn.Module):
 
         The other arguments are those of `conv_lstm`.
         """
-        check_inputs(type(self).__name__, self.input_channels, inputs)
+        return self._sequence("inputs", inputs, state, lengths, steps, recompute)
+
+    def _sequence(
+        self,
+        name: str,
+        inputs: Tensor | None,
+        state: State | None,
+        lengths: Tensor | Sequence[int] | None = None,
+        steps: int | None = None,
+        recompute: str = "none",
+    ) -> tuple[Tensor, State]:
         h, c = self._both_states(state)
+        by_modules = self._change() is not None
+        self._check_inputs(name, inputs, by_modules)
+        if by_modules:
+            whole = self._complete(inputs, state)
+            kind = type(self).__name__
+            return run_steps(kind, self._step, inputs, whole, lengths, steps)
         weight, bias = self.conv.weight, self.conv.bias
+        channels = self.input_channels
         outputs, last = conv_lstm(
             inputs,
             h,
             c,
-            weight[:, : self.input_channels],
-            weight[:, self.input_channels :],
+            weight[:, :channels],
+            weight[:, channels:],
             h_bias=bias,
-            peephole=None if self.Wci is None else (self.Wci, self.Wcf, self.Wco),
+            peephole=self._peephole(),
             order=self.order,
             forget_bias=self.forget_bias,
             x_dilation=self.conv.dilation,
             h_dilation=self.conv.dilation,
             lengths=lengths,
-            steps=steps,
+            steps=as_integer(steps),
             recompute=recompute,
         )
         return outputs, (last_state(outputs, h), last)
+
+    def _step(self, _: int, input: Tensor | None, state: State) -> State:
+        """Take a step by calling the convolution as it is."""
+        h, c = state
+        gates = call(self, "conv", self._joined(input, h), 4 * self.hidden_channels)
+        c, peephole = wide_enough(c, gates), self._peephole()
+        return lstm_gates(gates, None, c, peephole, self.order, self.forget_bias)
+
+    def _peephole(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        w_ci, w_cf, w_co = self.Wci, self.Wcf, self.Wco
+        if w_ci is None or w_cf is None or w_co is None:
+            return None
+        return w_ci, w_cf, w_co
 
     def _both_states(self, state: Any) -> tuple[Tensor | None, Tensor | None]:
         if state is None:
@@ -165,7 +201,13 @@ class ConvLSTMCell(nn.Module):
         if not isinstance(state, tuple | list) or len(state) != 2:
             got = type(state).__name__
             raise TypeError(f"{type(self).__name__}: state must be (h, c), got {got}")
-        return tuple(state)
+        return state[0], state[1]
+
+    def _complete(self, inputs: Tensor | None, state: Any) -> State:
+        """The states, 0 where they are None."""
+        h, c = self._both_states(state)
+        sizes = type(self).__name__, self.hidden_channels
+        return zero_if_none(*sizes, h, inputs, c), zero_if_none(*sizes, c, inputs, h)
 
 
 class ConvLSTM(Layers):
@@ -205,7 +247,7 @@ class ConvLSTM(Layers):
         **options: Any,
     ) -> None:
         kind = type(self).__name__
-        check_positive(kind, num_layers=num_layers)
+        (num_layers,) = check_positive(kind, num_layers=num_layers)
         given = input_channels, hidden_channels, kernel_size, num_layers
         sizes = layer_sizes(kind, *given)
         cells = [ConvLSTMCell(*size, **options) for size in sizes]

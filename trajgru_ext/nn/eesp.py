@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from trajgru_ext.nn._recurrent import check_positive
+from trajgru_ext.nn._as_built import ByWeights
+from trajgru_ext.nn._recurrent import check_given, check_positive
 from trajgru_ext.ops import hff_concat
 from trajgru_ext.ops._gates import check_choice
 from trajgru_ext.ops._layout import channels_last_on_cpu, in_format, memory_format
@@ -61,7 +62,7 @@ def _depthwise(channels: int, dilation: int, stride: int = 1) -> nn.Conv2d:
     )
 
 
-class EESP(nn.Module):
+class EESP(ByWeights):
     """The unit of ESPNetv2: dilated depthwise convolutions, hierarchically fused.
 
     ::
@@ -106,7 +107,9 @@ class EESP(nn.Module):
     ) -> None:
         super().__init__()
         kind = type(self).__name__
-        check_positive(kind, nIn=nIn, nOut=nOut, stride=stride, k=k, r_lim=r_lim)
+        nIn, nOut, stride, k, r_lim = check_positive(
+            kind, nIn=nIn, nOut=nOut, stride=stride, k=k, r_lim=r_lim
+        )
         check_choice(kind, "down_method", down_method, ("avg", "esp"))
         if nOut % k:
             raise ValueError(f"{kind}: nOut must be a multiple of k, {k}, got {nOut}")
@@ -122,6 +125,8 @@ class EESP(nn.Module):
         self.conv_1x1_exp = _Layers(_pointwise(nOut, nOut, k), nOut, activation=False)
         self.br_after_cat = _Layers(None, nOut)
         self.module_act = nn.PReLU(nOut)
+        # The depthwise convolutions are called in either case.
+        self._remember("proj_1x1", "conv_1x1_exp", "br_after_cat", "module_act")
 
     def forward(self, input: Tensor) -> Tensor:
         """`[B, nIn, H, W]` to `[B, nOut, H / stride, W / stride]`.
@@ -130,24 +135,39 @@ class EESP(nn.Module):
             TypeError, ValueError: as `hff_concat`.
 
         """
+        check_given(type(self).__name__, input=input)
         form, input = memory_format(input), channels_last_on_cpu(input)
-        projected = _normalize(self.proj_1x1, [self.proj_1x1.conv(input)])
-        branches = [branch(projected) for branch in self.spp_dw]
-        expanded = self._expand(_normalize(self.br_after_cat, branches))
+        by_weights = self._change() is None
+        expanded = self._by_weights(input) if by_weights else self._by_modules(input)
         if self.stride == 2 and self.downAvg:
             return in_format(expanded, form)
         summed = [expanded]
         if expanded.shape == input.shape:
             dtype = torch.promote_types(expanded.dtype, input.dtype)
             summed = [input.to(dtype), expanded.to(dtype)]
-        output = hff_concat(summed, len(summed) - 1, slope=self.module_act.weight)
+        if by_weights:
+            slope = self.module_act.weight
+            return in_format(hff_concat(summed, len(summed) - 1, slope=slope), form)
+        output: Tensor = self.module_act(sum(summed[1:], summed[0]))
         return in_format(output, form)
+
+    def _by_weights(self, input: Tensor) -> Tensor:
+        projected = _normalize(self.proj_1x1, [self.proj_1x1.conv(input)])
+        branches = [branch(projected) for branch in self.spp_dw]
+        return self._expand(_normalize(self.br_after_cat, branches))
+
+    def _by_modules(self, input: Tensor) -> Tensor:
+        projected = self.proj_1x1(input)
+        branches = [branch(projected) for branch in self.spp_dw]
+        expanded: Tensor = self.conv_1x1_exp(self.br_after_cat(hff_concat(branches)))
+        return expanded
 
     def _expand(self, input: Tensor) -> Tensor:
         """The convolution and batch norm, which in evaluation is part of it."""
         conv, norm = self.conv_1x1_exp.conv, self.conv_1x1_exp.bn
         if norm.training:
-            return norm(conv(input))
+            output: Tensor = norm(conv(input))
+            return output
         scale, shift = _scale_and_shift(norm)
         weight = conv.weight * scale[:, None, None, None]
         return conv2d(input, weight, shift, groups=conv.groups)
@@ -164,8 +184,10 @@ def _normalize(layers: _Layers, branches: list[Tensor]) -> Tensor:
 
 def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """The batch norm of evaluation as a product and a sum."""
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    return scale, norm.bias - norm.running_mean * scale
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None and variance is not None  # as built
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    return scale, norm.bias - mean * scale
 
 
 class DilatedSeparableConv(nn.Module):
@@ -184,14 +206,19 @@ class DilatedSeparableConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
         super().__init__()
-        sizes = {"in_channels": in_channels, "out_channels": out_channels}
-        check_positive(type(self).__name__, dilation=dilation, **sizes)
+        in_channels, out_channels, dilation = check_positive(
+            type(self).__name__,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            dilation=dilation,
+        )
         self.depthwise = _depthwise(in_channels, dilation)
         self.pointwise = _pointwise(in_channels, out_channels, 1)
 
     def forward(self, input: Tensor) -> Tensor:
         """`[B, in, H, W]` to `[B, out, H, W]`."""
-        return self.pointwise(self.depthwise(input))
+        output: Tensor = self.pointwise(self.depthwise(input))
+        return output
 
 
 class DilatedPyramid(nn.Module):
@@ -217,8 +244,12 @@ class DilatedPyramid(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, groups: int = 4) -> None:
         super().__init__()
-        sizes = {"in_channels": in_channels, "out_channels": out_channels}
-        check_positive(type(self).__name__, groups=groups, **sizes)
+        in_channels, out_channels, groups = check_positive(
+            type(self).__name__,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            groups=groups,
+        )
         self.reduce = _pointwise(in_channels, out_channels, groups)
         self.branches = nn.ModuleList(
             DilatedSeparableConv(out_channels, out_channels, dilation)
@@ -233,6 +264,7 @@ class DilatedPyramid(nn.Module):
             TypeError, ValueError: as `hff_concat`.
 
         """
+        check_given(type(self).__name__, input=input)
         reduced = self.reduce(channels_last_on_cpu(input))
         branches = [branch(reduced) for branch in self.branches]
         output = self.expand(hff_concat(branches, skipped=1))

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from trajgru_ext.nn._frames import channels_last, on_frames
-from trajgru_ext.nn._recurrent import check_positive
-from trajgru_ext.ops._arguments import check_tensors
+from trajgru_ext.nn._recurrent import as_integer, check_given, check_positive
 
 
 class EncoderForecaster(nn.Module):
@@ -71,7 +70,7 @@ class EncoderForecaster(nn.Module):
         super().__init__()
         kind = type(self).__name__
         levels = len(encoder)
-        check_positive(kind, **{"len(encoder)": levels}, steps=steps)
+        levels, steps = check_positive(kind, **{"len(encoder)": levels}, steps=steps)
         wanted = {"down": levels, "forecaster": levels, "up": levels - 1}
         given = {"down": down, "forecaster": forecaster, "up": up}
         for name, count in wanted.items():
@@ -128,7 +127,7 @@ class EncoderForecaster(nn.Module):
         states: those of an earlier call, to go on from; None is 0.
         """
         kind = type(self).__name__
-        check_tensors(kind, frames=frames)
+        check_given(kind, frames=frames)
         if frames.dim() != 5:
             letters = "[B, T, C, H, W]" if self.batch_first else "[T, B, C, H, W]"
             raise ValueError(
@@ -145,7 +144,7 @@ class EncoderForecaster(nn.Module):
         last = []
         for down, layer, state in zip(self.down, self.encoder, states, strict=True):
             images = on_frames(down, images, self.recompute)
-            outputs, after = layer(images.unflatten(0, count), state)
+            outputs, after = layer(torch.unflatten(images, 0, count), state)
             images = outputs.flatten(0, 1)
             last.append(after)
         return last
@@ -153,11 +152,12 @@ class EncoderForecaster(nn.Module):
     def forecast(self, states: Sequence[Any], steps: int | None = None) -> Tensor:
         """From the states of `encode` the frames that follow, `[steps, B, C, H, W]`."""
         self._check_levels(states)
-        outputs = self._outputs(states, self.steps if steps is None else steps)
-        images = [one.flatten(0, 1) for one in outputs]
-        images = torch.cat(images, 1) if self.join else images[0]
+        steps = self.steps if steps is None else as_integer(steps)
+        outputs = self._outputs(states, steps)
+        levels = [one.flatten(0, 1) for one in outputs]
+        images = torch.cat(levels, 1) if self.join else levels[0]
         frames = on_frames(self.head, images, self.recompute)
-        frames = frames.unflatten(0, outputs[0].shape[:2])
+        frames = torch.unflatten(frames, 0, outputs[0].shape[:2])
         return frames.transpose(0, 1) if self.batch_first else frames
 
     def _outputs(self, states: Sequence[Any], steps: int) -> list[Tensor]:
@@ -168,12 +168,13 @@ class EncoderForecaster(nn.Module):
             raise ValueError(
                 f"{kind}: states must have one size for join=True, got {sizes}"
             )
-        inputs, outputs = None, []
+        inputs: Tensor | None = None
+        outputs: list[Tensor] = []
         for level in reversed(range(len(self.forecaster))):
             if inputs is not None:
                 images = inputs.flatten(0, 1)
                 images = on_frames(self.up[level], images, self.recompute)
-                inputs = images.unflatten(0, inputs.shape[:2])
+                inputs = torch.unflatten(images, 0, inputs.shape[:2])
                 got = list(inputs.shape[-2:])
                 if got != sizes[level]:
                     raise ValueError(
@@ -198,7 +199,7 @@ class EncoderForecaster(nn.Module):
 def _coordinates(images: Tensor) -> Tensor:
     """Of every pixel x and y from -1 to 1, and 1: `[N, 3, H, W]`."""
     height, width = images.shape[-2:]
-    options = {"device": images.device, "dtype": images.dtype}
+    options: dict[str, Any] = {"device": images.device, "dtype": images.dtype}
     x = torch.linspace(-1, 1, width, **options).expand(height, width)
     y = torch.linspace(-1, 1, height, **options)[:, None].expand(height, width)
     grid = torch.stack([x, y, torch.ones_like(x)])

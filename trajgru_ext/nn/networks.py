@@ -1,7 +1,7 @@
 """Networks of published papers, as configurations of `EncoderForecaster`."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import nn
 
@@ -75,8 +75,7 @@ def hko7_traj_gru(
         links = (13, 13, 9)[level]
         return TrajGRU(inputs, features, links, recompute=recompute)
 
-    options = {"recompute": recompute, "coordinates": coordinates}
-    return _network(_HKO7, layer, steps=steps, batch_first=batch_first, **options)
+    return _network(_HKO7, layer, recompute, coordinates, steps, batch_first)
 
 
 def hko7_conv_gru(
@@ -106,8 +105,7 @@ def hko7_conv_gru(
     def layer(level: int, inputs: int, features: int) -> nn.Module:
         return _conv_gru(inputs, features, (5, 5, 3)[level], 1, recompute)
 
-    options = {"recompute": recompute, "coordinates": coordinates}
-    return _network(_HKO7, layer, steps=steps, batch_first=batch_first, **options)
+    return _network(_HKO7, layer, recompute, coordinates, steps, batch_first)
 
 
 def moving_mnist_traj_gru(
@@ -142,10 +140,7 @@ def moving_mnist_traj_gru(
     def layer(level: int, inputs: int, features: int) -> nn.Module:
         return TrajGRU(inputs, features, links, recompute=recompute)
 
-    options = {"recompute": recompute, "coordinates": coordinates}
-    return _network(
-        _MOVING_MNIST, layer, steps=steps, batch_first=batch_first, **options
-    )
+    return _network(_MOVING_MNIST, layer, recompute, coordinates, steps, batch_first)
 
 
 def moving_mnist_conv_gru(
@@ -179,10 +174,7 @@ def moving_mnist_conv_gru(
     def layer(level: int, inputs: int, features: int) -> nn.Module:
         return _conv_gru(inputs, features, kernel_size, dilation, recompute)
 
-    options = {"recompute": recompute, "coordinates": coordinates}
-    return _network(
-        _MOVING_MNIST, layer, steps=steps, batch_first=batch_first, **options
-    )
+    return _network(_MOVING_MNIST, layer, recompute, coordinates, steps, batch_first)
 
 
 def conv_lstm_forecaster(
@@ -218,9 +210,10 @@ def conv_lstm_forecaster(
     check_positive("conv_lstm_forecaster", **{"len(features)": len(features)}, **counts)
 
     def layers(inputs: list[int]) -> list[nn.Module]:
-        options = {"peephole": "channel", "recompute": recompute}
-        pairs = zip(inputs, features, strict=True)
-        return [ConvLSTM(*pair, kernel_size=5, **options) for pair in pairs]
+        return [
+            ConvLSTM(*pair, kernel_size=5, peephole="channel", recompute=recompute)
+            for pair in zip(inputs, features, strict=True)
+        ]
 
     def between() -> list[nn.Module]:
         return [nn.Identity() for _ in features[1:]]
@@ -255,14 +248,20 @@ def _conv_gru(
 
 
 def _network(
-    sizes: _Sizes, layer: Layer, recompute: str, coordinates: bool, **options: Any
+    sizes: _Sizes,
+    layer: Layer,
+    recompute: str,
+    coordinates: bool,
+    steps: int,
+    batch_first: bool,
 ) -> EncoderForecaster:
     """HKO-7's network of these sizes; its deconvolutions have no biases."""
     channels, first, features = sizes[:3]
     of_frames = 4 if coordinates else 1
-    down = [_followed(nn.Conv2d(of_frames, channels, *first))]
+    down: list[nn.Module] = [_followed(nn.Conv2d(of_frames, channels, *first))]
     encoder = [layer(0, channels, features[0])]
-    forecaster, up = [], []
+    forecaster: list[nn.Module] = []
+    up: list[nn.Module] = []
     for level, coarse in enumerate(features[1:]):
         fine = features[level]
         down.append(_followed(nn.Conv2d(fine, coarse, *sizes.down[level])))
@@ -284,7 +283,8 @@ def _network(
         head,
         recompute=recompute != "none",
         coordinates=coordinates,
-        **options,
+        steps=steps,
+        batch_first=batch_first,
     )
 
 

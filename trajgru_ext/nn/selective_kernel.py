@@ -1,17 +1,19 @@
 """Selective kernels: the convolution, the residual unit with it, and its network."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from trajgru_ext.nn._recurrent import check_positive
+from trajgru_ext.nn._as_built import ByWeights
+from trajgru_ext.nn._recurrent import check_given, check_positive
 from trajgru_ext.nn._resnet import ResNet, conv
 from trajgru_ext.ops import channel_mean, sk_select
 
 
-class SelectiveKernelConv(nn.Module):
+class SelectiveKernelConv(ByWeights):
     """M convolutions of different dilation, mixed channel by channel.
 
     ::
@@ -47,7 +49,9 @@ class SelectiveKernelConv(nn.Module):
     ) -> None:
         super().__init__()
         kind = type(self).__name__
-        check_positive(kind, features=features, M=M, G=G, r=r, stride=stride, L=L)
+        features, M, G, r, stride, L = check_positive(
+            kind, features=features, M=M, G=G, r=r, stride=stride, L=L
+        )
         if M < 2:
             raise ValueError(f"{kind}: M must be at least 2, got {M}")
         hidden = max(features // r, L)
@@ -75,6 +79,7 @@ class SelectiveKernelConv(nn.Module):
             nn.ReLU(inplace=True),
         )
         self.fcs = nn.ModuleList(nn.Conv2d(hidden, features, 1) for _ in range(M))
+        self._remember("fcs")
 
     def forward(self, input: Tensor) -> Tensor:
         """`[B, C, H, W]` to `[B, C, H / stride, W / stride]`.
@@ -83,13 +88,21 @@ class SelectiveKernelConv(nn.Module):
             TypeError, ValueError: as `sk_select`.
 
         """
+        check_given(type(self).__name__, input=input)
         branches = [branch(input) for branch in self.convs]
-        z = self.fc(channel_mean(*branches)[:, :, None, None]).flatten(1)
-        # All branches' logits in one product.
-        weight = torch.cat([fc.weight for fc in self.fcs]).flatten(1)
-        bias = torch.cat([fc.bias for fc in self.fcs])
-        logits = linear(z, weight, bias).unflatten(1, (len(branches), -1))
-        return sk_select(branches, logits)
+        z = self.fc(channel_mean(*branches)[:, :, None, None])
+        return sk_select(branches, self._logits(z))
+
+    def _logits(self, z: Tensor) -> Tensor:
+        """All branches' logits `[B, M, C]`, by one product where that is the same."""
+        if self._change() is not None:
+            return torch.stack([fc(z).flatten(1) for fc in self.fcs], 1)
+        every: list[Any] = list(self.fcs)
+        weight = torch.cat([fc.weight for fc in every]).flatten(1)
+        bias = torch.cat([fc.bias for fc in every])
+        channels = weight.shape[0] // len(every)
+        logits = linear(z.flatten(1), weight, bias)
+        return logits.reshape(z.shape[0], len(every), channels)
 
 
 class SelectiveKernelUnit(nn.Module):
@@ -125,8 +138,12 @@ class SelectiveKernelUnit(nn.Module):
         L: int = 32,
     ) -> None:
         super().__init__()
-        sizes = {"in_features": in_features, "out_features": out_features}
-        check_positive(type(self).__name__, **sizes)
+        in_features, mid_features, out_features = check_positive(
+            type(self).__name__,
+            in_features=in_features,
+            mid_features=mid_features,
+            out_features=out_features,
+        )
         if stride is None:
             stride = 1 if in_features == out_features else 2
         self.conv1 = nn.Sequential(
@@ -149,7 +166,8 @@ class SelectiveKernelUnit(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """`[B, in, H, W]` to `[B, out, H / stride, W / stride]`."""
         x = self.conv3(self.conv2_sk(self.conv1(input)))
-        return self.relu(x + self.shortcut(input))
+        output: Tensor = self.relu(x + self.shortcut(input))
+        return output
 
 
 def sknet50(num_classes: int = 1000) -> ResNet:

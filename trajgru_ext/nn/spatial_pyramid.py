@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from trajgru_ext.nn._recurrent import as_integer, check_given
 from trajgru_ext.ops import spatial_pyramid_pool
 from trajgru_ext.ops._gates import check_choice
 from trajgru_ext.ops.spatial_pyramid_pool import check_levels
@@ -24,6 +25,7 @@ class SpatialPyramidPooling(nn.Module):
     def __init__(self, num_levels: int, pool_type: str = "max_pool") -> None:
         super().__init__()
         kind = type(self).__name__
+        num_levels = as_integer(num_levels)
         check_levels(kind, num_levels)
         check_choice(kind, "pool_type", pool_type, tuple(_POOL_TYPES))
         self.num_levels = num_levels
@@ -40,5 +42,6 @@ class SpatialPyramidPooling(nn.Module):
             TypeError, ValueError: as `spatial_pyramid_pool`.
 
         """
+        check_given(type(self).__name__, input=input)
         mode = _POOL_TYPES[self.pool_type]
         return spatial_pyramid_pool(input, self.num_levels, mode)

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from trajgru_ext.nn._recurrent import check_positive
+from trajgru_ext.nn._recurrent import check_given, check_positive
 from trajgru_ext.nn._resnet import ResNet, conv
 from trajgru_ext.ops import channel_mean, se_scale
 
@@ -28,7 +28,9 @@ class SqueezeExcitation(nn.Module):
 
     def __init__(self, channel: int, reduction: int = 16) -> None:
         super().__init__()
-        check_positive(type(self).__name__, channel=channel, reduction=reduction)
+        channel, reduction = check_positive(
+            type(self).__name__, channel=channel, reduction=reduction
+        )
         hidden = max(channel // reduction, 1)
         self.fc = nn.Sequential(
             nn.Linear(channel, hidden, bias=False),
@@ -43,6 +45,7 @@ class SqueezeExcitation(nn.Module):
             TypeError, ValueError: as `se_scale`.
 
         """
+        check_given(type(self).__name__, input=input)
         return se_scale(input, self.fc(channel_mean(input)))
 
 
@@ -86,7 +89,8 @@ class SEBasicBlock(nn.Module):
         """`[B, inplanes, H, W]` to `[B, planes, H / stride, W / stride]`."""
         x = self.relu(self.bn1(self.conv1(input)))
         x = self.se(self.bn2(self.conv2(x)))
-        return self.relu(x + _shortcut(self.downsample, input))
+        output: Tensor = self.relu(x + _shortcut(self.downsample, input))
+        return output
 
 
 class SEBottleneck(nn.Module):
@@ -133,11 +137,15 @@ class SEBottleneck(nn.Module):
         x = self.relu(self.bn1(self.conv1(input)))
         x = self.relu(self.bn2(self.conv2(x)))
         x = self.se(self.bn3(self.conv3(x)))
-        return self.relu(x + _shortcut(self.downsample, input))
+        output: Tensor = self.relu(x + _shortcut(self.downsample, input))
+        return output
 
 
 def _shortcut(downsample: nn.Module | None, input: Tensor) -> Tensor:
-    return input if downsample is None else downsample(input)
+    if downsample is None:
+        return input
+    shortcut: Tensor = downsample(input)
+    return shortcut
 
 
 def _se_resnet(block: type[SEBasicBlock | SEBottleneck], num_classes: int) -> ResNet:

@@ -1,26 +1,38 @@
 """TrajGRU as modules: one step, and whole sequences."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from trajgru_ext.nn._as_built import ByWeights
+from trajgru_ext.nn._by_modules import call, run_steps, wide_enough, zero_if_none
 from trajgru_ext.nn._recurrent import (
+    as_integer,
+    beside,
     check_input_channels,
     check_inputs,
+    check_odd,
     check_positive,
     check_zoneout,
     last_state,
     zoneout_mask,
 )
-from trajgru_ext.ops import traj_gru
+from trajgru_ext.ops import flow_conv, flow_warp, gru_gates, traj_gru
 from trajgru_ext.ops._gates import ACTIVATIONS, check_choice, check_slope
 from trajgru_ext.ops._traj_gru_fakes import RECOMPUTE
-from trajgru_ext.ops.traj_gru import Conv
+from trajgru_ext.ops.traj_gru import FLOW_SCALE, Conv
 
 
-class _TrajGRU(nn.Module):
-    """The parameters, and the call of the operator on them."""
+class Affine(NamedTuple):
+    """What is done to flows: they are scaled, channel by channel, and moved."""
+
+    scale: Tensor  # [2L]
+    offset: Tensor  # [2L, H, W]
+
+
+class _TrajGRU(ByWeights):
+    """The parameters, and the call of the operator on them or of the modules."""
 
     def __init__(
         self,
@@ -41,13 +53,16 @@ class _TrajGRU(nn.Module):
     ) -> None:
         super().__init__()
         kind = type(self).__name__
-        check_input_channels(kind, input_channels)
-        sizes = {"hidden_channels": hidden_channels, "links": links}
-        check_positive(kind, **sizes, flow_channels=flow_channels)
-        kernels = {"kernel_size": kernel_size, "flow_kernel_size": flow_kernel_size}
-        for name, size in kernels.items():
-            if size < 1 or size % 2 == 0:
-                raise ValueError(f"{kind}: {name} must be odd, got {size}")
+        input_channels = check_input_channels(kind, input_channels)
+        hidden_channels, links, flow_channels = check_positive(
+            kind,
+            hidden_channels=hidden_channels,
+            links=links,
+            flow_channels=flow_channels,
+        )
+        kernel_size, flow_kernel_size = check_odd(
+            kind, kernel_size=kernel_size, flow_kernel_size=flow_kernel_size
+        )
         check_zoneout(kind, zoneout)
         check_choice(kind, "activation", activation, ACTIVATIONS)
         check_slope(kind, negative_slope)
@@ -60,7 +75,7 @@ class _TrajGRU(nn.Module):
         self.zero_flows = zero_flows
 
         def conv(inputs: int, outputs: int, size: int) -> nn.Conv2d:
-            options = {"bias": bias, "device": device, "dtype": dtype}
+            options: dict[str, Any] = {"bias": bias, "device": device, "dtype": dtype}
             return nn.Conv2d(inputs, outputs, size, padding=size // 2, **options)
 
         gates = 3 * hidden_channels
@@ -73,8 +88,9 @@ class _TrajGRU(nn.Module):
         if zero_flows:
             for parameter in self.flows_conv.parameters():
                 nn.init.zeros_(parameter)
+        self._remember()
 
-    def extra_repr(self) -> str:
+    def _options(self) -> str:
         return (
             f"{self.input_channels}, {self.hidden_channels}, links={self.links}, "
             f"activation={self.activation!r}, zoneout={self.zoneout}"
@@ -88,11 +104,16 @@ class _TrajGRU(nn.Module):
         recompute: str,
         return_flows: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        check_inputs(type(self).__name__, self.input_channels, inputs)
-        with_inputs = inputs is not None
+        steps = as_integer(steps)
         zoneout = self.zoneout if self.training else 0
         mask = zoneout_mask(zoneout, inputs, h, self.hidden_channels, steps)
-        flows_conv, flow_offset = self._to_flows(inputs if h is None else h)
+        if self._change() is not None:
+            outputs, flows = self._call_modules(inputs, h, mask, steps)
+            return outputs, flows if return_flows else None
+        with_inputs = inputs is not None
+        flows_conv, flow_offset = _parameters(self.flows_conv), None
+        if (affine := self._of_flows(inputs if h is None else h)) is not None:
+            flows_conv, flow_offset = _then(flows_conv, affine)
         return traj_gru(
             inputs,
             h,
@@ -110,13 +131,92 @@ class _TrajGRU(nn.Module):
             return_flows=return_flows,
         )
 
-    def _to_flows(self, images: Tensor | None) -> tuple[Conv, Tensor | None]:
-        """The convolution that makes flows for some images, and what is added."""
-        return _parameters(self.flows_conv), None
+    def _check_inputs(self, name: str, inputs: Any, letters: str) -> None:
+        """Raise an error for inputs that do not fit."""
+        kind, channels = type(self).__name__, self.input_channels
+        other = self._change() is not None
+        check_inputs(kind, name, inputs, channels, other, beside(self), letters)
+
+    def _of_flows(self, images: Tensor | None) -> Affine | None:
+        """What is done to the flows of images of this size, if anything."""
+        return None
+
+    def _call_modules(
+        self,
+        inputs: Tensor | None,
+        h: Tensor | None,
+        mask: Tensor | None,
+        steps: int | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The states and flows of a sequence, by calling the modules as they are."""
+        kind, affine = type(self).__name__, self._of_flows(inputs if h is None else h)
+        gates = 3 * self.hidden_channels
+        # As in the published implementations, which see all frames at once here.
+        of_inputs = None
+        if inputs is not None and len(inputs) > 0:
+            of_inputs = call(self, "i2h", inputs.flatten(0, 1), gates)
+            of_inputs = torch.unflatten(of_inputs, 0, inputs.shape[:2])
+        read_by_weights = self._change_in("ret") is None
+        moved = h is not None
+        every_flow = []
+
+        def step(t: int, input: Tensor | None, h: Tensor) -> Tensor:
+            nonlocal moved
+            x_gates = None if of_inputs is None else of_inputs[t]
+            hidden = self.h2f_conv1(h)
+            if input is not None:
+                hidden = self.i2f_conv1(input) + hidden
+            flows = self._activate(hidden)
+            flows = call(self, "flows_conv", flows, 2 * self.links)
+            flows = wide_enough(flows, flows.new_empty(0, dtype=torch.float32))
+            if affine is not None:
+                flows = flows * affine.scale[:, None, None] + affine.offset
+            every_flow.append(flows)
+            # A state that there is not is not moved, not even along flows of NaN.
+            whole = torch.ones_like(flows, dtype=torch.bool)
+            along = flows if moved else flows.masked_fill(whole, 0)
+            moved = True
+            if read_by_weights:
+                conv = self.ret
+                h_gates = flow_conv(h, along, conv.weight, conv.bias, FLOW_SCALE)
+            else:
+                pairs = along.split_with_sizes([2] * self.links, 1)
+                warped = torch.cat([flow_warp(h, uv, FLOW_SCALE) for uv in pairs], 1)
+                h_gates = call(self, "ret", warped, gates)
+            return gru_gates(
+                x_gates,
+                h_gates,
+                wide_enough(h, h_gates if x_gates is None else x_gates, h_gates),
+                activation=self.activation,
+                negative_slope=self.negative_slope,
+                zoneout_mask=None if mask is None else mask[t],
+            )
+
+        start = zero_if_none(kind, self.hidden_channels, h, inputs)
+        outputs, _ = run_steps(kind, step, inputs, start, steps=steps)
+        if every_flow:
+            return outputs, torch.stack(every_flow)
+        dtype = torch.promote_types(start.dtype, torch.float32)
+        size = (0, len(start), 2 * self.links, *start.shape[2:])
+        return outputs, start.new_zeros(size, dtype=dtype)
+
+    def _activate(self, hidden: Tensor) -> Tensor:
+        if self.activation == "tanh":
+            return hidden.tanh()
+        slope = self.negative_slope if self.activation == "leaky_relu" else 0.0
+        return nn.functional.leaky_relu(hidden, slope)
 
 
 def _parameters(conv: nn.Conv2d) -> Conv:
     return conv.weight, conv.bias
+
+
+def _then(conv: Conv, affine: Affine) -> tuple[Conv, Tensor]:
+    """A convolution of which each output is scaled, and what is left to be added."""
+    weight, bias = conv
+    scale = affine.scale.to(weight.dtype)
+    scaled = weight * scale[:, None, None, None], None if bias is None else bias * scale
+    return scaled, affine.offset
 
 
 class TrajGRU(_TrajGRU):
@@ -190,6 +290,8 @@ class TrajGRU(_TrajGRU):
             TypeError, ValueError: as `traj_gru`.
 
         """
+        letters = "[B, T, C, H, W]" if self.batch_first else "[T, B, C, H, W]"
+        self._check_inputs("inputs", inputs, letters)
         if self.batch_first and inputs is not None:
             inputs = inputs.transpose(0, 1)
         outputs, flows = self._run(inputs, h, steps, self.recompute, return_flows)
@@ -197,7 +299,7 @@ class TrajGRU(_TrajGRU):
         if self.batch_first:
             outputs = outputs.transpose(0, 1)
             flows = None if flows is None else flows.transpose(0, 1)
-        return (outputs, last, flows) if return_flows else (outputs, last)
+        return (outputs, last) if flows is None else (outputs, last, flows)
 
 
 class TrajGRUCell(_TrajGRU):
@@ -224,6 +326,7 @@ class TrajGRUCell(_TrajGRU):
             TypeError, ValueError: as `traj_gru`.
 
         """
+        self._check_inputs("input", input, "[B, C, H, W]")
         inputs = None if input is None else input[None]
         outputs, flows = self._run(inputs, h, 1, "none", return_flows)
-        return (outputs[0], flows[0]) if return_flows else outputs[0]
+        return outputs[0] if flows is None else (outputs[0], flows[0])

@@ -1,0 +1,40 @@
+"""What a release says of itself: one version, and a changelog in its form."""
+
+import re
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import trajgru_ext
+
+ROOT = next(p for p in Path(__file__).parents if (p / "pyproject.toml").exists())
+SECTIONS = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def test_the_installed_version():
+    try:
+        installed = metadata.version("trajgru_ext")
+    except metadata.PackageNotFoundError:
+        pytest.skip("the package runs from its folder, without being installed")
+    assert installed == trajgru_ext.__version__
+
+
+def test_the_cited_version():
+    cited = re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.M)
+    assert cited == [trajgru_ext.__version__]
+
+
+def test_changelog():
+    """Every entry is one sentence, in a section that Keep a Changelog knows."""
+    lines = (ROOT / "CHANGELOG.md").read_text().splitlines()
+    versions = [line for line in lines if line.startswith("## ")]
+    assert versions[0] == "## [Unreleased]"
+    for line in versions[1:]:
+        assert re.fullmatch(r"## \[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", line), line
+    sections = {line[4:] for line in lines if line.startswith("### ")}
+    assert sections <= SECTIONS
+    entries = [line for line in lines if line.startswith("- ")]
+    assert entries
+    for line in entries:
+        assert re.search(r"\.$", line) and not re.search(r"\. [A-Z]", line), line
