@@ -1,79 +1,58 @@
-"""The operators of the convolutional blocks, each as the tests call it."""
-
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+"""The operators on branches, each as the tests call it."""
 
 import torch
 from gate_inputs import normal
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 import trajgru_ext
 from trajgru_ext import reference
+from trajgru_ext.ops import _catalog
+from trajgru_ext.ops._samples import Samples
 
 SIZE = (2, 5, 4, 6)
 LAYOUT = torch.contiguous_format
 
 
-@dataclass(frozen=True)
 class Case:
-    """An operator with options, of `images` images and what else it takes."""
+    """A case of the catalog, as functions of its tensors."""
 
-    operator: str
-    images: int = 1
-    # Shapes from (B, C) of the other arguments.
-    others: tuple[Callable[[int, int], tuple[int, ...]], ...] = ()
-    # From (images, others) to the arguments, and the options.
-    arrange: Callable[[list, list], list] = lambda images, others: [*images, *others]
-    options: dict = field(default_factory=dict)
+    def __init__(self, case: _catalog.Case) -> None:
+        self.case, self.operator = case, case.operator.name
+        self.given = self._sample("cpu", torch.float32, SIZE, LAYOUT)
+        self.images = sum(t.dim() == 4 for t in self.sample_inputs("cpu"))
+
+    def _sample(self, device, dtype, size, layout):
+        sizes = dict(zip("BCHW", size, strict=True))
+        source = Samples(sizes, self.case.choices, dtype, device, layout)
+        return self.case.operator.sample(source)
 
     def sample_inputs(self, device, dtype=torch.float32, size=SIZE, layout=LAYOUT):
         """Images first, then the others, in the same dtype."""
-        generator = torch.Generator().manual_seed(sum(size) + self.images)
-        shapes = [size] * self.images + [one(*size[:2]) for one in self.others]
-        tensors = [normal(generator, device, dtype, *shape) for shape in shapes]
-        return [
-            t.contiguous(memory_format=layout) if k < self.images else t
-            for k, t in enumerate(tensors)
-        ]
+        leaves = tree_leaves(self._sample(device, dtype, size, layout))
+        return [one for one in leaves if isinstance(one, Tensor)]
 
     def arguments(self, tensors):
-        images, others = tensors[: self.images], tensors[self.images :]
-        return self.arrange(list(images), list(others))
+        """Those of the case, with these tensors."""
+        each = iter(tensors)
+
+        def of(value):
+            if isinstance(value, list):
+                return [next(each) for _ in value]
+            return next(each) if isinstance(value, Tensor) else value
+
+        return {name: of(value) for name, value in self.given.items()}
 
     def ours(self, *tensors):
-        function = getattr(trajgru_ext, self.operator)
-        return function(*self.arguments(tensors), **self.options)
+        (output,) = self.case.operator.call(trajgru_ext, self.arguments(tensors))
+        return output
 
     def naive(self, *tensors):
-        function = getattr(reference, self.operator)
-        return function(*self.arguments(tensors), **self.options)
+        (output,) = self.case.operator.call(reference, self.arguments(tensors))
+        return output
 
 
-def as_list(images, others):
-    """The images as a list; of three others, those of hff_concat after `skipped`."""
-    return [images, 1, *others] if len(others) == 3 else [images, *others]
-
-
-def concatenated(batch, channels):
-    return (3 * channels,)
-
-
-def logits(branches, batch, channels):
-    return (batch, branches, channels)
-
-
-CASES = {
-    "channel_mean": Case("channel_mean"),
-    "channel_mean, 3": Case("channel_mean", 3),
-    "se_scale": Case("se_scale", others=(lambda batch, channels: (batch, channels),)),
-    "sk_select": Case("sk_select", 2, (partial(logits, 2),), as_list),
-    "hff_concat": Case("hff_concat", 4, (), as_list),
-    "hff_concat, skipped": Case("hff_concat", 3, (), as_list, {"skipped": 2}),
-    "hff_concat, affine": Case("hff_concat", 4, (concatenated,) * 3, as_list),
-    "max pyramid": Case("spatial_pyramid_pool", options={"levels": 4}),
-    "mean pyramid": Case("spatial_pyramid_pool", options={"levels": 4, "mode": "mean"}),
-    "sk_select, 3": Case("sk_select", 3, (partial(logits, 3),), as_list),
-}
+CASES = {case.title: Case(case) for case in _catalog.cases("branches")}
 
 
 def seed_like(output, layout=LAYOUT):

@@ -85,13 +85,13 @@ def test_opcheck(backend, dtype, layout):
     def inputs(name):
         return CASES[name].sample_inputs(backend.device, dtype, layout=layout)
 
-    opcheck(backend.operator("channel_mean"), (inputs("channel_mean, 3"),))
+    opcheck(backend.operator("channel_mean"), (inputs("channel_mean"),))
     x, weights = inputs("se_scale")
     opcheck(backend.operator("se_scale"), (x, weights.float()))
     backward = backend.operator("se_scale_backward")
     for wanted in ((True, True), (True, False), (False, True)):
         opcheck(backward, (x, x, weights.double(), *wanted))
-    *branches, weights = inputs("sk_select")
+    *branches, weights = inputs("sk_select, two")
     opcheck(backend.operator("sk_select"), (branches, weights))
     backward = backend.operator("sk_select_backward")
     for wanted in ((True, True), (True, False), (False, True)):

@@ -3,8 +3,13 @@
 import pytest
 import torch
 
-from trajgru_ext import flow_warp, spatial_pyramid_pool
+from trajgru_ext import flow_warp, ops, spatial_pyramid_pool
 from trajgru_ext.decompositions import decomposed
+from trajgru_ext.ops import _registry
+
+
+def test_every_operator_has_one():
+    assert set(_registry._decompositions) == set(ops.__all__)
 
 
 def both(function, *arguments):

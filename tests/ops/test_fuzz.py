@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accuracy import assert_as_exact
-from fuzz_arguments import OPERATORS, OURS_ALONE, SEQUENCES, Drawn, exact, spoiled
+from fuzz_arguments import Drawn, exact, spoiled
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map
 
 import trajgru_ext
 from trajgru_ext import reference
+from trajgru_ext.ops._catalog import OPERATORS
 
 pytestmark = pytest.mark.kernels
 
@@ -34,18 +35,6 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def call(module: Any, name: str, arguments: dict) -> list[Tensor]:
-    """The results of the operator, or of its formula."""
-    function = getattr(module, name)
-    if module is reference:
-        arguments = {k: v for k, v in arguments.items() if k not in OURS_ALONE}
-    if name == "channel_mean":
-        found = function(*arguments["branches"])
-    else:
-        found = function(**arguments)
-    return list(found) if isinstance(found, tuple) else [found]
-
-
 def derivatives(
     module: Any, name: str, arguments: dict, seeds: list[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
@@ -58,11 +47,11 @@ def derivatives(
             return leaves[-1]
         return value
 
-    results = call(module, name, tree_map(leaf, arguments))
+    results = OPERATORS[name].call(module, tree_map(leaf, arguments))
     # Without steps a result may depend on nothing.
     pairs = [(r, s) for r, s in zip(results, seeds, strict=True) if r.requires_grad]
     if not pairs:
-        return results, [torch.zeros_like(one) for one in leaves]
+        return list(results), [torch.zeros_like(one) for one in leaves]
     options = {"allow_unused": True, "materialize_grads": True}
     outputs, grads = zip(*pairs, strict=True)
     gradients = torch.autograd.grad(outputs, leaves, grads, **options)
@@ -73,16 +62,16 @@ def derivatives(
 @given(seed=SEEDS)
 def test_values_and_gradients(backend, name, seed):
     """As the formula in float64 has them, wherever it is finite."""
-    drawn = Drawn(seed)
+    drawn = Drawn(seed, name)
     overflows = any(plant in ("large", "-large") for plant in drawn.plants)
-    arguments = OPERATORS[name](drawn)
+    arguments = drawn.arguments()
     on_device = tree_map(
         lambda a: a.to(backend.device) if isinstance(a, Tensor) else a, arguments
     )
     with torch.no_grad():
-        plain = call(trajgru_ext, name, on_device)
+        plain = OPERATORS[name].call(trajgru_ext, on_device)
     seeds = [
-        drawn.tensor(*one.shape, dtype=one.dtype, kind="normal", plant=False)
+        drawn.numbers(*one.shape, dtype=one.dtype, kind="normal", plant=False)
         for one in plain
     ]
     # What the slope at NaN is nobody says.
@@ -104,7 +93,8 @@ def test_values_and_gradients(backend, name, seed):
         return values + slopes
 
     # A sequence rounds the states between its steps, and on CUDA a product its factors.
-    rounded = name in SEQUENCES or (name == "flow_conv" and backend.name != "cpu")
+    operator = OPERATORS[name]
+    rounded = operator.recurrent or (operator.products and backend.name != "cpu")
     assert_as_exact(
         results + gradients,
         naive,
@@ -119,14 +109,15 @@ def test_values_and_gradients(backend, name, seed):
 @given(seed=SEEDS)
 def test_wrong_arguments(name, seed):
     """They are computed with, or refused by an error that names them."""
-    drawn = Drawn(seed)
-    arguments = OPERATORS[name](drawn)
+    drawn = Drawn(seed, name)
+    arguments = drawn.arguments()
     for key in drawn.random.choices(list(arguments), k=drawn.pick([1, 1, 2])):
         arguments[key] = spoiled(drawn, arguments[key])
-    if name == "channel_mean" and not isinstance(arguments["branches"], list):
-        arguments["branches"] = [arguments["branches"]]
+    starred = OPERATORS[name].starred
+    if starred is not None and not isinstance(arguments[starred], list):
+        arguments[starred] = [arguments[starred]]
     try:
-        call(trajgru_ext, name, arguments)
+        OPERATORS[name].call(trajgru_ext, arguments)
     except (TypeError, ValueError) as error:
         parameters = inspect.signature(getattr(trajgru_ext, name)).parameters
         names = "|".join(parameters)  # a pair has two parts: ret_weight and ret_bias

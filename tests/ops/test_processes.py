@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from fuzz_arguments import OPERATORS, Drawn
-from test_fuzz import call, derivatives
+from fuzz_arguments import Drawn
+from test_fuzz import derivatives
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset
 
 import trajgru_ext
+from trajgru_ext.ops._catalog import OPERATORS
 
 CASES = [(name, seed) for name in OPERATORS for seed in range(4)]
 
@@ -20,11 +21,11 @@ CASES = [(name, seed) for name in OPERATORS for seed in range(4)]
 def results(case: tuple[str, int]) -> list[torch.Tensor]:
     """Values and gradients of a case, always the same."""
     name, seed = case
-    drawn = Drawn(seed)
-    arguments = OPERATORS[name](drawn)
+    drawn = Drawn(seed, name)
+    arguments = drawn.arguments()
     with torch.no_grad():
-        plain = call(trajgru_ext, name, arguments)
-    seeds = [drawn.tensor(*one.shape, dtype=one.dtype, plant=False) for one in plain]
+        plain = OPERATORS[name].call(trajgru_ext, arguments)
+    seeds = [drawn.numbers(*one.shape, dtype=one.dtype, plant=False) for one in plain]
     values, gradients = derivatives(trajgru_ext, name, arguments, seeds)
     return values + gradients
 
@@ -182,9 +183,8 @@ def test_exit_while_a_backward_pass_is_pending():
 
 def test_no_argument_is_written_to():
     for name, seed in CASES:
-        drawn = Drawn(seed)
-        arguments = OPERATORS[name](drawn)
+        arguments = Drawn(seed, name).arguments()
         tensors = [a for a in tree_leaves(arguments) if isinstance(a, torch.Tensor)]
         before = [one.clone() for one in tensors]
-        call(trajgru_ext, name, arguments)
+        OPERATORS[name].call(trajgru_ext, arguments)
         assert_same(tensors, before)

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import torch
 from cuda_static import kernel_name
-from reproducible_results import arguments, derivatives
+from reproducible_results import SIZES, derivatives, samples
 from torch.utils._pytree import tree_map
 
 from trajgru_ext.ops import _registry
+from trajgru_ext.ops._catalog import Case
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "tests"))
@@ -79,28 +80,23 @@ class Trace:
             self.frames[address] = list(zip(lines[::2], lines[1::2], strict=True))
 
 
-def traced_arguments(layout: str) -> list[tuple[str, tuple]]:
+def traced_samples(layout: str) -> list[tuple[Case, dict]]:
     """Operators, and rows and pixels of whole sectors.
 
     A warp's threads go the same way, so that their n-th accesses belong together: flows
     stay within the image, and no slope is that of a negative number.
     """
-    given = arguments(channels=32, hidden=32, height=16, width=32)
+    sizes = SIZES | {"C": 32, "F": 32, "H": 16, "W": 32}
+    given = samples(sizes, layout=FORMATS[layout])
+    del given["traj_gru"]  # Its kernels are flow_conv's and conv_gru's.
     ramp = torch.linspace(1, -1, 32).expand(2, 1, 16, 32)
-    for name, links in ("flow_warp", 1), ("flow_conv", 2):
+    for title, flow, links in ("flow_warp", "flow", 1), ("flow_conv", "flows", 2):
         flows = 0.4 * ramp.sign().repeat(1, 2 * links, 1, 1)
         flows[:, 1::2] = 0.4 * torch.linspace(1, -1, 16).sign()[:, None]
-        given[name] = (given[name][0], flows, *given[name][2:])
-    given["hff_concat"] = tree_map(abs, given["hff_concat"])
-    del given["traj_gru"]  # Its kernels are flow_conv's and conv_gru's.
-
-    def arrange(value: object) -> object:
-        if isinstance(value, torch.Tensor) and value.dim() == 4:
-            return value.contiguous(memory_format=FORMATS[layout])
-        return value
-
-    without_weights = ("hff_concat", given["hff_concat"][:2])
-    return tree_map(arrange, [*given.items(), without_weights])
+        given[title][1][flow] = flows.contiguous(memory_format=FORMATS[layout])
+    case, arguments = given["hff_concat, affine"]
+    given["hff_concat, affine"] = (case, tree_map(abs, arguments))
+    return list(given.values())
 
 
 def measure() -> list[dict[str, str]]:
@@ -111,8 +107,8 @@ def measure() -> list[dict[str, str]]:
     with _registry.using(NAMESPACE):
         for layout in FORMATS:
             for dtype in (torch.float32, torch.bfloat16):
-                for name, given in traced_arguments(layout):
-                    derivatives(name, given, dtype)
+                for case, given in traced_samples(layout):
+                    derivatives(case, given, dtype)
                     for kernel, line, kind, sectors, fewest in trace.read():
                         for part in "", line:
                             count = counts[layout, kernel, kind, part]

@@ -11,57 +11,25 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 import trajgru_ext
+from trajgru_ext.ops import _catalog
+from trajgru_ext.ops._catalog import Case
+from trajgru_ext.ops._samples import Samples
 
-BATCH, CHANNELS, HIDDEN, HEIGHT, WIDTH = 2, 35, 6, 40, 56
-
-
-def arguments(
-    channels: int = CHANNELS,
-    hidden: int = HIDDEN,
-    height: int = HEIGHT,
-    width: int = WIDTH,
-) -> dict[str, tuple]:
-    """Of every operator, with enough to do for four threads."""
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int, scale: float = 1.0) -> Tensor:
-        return scale * torch.randn(shape, generator=generator)
-
-    def image(channels: int) -> Tensor:
-        return normal(BATCH, channels, height, width)
-
-    def conv(outputs: int, inputs: int, size: int) -> tuple[Tensor, Tensor]:
-        scale = (inputs * size**2) ** -0.5
-        return normal(outputs, inputs, size, size, scale=scale), normal(outputs)
-
-    x, f = image(channels), hidden
-    inputs, h = normal(3, BATCH, 3, height, width), image(f)
-    rnn = {3: (conv(3 * f, 3, 3), conv(3 * f, f, 3)), 4: (conv(4 * f, 3, 3),)}
-    (gru_x, gru_xb), (gru_h, gru_hb) = rnn[3]
-    ((lstm_x, lstm_xb),), (lstm_h, lstm_hb) = rnn[4], conv(4 * f, f, 3)
-    trajectory = (conv(3 * f, 3, 3), conv(4, 3, 5), conv(4, f, 5), conv(4, 4, 5))
-    return {
-        "flow_warp": (x, 2 * image(2)),
-        "flow_conv": (x, 2 * image(4), normal(9, 2 * channels), normal(9)),
-        "lstm_gates": (image(4 * f), image(4 * f), h, tuple(normal(3, 1, f, 1, 1))),
-        "gru_gates": (image(3 * f), image(3 * f), h),
-        "gru_reset": (image(2 * f), None, h),
-        "gru_output": (image(f).sigmoid(), image(f), h),
-        "conv_lstm": (inputs, h, image(f), lstm_x, lstm_h, lstm_xb, lstm_hb),
-        "conv_gru": (inputs, h, gru_x, gru_h, gru_xb, gru_hb),
-        "traj_gru": (inputs, h, *trajectory, (normal(3 * f, 2 * f), normal(3 * f))),
-        "channel_mean": (x, image(channels)),
-        "se_scale": (x, normal(BATCH, channels)),
-        "sk_select": ([x, image(channels)], normal(BATCH, 2, channels)),
-        "hff_concat": (
-            *([x, image(channels), image(channels)], 1),
-            *normal(3, 2 * channels),
-        ),
-        "spatial_pyramid_pool": (x, 3, "mean"),
-    }
+# Enough to do for four threads; of inputs of a sequence fewer channels.
+SIZES = {"T": 3, "B": 2, "C": 35, "F": 6, "G": 4, "O": 9, "L": 2, "H": 40, "W": 56}
 
 
-def derivatives(name: str, given: tuple, dtype: torch.dtype) -> list[Tensor]:
+def samples(sizes: dict[str, int], **options: object) -> dict[str, tuple[Case, dict]]:
+    """The arguments of every case of every operator, by its title."""
+    found = {}
+    for case in _catalog.cases():
+        fewer = {"C": 3} if case.operator.recurrent else {}
+        source = Samples(sizes | fewer, case.choices, **options)
+        found[case.title] = (case, case.operator.sample(source))
+    return found
+
+
+def derivatives(case: Case, arguments: dict, dtype: torch.dtype) -> list[Tensor]:
     """The results, and the gradients of a weighted sum of them."""
     leaves = []
 
@@ -71,28 +39,25 @@ def derivatives(name: str, given: tuple, dtype: torch.dtype) -> list[Tensor]:
         leaves.append(value.to(dtype).requires_grad_())
         return leaves[-1]
 
-    found = getattr(trajgru_ext, name)(*tree_map(leaf, given))
-    found = (
-        [found] if isinstance(found, Tensor) else [f for f in found if f is not None]
-    )
+    found = case.operator.call(trajgru_ext, tree_map(leaf, arguments))
     weights = [torch.linspace(-1, 1, f.numel(), dtype=f.dtype) for f in found]
-    seeds = [
+    grads = [
         torch.empty_like(f).copy_(w.view(f.shape))
-        for w, f in zip(weights, found, strict=True)
+        for f, w in zip(found, weights, strict=True)
     ]
-    return [f.detach() for f in found] + list(torch.autograd.grad(found, leaves, seeds))
+    return [f.detach() for f in found] + list(torch.autograd.grad(found, leaves, grads))
 
 
 def main(path: str) -> None:
     results = {}
-    for name, given in arguments().items():
+    for title, (case, given) in samples(SIZES).items():
         for dtype in (torch.float32, torch.bfloat16):
             for threads in (1, 2, 4, 4):
                 torch.set_num_threads(threads)
-                found = derivatives(name, given, dtype)
-                first = results.setdefault(f"{name} {dtype}", found)
+                found = derivatives(case, given, dtype)
+                first = results.setdefault(f"{title} {dtype}", found)
                 if not all(map(torch.equal, first, found)):
-                    raise SystemExit(f"{name}, {dtype}: others with {threads} threads")
+                    raise SystemExit(f"{title}, {dtype}: others with {threads} threads")
     torch.save(results, path)
 
 

@@ -12,6 +12,8 @@ from torch.utils import cpp_extension
 from torch.utils._pytree import tree_leaves
 
 import trajgru_ext
+from trajgru_ext.ops._catalog import cases
+from trajgru_ext.ops._samples import Samples
 
 SANITIZERS = {
     "plain": [],
@@ -74,44 +76,56 @@ def test_a_launch_beyond_the_limits_is_an_error(tmp_path):
     assert "a launch beyond the limits" in done.stdout
 
 
-# The largest tensor of each has more than 2^31 elements.
+class Unwritten(Samples):
+    """Tensors that nobody writes to: they cost nothing, however large they are."""
+
+    fixed_order = True
+
+    def tensor(self, *shape, dtype="same"):
+        # Sums that threads add to in any order would be zeroed, and so written to.
+        return self.empty(shape, self.dtype).requires_grad_(self.fixed_order)
+
+    def flow(self, *shape):
+        return self.empty(shape, torch.float32).requires_grad_()
+
+    def empty(self, shape, dtype):
+        layout = self.layout if len(shape) == 4 else torch.contiguous_format
+        return torch.empty(shape, dtype=dtype, memory_format=layout)
+
+
+def is_differentiable(one):
+    return isinstance(one, Tensor) and one.requires_grad
+
+
+# Products of matrices are not ours to launch.
+LAUNCHED = [case for case in cases() if not case.operator.products]
+
+
+# The largest image of each has more than 2^31 elements.
 @pytest.mark.parametrize("elements", [0, 1, 96, 2**31 + 96])
 @pytest.mark.parametrize("planes", [True, False], ids=["planes", "channels_last"])
+@pytest.mark.parametrize("case", LAUNCHED, ids=[case.title for case in LAUNCHED])
 @pytest.mark.parametrize("backend", ["cuda-emulated"], indirect=True)
-def test_every_launch_is_within_the_limits(monkeypatch, backend, elements, planes):
+def test_every_launch_is_within_the_limits(
+    monkeypatch, backend, case, elements, planes
+):
     """Nothing is executed, and memory that nobody touches costs nothing."""
     monkeypatch.setenv("TRAJGRU_EMULATION", "none")
-    batch = min(elements, 1)
+    dtype = torch.bfloat16 if case.operator.fixed_order else torch.float32
+    layout = torch.contiguous_format if planes else torch.channels_last
 
-    def image(channels, of, dtype=torch.bfloat16):
-        """An image of some of the channels of the largest tensor."""
-        pixels = max(1, -(-elements // of))
-        sizes = (channels, pixels) if planes else (pixels, channels)
-        whole = torch.empty(batch, 1, *sizes, dtype=dtype, requires_grad=True)
-        return whole.transpose(1, 2) if planes else whole.permute(0, 3, 1, 2)
+    def sample(pixels):
+        sizes = {"B": min(elements, 1), "C": 3, "F": 1, "H": 1, "W": pixels}
+        source = Unwritten(sizes, case.choices, dtype, layout=layout)
+        source.fixed_order = case.operator.fixed_order
+        return case.operator.sample(source)
 
-    def images(channels, of):
-        return [image(channels, of), image(channels, of)]
-
-    flow = image(2, 2, torch.float32)
-    calls = {
-        "flow_warp": (image(1, 2, torch.float32).detach(), flow),
-        "lstm_gates": (image(4, 4), None, image(1, 4)),
-        "gru_gates": (*images(3, 3), image(1, 3)),
-        "gru_reset": (image(2, 2), None, image(1, 2)),
-        "gru_output": (*images(1, 1), image(1, 1)),
-        "channel_mean": images(3, 3),
-        "se_scale": (image(3, 3), torch.empty(batch, 3, dtype=torch.bfloat16)),
-        "sk_select": (images(3, 3), torch.empty(batch, 2, 3, dtype=torch.bfloat16)),
-        "hff_concat": (images(1, 2), 1),
-        "spatial_pyramid_pool": (image(3, 3), 3),
-    }
-    for name, arguments in calls.items():
-        found = getattr(trajgru_ext, name)(*arguments)
-        found = [found] if isinstance(found, Tensor) else found
-        tensors = [one for one in tree_leaves(arguments) if isinstance(one, Tensor)]
-        leaves = [one for one in tensors if one.requires_grad]
-        torch.autograd.grad(found, leaves, [torch.empty_like(one) for one in found])
+    tensors = [one for one in tree_leaves(sample(1)) if isinstance(one, Tensor)]
+    largest = max(one.shape[1] for one in tensors if one.dim() == 4)
+    given = sample(max(1, -(-elements // largest)))
+    found = case.operator.call(trajgru_ext, given)
+    leaves = [one for one in tree_leaves(given) if is_differentiable(one)]
+    torch.autograd.grad(found, leaves, [torch.empty_like(one) for one in found])
 
 
 def test_index_functions_past_2_to_the_32(tmp_path):

@@ -171,7 +171,7 @@ def _peephole(s: Source, size: list[int], dtype: str) -> tuple[Tensor, ...] | No
     return tuple(s.tensor(1, features, height, width, dtype=dtype) for _ in range(3))
 
 
-@_entry("gates")
+@_entry("gates", cases={"": {}, "leaky_relu": {"activation": "leaky_relu"}})
 def gru_gates(s: Source) -> Arguments:
     parts, size = _gates(s, 3)
     choices = {"order": _order(s, "run"), "update": s.choose("update", *_UPDATES)}
@@ -216,15 +216,12 @@ def _conv(
 
 
 def _inputs_and_states(s: Source, *states: str) -> Arguments:
-    """Inputs or a state h at least; c only beside it."""
+    """Inputs or a state h, at least."""
     steps, batch, channels, features, height, width = s.sizes("TBCFHW")
-    alone = [(state,) for state in states]
-    given = s.choose("given", ("inputs", *states), ("inputs",), states, *alone)
+    given = s.choose("given", ("inputs", *states), ("inputs",), states, ("h",))
     found: Arguments = dict.fromkeys(("inputs", *states))
     if "inputs" in given:
         found["inputs"] = s.tensor(steps, batch, channels, height, width)
-    else:
-        given = {*given, "h"}  # which says how large the images are
     for state in states:
         if state in given:
             found[state] = s.tensor(batch, features, height, width)
@@ -277,7 +274,13 @@ def conv_gru(s: Source) -> Arguments:
     }
 
 
-@_entry("sequences", products=True, fixed_order=False)
+# A state whose rounding crosses the kink of leaky_relu would have another gradient.
+@_entry(
+    "sequences",
+    cases={"": {"activation": "tanh"}},
+    products=True,
+    fixed_order=False,
+)
 def traj_gru(s: Source) -> Arguments:
     channels, features, hidden, links = s.sizes("CFGL")
     found = _inputs_and_states(s, "h")
