@@ -10,7 +10,6 @@ and gradients are checked against float64 before they are timed.
 
 import argparse
 import copy
-import math
 from collections.abc import Callable
 
 import torch
@@ -18,6 +17,7 @@ from measure import Side, add_arguments, machine, medians, print_table, write
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, batch_norm, max_pool2d, prelu
 
+from ports import blocks, espnetv2
 from trajgru_ext import (
     channel_mean,
     hff_concat,
@@ -42,43 +42,12 @@ SE, SK, ESP, SPP = (256, 56, 56), (512, 28, 28), (32, 28, 28), (256, 13, 13)
 ESP_BLOCK = (128, 28, 28)
 
 
-def usual_scale(x: Tensor, logits: Tensor) -> Tensor:
-    """The excitation as a broadcast product."""
-    return x * torch.sigmoid(logits)[:, :, None, None]
-
-
-def usual_select(one: Tensor, two: Tensor, logits: Tensor) -> Tensor:
-    """Branches stacked, weighted and summed, as published implementations do."""
-    weights = torch.softmax(logits, 1)[..., None, None]
-    return (torch.stack([one, two], 1) * weights).sum(1)
-
-
-def usual_concat(*branches: Tensor) -> Tensor:
-    """Running sums, then a concatenation."""
-    sums = [branches[0]]
-    for branch in branches[1:]:
-        sums.append(branch + sums[-1])
-    return torch.cat(sums, 1)
-
-
 def usual_fused(*tensors: Tensor) -> Tensor:
-    """The same, then the batch norm of inference and PReLU."""
+    """Fused branches, then the batch norm of inference and PReLU."""
     *branches, scale, shift, slope = tensors
     mean, variance = torch.zeros_like(scale), torch.ones_like(scale)
-    sums = usual_concat(*branches)
+    sums = espnetv2.fused(branches)
     return prelu(batch_norm(sums, mean, variance, scale, shift, eps=0), slope)
-
-
-def usual_pyramid(pool: Callable[..., Tensor], x: Tensor) -> Tensor:
-    """One pooling a level."""
-    parts = []
-    for n in range(1, LEVELS + 1):
-        kernel = [math.ceil(size / n) for size in x.shape[2:]]
-        padding = [
-            (k * n - size + 1) // 2 for k, size in zip(kernel, x.shape[2:], strict=True)
-        ]
-        parts.append(pool(x, kernel, kernel, padding).flatten(1))
-    return torch.cat(parts, 1)
 
 
 # Name: ours, the usual lines, and the tensors' shapes, images first.
@@ -89,13 +58,17 @@ OPERATORS = {
         lambda one, two: (one + two).mean((2, 3)),
         [SK] * 2,
     ),
-    "se_scale": (se_scale, usual_scale, [SE, (256,)]),
+    "se_scale": (se_scale, blocks.scale, [SE, (256,)]),
     "sk_select": (
         lambda one, two, logits: sk_select([one, two], logits),
-        usual_select,
+        lambda one, two, logits: blocks.select([one, two], logits),
         [SK, SK, (2, 512)],
     ),
-    "hff_concat": (lambda *xs: hff_concat(xs), usual_concat, [ESP] * 4),
+    "hff_concat": (
+        lambda *xs: hff_concat(xs),
+        lambda *xs: espnetv2.fused(xs),
+        [ESP] * 4,
+    ),
     "hff_concat, batch norm, PReLU": (
         lambda *ts: hff_concat(ts[:4], 0, *ts[4:]),
         usual_fused,
@@ -103,77 +76,51 @@ OPERATORS = {
     ),
     "spatial_pyramid_pool, max": (
         lambda x: spatial_pyramid_pool(x, LEVELS, "max"),
-        lambda x: usual_pyramid(max_pool2d, x),
+        lambda x: blocks.spatial_pyramid(max_pool2d, x, LEVELS),
         [SPP],
     ),
     "spatial_pyramid_pool, mean": (
         lambda x: spatial_pyramid_pool(x, LEVELS, "mean"),
-        lambda x: usual_pyramid(avg_pool2d, x),
+        lambda x: blocks.spatial_pyramid(avg_pool2d, x, LEVELS),
         [SPP],
     ),
 }
 
 
-class UsualSE(nn.Module):
-    """Hu et al. in PyTorch's modules."""
+class Usual(nn.Module):
+    """A block in PyTorch's modules, which are those of ours."""
 
-    def __init__(self, ours: SqueezeExcitation) -> None:
-        super().__init__()
-        self.fc = ours.fc
-
-    def forward(self, x: Tensor) -> Tensor:
-        return usual_scale(x, self.fc(x.mean((2, 3))))
-
-
-class UsualSK(nn.Module):
-    """Li et al. in PyTorch's modules."""
-
-    def __init__(self, ours: SelectiveKernelConv) -> None:
-        super().__init__()
-        self.convs, self.fc, self.fcs = ours.convs, ours.fc, ours.fcs
-
-    def forward(self, x: Tensor) -> Tensor:
-        branches = torch.stack([conv(x) for conv in self.convs], 1)
-        z = self.fc(branches.sum(1).mean((2, 3), keepdim=True))
-        logits = torch.stack([fc(z) for fc in self.fcs], 1)
-        return (branches * logits.softmax(1)).sum(1)
-
-
-class UsualEESP(nn.Module):
-    """Mehta et al. in PyTorch's modules."""
-
-    def __init__(self, ours: EESP) -> None:
+    def __init__(self, ours: nn.Module) -> None:
         super().__init__()
         self.ours = ours
 
     def forward(self, x: Tensor) -> Tensor:
-        block = self.ours
-        projected = block.proj_1x1(x)
-        sums = usual_concat(*(branch(projected) for branch in block.spp_dw))
-        return block.module_act(block.conv_1x1_exp(block.br_after_cat(sums)) + x)
+        raise NotImplementedError
 
 
-class UsualPyramid(nn.Module):
-    """The simpler block in PyTorch's modules."""
-
-    def __init__(self, ours: DilatedPyramid) -> None:
-        super().__init__()
-        self.ours = ours
-
+class UsualSE(Usual):
     def forward(self, x: Tensor) -> Tensor:
-        reduced = self.ours.reduce(x)
-        sums = usual_concat(*(branch(reduced) for branch in self.ours.branches))
-        return self.ours.expand(sums[:, reduced.shape[1] :])
+        return blocks.squeeze_excitation(self.ours, x)
 
 
-class UsualPooling(nn.Module):
-    """He et al. in PyTorch's functions."""
-
-    def __init__(self, ours: SpatialPyramidPooling) -> None:
-        super().__init__()
-
+class UsualSK(Usual):
     def forward(self, x: Tensor) -> Tensor:
-        return usual_pyramid(max_pool2d, x)
+        return blocks.selective_kernel(self.ours, x)
+
+
+class UsualEESP(Usual):
+    def forward(self, x: Tensor) -> Tensor:
+        return espnetv2.eesp(self.ours, x)
+
+
+class UsualPyramid(Usual):
+    def forward(self, x: Tensor) -> Tensor:
+        return espnetv2.dilated_pyramid(self.ours, x)
+
+
+class UsualPooling(Usual):
+    def forward(self, x: Tensor) -> Tensor:
+        return blocks.spatial_pyramid(max_pool2d, x, LEVELS)
 
 
 # Name: ours, its usual form, the image's size, and whether it is trained.

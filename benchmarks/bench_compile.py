@@ -9,8 +9,7 @@ import time
 
 import torch
 from measure import arguments, machine, print_table, write
-from ported_conv_rnn import PortedConvLSTM, PortedGatedConvs
-from ported_traj_gru import PortedTrajGRU
+from ported_layers import PortedConvLSTM, PortedGatedConvs, PortedTrajGRU
 from torch import Tensor, nn
 from training import Ours, train_step
 

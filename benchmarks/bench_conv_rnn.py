@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 from measure import Side, add_arguments, machine, medians, print_table, write
 from peak_memory import peak_mib
-from ported_conv_rnn import PortedConvGRU, PortedConvLSTM, PortedGatedConvs
+from ported_layers import PortedConvGRU, PortedConvLSTM, PortedGatedConvs
 from runtimes import runtime_sides
 from sgemm import share_of_sgemm, single_threaded_sgemm
 from torch import Tensor, nn

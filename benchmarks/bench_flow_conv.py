@@ -16,12 +16,13 @@ import importlib.util
 import os
 
 import torch
-from bench_flow_warp import pixel_grid, sample, smooth_flow, wrap
+from bench_flow_warp import smooth_flow
 from measure import Side, arguments, machine, medians, print_table, write
 from sgemm import share_of_sgemm, single_threaded_sgemm
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+from ports.warp import mix_deformed, mix_in_one, mix_warps
 from trajgru_ext import flow_conv
 
 # batch, channels, height and width, links
@@ -37,31 +38,18 @@ def ours(input: Tensor, flows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def port(input: Tensor, flows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The published path."""
-    warped = [wrap(input, SCALE * flow) for flow in flows.split(2, dim=1)]
-    return conv2d(torch.cat(warped, dim=1), weight[:, :, None, None], bias)
+    kernel = weight[:, :, None, None]
+    return mix_warps(input, SCALE * flows, lambda images: conv2d(images, kernel, bias))
 
 
 def batched(input: Tensor, flows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """All links of a sample side by side in one grid_sample."""
-    batch, _, height, _ = input.shape
-    links = flows.shape[1] // 2
-    each = (SCALE * flows).unflatten(1, (links, 2)).flatten(0, 1)
-    grid = pixel_grid(input, each).unflatten(0, (batch, links)).flatten(1, 2)
-    warped = sample(input, grid).unflatten(2, (links, height)).movedim(2, 1)
-    return conv2d(warped.flatten(1, 2), weight[:, :, None, None], bias)
+    """All links of a sample in one grid_sample."""
+    return mix_in_one(input, SCALE * flows, weight, bias)
 
 
 def deformed(input: Tensor, flows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A deformable convolution whose L x 1 kernel is moved back to one point."""
-    from torchvision.ops import deform_conv2d  # noqa: PLC0415 - optional
-
-    links, channels = flows.shape[1] // 2, input.shape[1]
-    middle = (links - 1) // 2
-    u, v = (SCALE * flows).unflatten(1, (links, 2)).unbind(2)
-    steps = torch.arange(links, device=flows.device).view(-1, 1, 1) - middle
-    offsets = torch.stack((v - steps, u), dim=2).flatten(1, 2)
-    kernel = weight.unflatten(1, (links, channels)).transpose(1, 2)[..., None]
-    return deform_conv2d(input, offsets, kernel, bias, padding=(middle, 0))
+    """A deformable convolution."""
+    return mix_deformed(input, SCALE * flows, weight, bias)
 
 
 def exact(leaves: list[Tensor], seed: Tensor) -> list[Tensor]:

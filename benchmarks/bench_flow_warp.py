@@ -10,8 +10,8 @@ float64, in plain torch operators.
 import torch
 from measure import Side, arguments, machine, medians, print_table, write
 from torch import Tensor
-from torch.nn.functional import grid_sample
 
+from ports.warp import positions, sample, warp
 from trajgru_ext import flow_warp
 from trajgru_ext.ops._corners import Corners
 
@@ -22,28 +22,6 @@ FORMATS = {
 }
 # Pixels; what a trained flow generator gives is smooth and of this order.
 FLOW_PIXELS = 3.0
-
-
-def pixel_grid(input: Tensor, flow: Tensor) -> Tensor:
-    """The grid that grid_sample wants: positions in [-1, 1], last dimension (x, y)."""
-    height, width = input.shape[2:]
-    x = torch.arange(width, device=input.device).view(1, 1, -1).float()
-    y = torch.arange(height, device=input.device).view(1, -1, 1).float()
-    x = 2 * (x + flow[:, 0]) / max(width - 1, 1) - 1
-    y = 2 * (y + flow[:, 1]) / max(height - 1, 1) - 1
-    return torch.stack((x, y), dim=-1)
-
-
-def sample(input: Tensor, grid: Tensor) -> Tensor:
-    """grid_sample with the warp's conventions."""
-    return grid_sample(
-        input, grid, mode="bilinear", padding_mode="zeros", align_corners=True
-    )
-
-
-def wrap(input: Tensor, flow: Tensor) -> Tensor:
-    """The published path."""
-    return sample(input, pixel_grid(input, flow))
 
 
 def smooth_flow(batch: int, height: int, width: int) -> Tensor:
@@ -69,12 +47,12 @@ def bench(size: tuple[int, int, int, int], layout: str, rounds: int) -> list[dic
     # Away from whole coordinates, where grid_sample's round-off picks the cell.
     flow = smooth_flow(size[0], *size[2:])
     flow = flow.floor() + (flow - flow.floor()).clamp(0.01, 0.99)
-    grid = pixel_grid(input, flow)
+    grid = positions(flow)
     seed = torch.randn(size).contiguous(memory_format=FORMATS[layout])
-    compiled = torch.compile(wrap)
+    compiled = torch.compile(warp)
     sides = {
         "ours": (flow_warp, flow),
-        "(a) published wrap": (wrap, flow),
+        "(a) published wrap": (warp, flow),
         "(b) grid_sample, grid ready": (sample, grid),
         "(c) torch.compile of (a)": (compiled, flow),
     }

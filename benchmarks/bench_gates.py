@@ -12,6 +12,7 @@ from measure import Side, arguments, machine, medians, print_table, write
 from runtimes import runtime_sides
 from torch import Tensor, nn
 
+from ports.updates import gru_reset_after, lstm
 from trajgru_ext import gru_gates, lstm_gates
 
 FEATURES = 64
@@ -24,23 +25,13 @@ FORMATS = {
 
 def lstm_sum(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """ndrplz/ConvLSTM_pytorch: one convolution of [x, h], split i, f, o, g."""
-    i, f, o, g = torch.split(gates, FEATURES, dim=1)
-    new = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(new), new
+    i, f, o, g = gates.chunk(4, dim=1)
+    return lstm(i, f, g, o, c)
 
 
 def lstm_parts(x_gates: Tensor, h_gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """The same from a convolution each of x and h."""
     return lstm_sum(x_gates + h_gates, c)
-
-
-def gru_parts(x_gates: Tensor, h_gates: Tensor, h: Tensor) -> Tensor:
-    """HKO-7's step: slices r, u, n, the reset after the convolution."""
-    x_r, x_u, x_n = torch.split(x_gates, FEATURES, dim=1)
-    h_r, h_u, h_n = torch.split(h_gates, FEATURES, dim=1)
-    r, u = torch.sigmoid(x_r + h_r), torch.sigmoid(x_u + h_u)
-    n = torch.nn.functional.leaky_relu(x_n + r * h_n, 0.2)
-    return u * h + (1 - u) * n
 
 
 # Name: gates, how many tensors of them, ours, eager's, elements of the state read and
@@ -58,7 +49,7 @@ UPDATES = {
         3,
         2,
         lambda x, s, h: gru_gates(x, s, h, activation="leaky_relu"),
-        gru_parts,
+        gru_reset_after,
         2,
     ),
 }

@@ -17,10 +17,10 @@ from collections.abc import Callable
 import torch
 from measure import Side, add_arguments, machine, medians, print_table, write
 from peak_memory import peak_mib
-from ported_networks import HKO7, MOVING_MNIST, Sizes, network
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from ports.precipitation_nowcasting import HKO7, MOVING_MNIST, Sizes, network
 from trajgru_ext import accelerate
 
 NETWORKS = {"HKO-7": HKO7, "Moving MNIST++, L=13": MOVING_MNIST}

@@ -11,7 +11,7 @@ import torch
 from bench_traj_gru import check, layer_and_inputs, prepare_training
 from measure import arguments, machine, medians, write
 from peak_memory import peak_mib
-from ported_traj_gru import PortedTrajGRU
+from ported_layers import PortedTrajGRU
 from torch import nn
 from training import Ours, train_step
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import torch
 from measure import Side, add_arguments, machine, medians, print_table, write
 from peak_memory import peak_mib
-from ported_traj_gru import DeformedTrajGRU, PortedTrajGRU
+from ported_layers import DeformedTrajGRU, PortedTrajGRU
 from runtimes import installed, runtime_sides
 from sgemm import share_of_sgemm, single_threaded_sgemm
 from torch import Tensor, nn

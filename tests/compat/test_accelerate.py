@@ -6,11 +6,13 @@ import pickle
 
 import pytest
 import torch
-from ported_networks import HKO7, TrajGRU, network
-from published import convgru, convlstm, gate_by_gate, openstl
-from published.precipitation_nowcasting import ConvLSTM as NowcastingConvLSTM
 from torch import nn
 
+from ports import convgru_pytorch as convgru
+from ports import convlstm_pytorch as convlstm
+from ports import convolutional_lstm_pytorch as gate_by_gate
+from ports import openstl
+from ports.precipitation_nowcasting import HKO7, ConvLSTM, TrajGRU, network
 from trajgru_ext import accelerate, compat, restore
 
 SIZE = (6, 8)
@@ -33,7 +35,7 @@ class Model(nn.Module):
                 "all": convlstm.ConvLSTM(2, [3], KERNELS[:1], 1, False, False, True),
                 "gru": convgru.ConvGRU(*gru, return_all_layers=True),
                 "gates": gate_by_gate.ConvLSTM(2, [3, 4], 3, 3, [1, 2]),
-                "nowcasting": NowcastingConvLSTM(2, 3, bhw, 3),
+                "nowcasting": ConvLSTM(2, 3, bhw, 3),
             }
         )
         self.normed = openstl.ConvLSTMCell(2, 3, *SIZE, 3, 1, True)
@@ -191,7 +193,7 @@ def test_copies_and_pickles():
 
 def test_peepholes_that_are_no_parameters():
     """As the original has them on a GPU."""
-    model = NowcastingConvLSTM(2, 3, (BATCH, *SIZE), 3)
+    model = ConvLSTM(2, 3, (BATCH, *SIZE), 3)
     for name in ("Wci", "Wcf", "Wco"):
         values = getattr(model, name).detach()
         delattr(model, name)

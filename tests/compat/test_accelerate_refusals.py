@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from ported_networks import TrajGRU
-from published import convgru, convlstm
 from torch import nn
 
+from ports import convgru_pytorch as convgru
+from ports import convlstm_pytorch as convlstm
+from ports.precipitation_nowcasting import TrajGRU
+from ports.updates import lstm
 from trajgru_ext import accelerate, restore
 
 SIZE = (6, 8)
@@ -48,14 +50,6 @@ def changed(kind, *args, **attributes):
     for name, value in attributes.items():
         setattr(module, name, value)
     return module
-
-
-def other_gates(self, input_tensor, cur_state):
-    """In the order f, i, o, g."""
-    h, c = cur_state
-    f, i, o, g = self.conv(torch.cat([input_tensor, h], 1)).chunk(4, 1)
-    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-    return o.sigmoid() * c.tanh(), c
 
 
 def hooked(module):
@@ -179,8 +173,7 @@ class TutorialCell(convlstm.ConvLSTMCell):
     def forward(self, input_tensor, cur_state):
         h, c = cur_state
         f, i, o, g = self.conv(torch.cat([input_tensor, h], 1)).chunk(4, 1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        return o.sigmoid() * c.tanh(), c
+        return lstm(i, f, g, o, c)
 
 
 TutorialCell.__name__ = "ConvLSTMCell"

@@ -5,10 +5,13 @@ import copy
 import pytest
 import torch
 from alterations import ALTERATIONS, IN_DOUBLE, assert_same, outputs_and_gradients
-from ported_networks import TrajGRU
-from published import convgru, convlstm, gate_by_gate, openstl, precipitation_nowcasting
 from torch import nn
 
+from ports import convgru_pytorch as convgru
+from ports import convlstm_pytorch as convlstm
+from ports import convolutional_lstm_pytorch as gate_by_gate
+from ports import openstl, precipitation_nowcasting
+from ports.precipitation_nowcasting import TrajGRU
 from trajgru_ext import accelerate, compat
 
 STEPS, BATCH, SIZE = 3, 2, (5, 6)

@@ -5,6 +5,9 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d
 
+from ports import convgru_pytorch as published_gru
+from ports import convlstm_pytorch as published_lstm
+from ports.updates import lstm
 from trajgru_ext.compat import (
     convgru_pytorch,
     convlstm_pytorch,
@@ -54,10 +57,14 @@ def same(image, weight, bias=None):
     return conv2d(image, weight, bias, padding=[k // 2 for k in weight.shape[2:]])
 
 
+def convolution(layer):
+    """That of a layer's parameters, whatever the layer does with them."""
+    return lambda image: same(image, layer.weight, layer.bias)
+
+
 def lstm_step(gates, c, order):
     part = dict(zip(order, gates.chunk(4, 1), strict=True))
-    c = part["f"].sigmoid() * c + part["i"].sigmoid() * part["g"].tanh()
-    return part["o"].sigmoid() * c.tanh(), c
+    return lstm(*(part[gate] for gate in "ifgo"), c)
 
 
 def layers_by_steps(step, module, inputs, states):
@@ -75,17 +82,12 @@ def layers_by_steps(step, module, inputs, states):
 
 
 def convlstm_step(cell, image, state):
-    gates = same(torch.cat([image, state[0]], 1), cell.conv.weight, cell.conv.bias)
-    return lstm_step(gates, state[1], "ifog")
+    return published_lstm.step(convolution(cell.conv), image, *state)
 
 
 def convgru_step(cell, image, state):
-    (h,) = state
-    gates, candidate = cell.conv_gates, cell.conv_can
-    both = same(torch.cat([image, h], 1), gates.weight, gates.bias).sigmoid()
-    r, u = both.chunk(2, 1)
-    n = same(torch.cat([image, r * h], 1), candidate.weight, candidate.bias).tanh()
-    return ((1 - u) * h + u * n,)
+    convs = convolution(cell.conv_gates), convolution(cell.conv_can)
+    return (published_gru.step(*convs, image, *state),)
 
 
 @pytest.mark.parametrize("return_all_layers", [False, True])

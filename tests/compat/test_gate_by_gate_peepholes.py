@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from published import gate_by_gate
 from torch import nn
 
+from ports import convolutional_lstm_pytorch as gate_by_gate
 from trajgru_ext import accelerate, restore
 from trajgru_ext.compat import convolutional_lstm_pytorch, load
 

@@ -2,12 +2,15 @@
 
 import pytest
 import torch
-from ported_networks import TrajGRU
-from published import convgru, convlstm, gate_by_gate, openstl, precipitation_nowcasting
 from torch import nn
 from torch.nn.functional import relu
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ports import convgru_pytorch as convgru
+from ports import convlstm_pytorch as convlstm
+from ports import convolutional_lstm_pytorch as gate_by_gate
+from ports import openstl, precipitation_nowcasting
+from ports.precipitation_nowcasting import TrajGRU
 from trajgru_ext import accelerate, compat
 
 SIZE = (5, 6)

@@ -1,10 +1,15 @@
 """The classes of Precipitation-Nowcasting, against their equations."""
 
+import functools
+
 import pytest
 import torch
 from test_classes import SIZE, assert_equal, lstm_step, make, same, sample, shapes
-from torch import nn
+from torch.nn.functional import leaky_relu
 
+from ports import precipitation_nowcasting as published
+from ports.updates import lstm_with_peepholes
+from ports.warp import mix_warps, warp
 from trajgru_ext import reference
 from trajgru_ext.compat.precipitation_nowcasting import (
     EF,
@@ -21,38 +26,15 @@ from trajgru_ext.compat.precipitation_nowcasting import (
 BHW = (2, *SIZE)
 
 
-def published_wrap(image, flow, align_corners):
-    """Positions from -1 to 1, the ends at the outer pixels, as `grid_sample` has it."""
-    *_, height, width = image.shape
-    x = torch.arange(width).double() + flow[:, 0]
-    y = torch.arange(height).double()[:, None] + flow[:, 1]
-    ends = max(width - 1, 1), max(height - 1, 1)
-    grid = torch.stack([2 * x / ends[0] - 1, 2 * y / ends[1] - 1], -1)
-    return nn.functional.grid_sample(image, grid, align_corners=align_corners)
-
-
 def traj_gru(layer, inputs, h, steps, act="leaky_relu", slope=0.2, align_corners=True):
     """In plain PyTorch."""
-    outputs = []
-    for t in range(steps):
-        hidden = layer.h2f_conv1(h)
-        if inputs is not None:
-            hidden = hidden + layer.i2f_conv1(inputs[t])
-            parts = layer.i2h(inputs[t]).chunk(3, 1)
-        activate = {
-            "leaky_relu": lambda x: torch.nn.functional.leaky_relu(x, slope),
-            "relu": torch.relu,
-        }[act]
-        flows = layer.flows_conv(activate(hidden))
-        warped = [published_wrap(h, -f, align_corners) for f in flows.split(2, 1)]
-        r, u, m = layer.ret(torch.cat(warped, 1)).chunk(3, 1)
-        if inputs is not None:
-            r, u = parts[0] + r, parts[1] + u
-        m = r.sigmoid() * m
-        m = activate(m if inputs is None else parts[2] + m)
-        h = u.sigmoid() * h + (1 - u.sigmoid()) * m
-        outputs.append(h)
-    return torch.stack(outputs), h
+    activate = {
+        "leaky_relu": functools.partial(leaky_relu, negative_slope=slope),
+        "relu": torch.relu,
+    }[act]
+    by_sampling = functools.partial(warp, align_corners=align_corners)
+    mix = functools.partial(mix_warps, one_warp=by_sampling)
+    return published.traj_gru(layer, inputs, h, steps, activate, mix)
 
 
 @pytest.mark.parametrize("act", ["leaky", "relu"])
@@ -104,10 +86,8 @@ def test_conv_lstm(given):
     outputs = []
     for t in range(steps):
         gates = same(torch.cat([inputs[t], h], 1), layer._conv.weight, layer._conv.bias)
-        i, f, g, o = gates.chunk(4, 1)
-        i, f = i + layer.Wci * c, f + layer.Wcf * c
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        h = (o + layer.Wco * c).sigmoid() * c.tanh()
+        peepholes = layer.Wci, layer.Wcf, layer.Wco
+        h, c = lstm_with_peepholes(gates.chunk(4, 1), c, peepholes)
         outputs.append(h)
     wanted = torch.stack(outputs), (h, c)
     got = layer(x if given in ("both", "inputs") else None, start)

@@ -42,7 +42,7 @@ def compile_host(source: Path, output: Path, *options: str) -> None:
 
 
 def write_operators(source: Path) -> None:
-    """Make one source of all operators, in a namespace of their own."""
+    """Write one source of all operators, for CPU tensors and their own namespace."""
     found = [p for pattern in PARTS for p in sorted(SOURCES.glob(pattern))]
     lines = (f'#include "{part.relative_to(SOURCES)}"\n' for part in found)
     source.write_text("".join(lines))

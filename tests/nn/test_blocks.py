@@ -8,6 +8,8 @@ from gate_inputs import FORMATS
 from torch import nn
 from torch.nn.functional import batch_norm, prelu
 
+from ports.blocks import selective_kernel, squeeze_excitation
+from ports.espnetv2 import dilated_pyramid, eesp
 from trajgru_ext.nn import (
     EESP,
     DilatedPyramid,
@@ -68,39 +70,6 @@ def assert_same(module, plain, x, atol=1e-10):
             torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
-def plain_se(module, x):
-    gate = module.fc(x.mean((2, 3))).sigmoid()
-    return x * gate[:, :, None, None]
-
-
-def plain_sk(module, x):
-    branches = torch.stack([conv(x) for conv in module.convs], 1)
-    z = module.fc(branches.sum(1).mean((2, 3), keepdim=True))
-    logits = torch.stack([fc(z) for fc in module.fcs], 1)
-    return (branches * logits.softmax(1)).sum(1)
-
-
-def plain_eesp(module, x):
-    projected = module.proj_1x1(x)
-    sums = [module.spp_dw[0](projected)]
-    for branch in module.spp_dw[1:]:
-        sums.append(branch(projected) + sums[-1])
-    fused = module.br_after_cat(torch.cat(sums, 1))
-    expanded = module.conv_1x1_exp(fused)
-    if module.stride == 2 and module.downAvg:
-        return expanded
-    if expanded.shape == x.shape:
-        expanded = expanded + x
-    return module.module_act(expanded)
-
-
-def plain_pyramid(module, x):
-    reduced = module.reduce(x)
-    one, two, three, four = (branch(reduced) for branch in module.branches)
-    sums = [one + two, one + two + three, one + two + three + four]
-    return module.expand(torch.cat(sums, 1))
-
-
 LAYOUTS = pytest.mark.parametrize(
     "layout", FORMATS, ids=["contiguous", "channels_last"]
 )
@@ -110,17 +79,21 @@ LAYOUTS = pytest.mark.parametrize(
 @pytest.mark.parametrize(
     ("make", "plain", "channels"),
     [
-        (lambda: SqueezeExcitation(32), plain_se, 32),
-        (lambda: SqueezeExcitation(5), plain_se, 5),
-        (lambda: SelectiveKernelConv(32), plain_sk, 32),
-        (lambda: SelectiveKernelConv(7, M=3, G=4, r=2, stride=2, L=3), plain_sk, 7),
-        (lambda: EESP(16, 16), plain_eesp, 16),
-        (lambda: EESP(16, 32, stride=2, k=4, r_lim=9), plain_eesp, 16),
-        (lambda: EESP(16, 16, stride=2, down_method="avg"), plain_eesp, 16),
-        (lambda: EESP(7, 21, k=3, r_lim=5), plain_eesp, 7),
-        (lambda: EESP(9, 18, k=9, r_lim=99), plain_eesp, 9),
-        (lambda: DilatedPyramid(8, 12), plain_pyramid, 8),
-        (lambda: DilatedPyramid(3, 5), plain_pyramid, 3),
+        (lambda: SqueezeExcitation(32), squeeze_excitation, 32),
+        (lambda: SqueezeExcitation(5), squeeze_excitation, 5),
+        (lambda: SelectiveKernelConv(32), selective_kernel, 32),
+        (
+            lambda: SelectiveKernelConv(7, M=3, G=4, r=2, stride=2, L=3),
+            selective_kernel,
+            7,
+        ),
+        (lambda: EESP(16, 16), eesp, 16),
+        (lambda: EESP(16, 32, stride=2, k=4, r_lim=9), eesp, 16),
+        (lambda: EESP(16, 16, stride=2, down_method="avg"), eesp, 16),
+        (lambda: EESP(7, 21, k=3, r_lim=5), eesp, 7),
+        (lambda: EESP(9, 18, k=9, r_lim=99), eesp, 9),
+        (lambda: DilatedPyramid(8, 12), dilated_pyramid, 8),
+        (lambda: DilatedPyramid(3, 5), dilated_pyramid, 3),
     ],
 )
 def test_blocks_match_plain_pytorch(make, plain, channels, layout):
@@ -131,10 +104,10 @@ def test_blocks_match_plain_pytorch(make, plain, channels, layout):
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (13, 1)], ids=str)
 def test_small_maps(size):
     for make, plain in (
-        (lambda: SqueezeExcitation(3), plain_se),
-        (lambda: SelectiveKernelConv(4), plain_sk),
-        (lambda: EESP(4, 4), plain_eesp),
-        (lambda: DilatedPyramid(4, 4), plain_pyramid),
+        (lambda: SqueezeExcitation(3), squeeze_excitation),
+        (lambda: SelectiveKernelConv(4), selective_kernel),
+        (lambda: EESP(4, 4), eesp),
+        (lambda: DilatedPyramid(4, 4), dilated_pyramid),
     ):
         module = settled(make())
         channels = next(module.parameters()).shape[1]
@@ -148,7 +121,7 @@ class PlainSE(nn.Module):
         self.fc = fc
 
     def forward(self, x):
-        return plain_se(self, x)
+        return squeeze_excitation(self, x)
 
 
 class PlainSK(nn.Module):
@@ -157,7 +130,7 @@ class PlainSK(nn.Module):
         self.convs, self.fc, self.fcs = module.convs, module.fc, module.fcs
 
     def forward(self, x):
-        return plain_sk(self, x)
+        return selective_kernel(self, x)
 
 
 def made_plain(module):

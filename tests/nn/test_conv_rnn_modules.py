@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d
 
+from ports import convgru_pytorch, convlstm_pytorch
 from trajgru_ext import reference
 from trajgru_ext.nn import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell
 
@@ -148,9 +149,7 @@ def test_published_conv_lstm():
     conv, inputs = module.cell_list[0].conv, sample_inputs()
     h = c = torch.zeros(2, 3, 4, 5, dtype=torch.float64)
     for image in inputs:
-        i, f, o, g = conv(torch.cat([image, h], 1)).chunk(4, 1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * c.tanh()
+        h, c = convlstm_pytorch.step(conv, image, h, c)
     outputs, [(last_h, last_c)] = module(inputs.transpose(0, 1))
     assert_close(outputs[:, -1], h)
     assert_close((last_h, last_c), (h, c))
@@ -188,10 +187,7 @@ def test_published_conv_gru():
     cell, h = module.cell_list[0], torch.zeros(2, 3, 4, 5, dtype=torch.float64)
     inputs = sample_inputs()
     for image in inputs:
-        gates = cell.conv_gates(torch.cat([image, h], 1)).sigmoid()
-        r, u = gates.chunk(2, 1)
-        n = cell.conv_can(torch.cat([image, r * h], 1)).tanh()
-        h = (1 - u) * h + u * n
+        h = convgru_pytorch.step(cell.conv_gates, cell.conv_can, image, h)
     assert_close(module(inputs)[1][0], h)
 
 

@@ -3,13 +3,13 @@
 import copy
 import functools
 
-import plain_networks as plain
 import pytest
 import torch
 from small_networks import SMALL, make_small, moving, sample_frames
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ports import hko7 as plain
 from trajgru_ext.nn import (
     ConvGRU,
     EncoderForecaster,

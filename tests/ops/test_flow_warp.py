@@ -7,8 +7,8 @@ import torch
 from accuracy import DTYPES, assert_accurate, opmath
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.nn.functional import grid_sample
 
+from ports.warp import warp as warp_by_grid_sample
 from trajgru_ext import flow_warp, reference
 
 pytestmark = pytest.mark.kernels
@@ -126,11 +126,7 @@ def test_matches_grid_sample(backend):
     flow = flow.floor() + (flow - flow.floor()).clamp(0.01, 0.99)
 
     def sampled(input, flow, scale):
-        height, width = input.shape[2:]
-        x = torch.arange(width, device=flow.device) + scale * flow[:, 0]
-        y = torch.arange(height, device=flow.device)[:, None] + scale * flow[:, 1]
-        grid = torch.stack((2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1), -1)
-        return grid_sample(input, grid, padding_mode="zeros", align_corners=True)
+        return warp_by_grid_sample(input, scale * flow)
 
     for one, other in zip(
         derivatives(flow_warp, input, flow, grad),

@@ -203,7 +203,7 @@ def compile_object(fault: Fault, tree: Path) -> dict[str, str]:
 
 def copy_tree(tree: Path) -> None:
     """What the tests need, the extension as a link."""
-    for folder in ("csrc", "tests", "trajgru_ext", "benchmarks", "examples"):
+    for folder in ("csrc", "tests", "trajgru_ext", "ports", "benchmarks", "examples"):
         ignored = shutil.ignore_patterns("build", "__pycache__", "*.so")
         shutil.copytree(ROOT / folder, tree / folder, ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", tree)

@@ -1,10 +1,30 @@
-"""happyjin/ConvGRU-pytorch."""
+"""happyjin/ConvGRU-pytorch: the reset before the convolution, u for the new."""
+
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from ports.updates import blend
+
+Convolution = Callable[[Tensor], Tensor]
+
+
+def step(
+    conv_gates: Convolution, conv_can: Convolution, x: Tensor, h: Tensor
+) -> Tensor:
+    """The new h; the gates are r and u, in this order.
+
+    n = tanh(conv_can([x, r h]))    h' = (1 - u) h + u n
+    """
+    r, u = conv_gates(torch.cat([x, h], 1)).sigmoid().chunk(2, 1)
+    n = conv_can(torch.cat([x, r * h], 1)).tanh()
+    return blend(u, n, h)
 
 
 class ConvGRUCell(nn.Module):
+    """One step."""
+
     def __init__(self, input_size, input_dim, hidden_dim, kernel_size, bias, dtype):
         super().__init__()
         self.height, self.width = input_size
@@ -18,13 +38,13 @@ class ConvGRUCell(nn.Module):
         self.conv_can = nn.Conv2d(both, hidden_dim, kernel_size, **options)
 
     def forward(self, input_tensor, h_cur):
-        gates = self.conv_gates(torch.cat([input_tensor, h_cur], 1)).sigmoid()
-        r, u = gates.chunk(2, 1)
-        n = self.conv_can(torch.cat([input_tensor, r * h_cur], 1)).tanh()
-        return (1 - u) * h_cur + u * n
+        """The new h."""
+        return step(self.conv_gates, self.conv_can, input_tensor, h_cur)
 
 
 class ConvGRU(nn.Module):
+    """Layer over layer, from states of 0; the results have the batch first."""
+
     def __init__(
         self,
         input_size,
@@ -56,6 +76,7 @@ class ConvGRU(nn.Module):
         )
 
     def forward(self, input_tensor, hidden_state=None):
+        """All outputs and the last [h], of every layer or of the last."""
         if not self.batch_first:
             input_tensor = input_tensor.transpose(0, 1)
         outputs, last = [], []

@@ -1,10 +1,24 @@
-"""ndrplz/ConvLSTM_pytorch."""
+"""ndrplz/ConvLSTM_pytorch: one convolution of [x, h], its slices i, f, o, g."""
+
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from ports.updates import lstm
+
+
+def step(
+    conv: Callable[[Tensor], Tensor], x: Tensor, h: Tensor, c: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The new (h, c); `conv` computes the gates from x and h together."""
+    i, f, o, g = conv(torch.cat([x, h], 1)).chunk(4, 1)
+    return lstm(i, f, g, o, c)
 
 
 class ConvLSTMCell(nn.Module):
+    """One step."""
+
     def __init__(self, input_dim, hidden_dim, kernel_size, bias):
         super().__init__()
         self.input_dim = input_dim
@@ -16,14 +30,12 @@ class ConvLSTMCell(nn.Module):
         self.conv = nn.Conv2d(*sizes, padding=self.padding, bias=bias)
 
     def forward(self, input_tensor, cur_state):
-        h, c = cur_state
-        i, f, o, g = self.conv(torch.cat([input_tensor, h], 1)).chunk(4, 1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        return o.sigmoid() * c.tanh(), c
+        """The new (h, c)."""
+        return step(self.conv, input_tensor, *cur_state)
 
 
 class ConvLSTM(nn.Module):
-    cell = ConvLSTMCell
+    """Layer over layer, from states of 0; the results have the batch first."""
 
     def __init__(
         self,
@@ -45,11 +57,12 @@ class ConvLSTM(nn.Module):
         self.return_all_layers = return_all_layers
         channels = [input_dim, *hidden_dim]
         self.cell_list = nn.ModuleList(
-            self.cell(channels[k], hidden_dim[k], kernel_size[k], bias)
+            ConvLSTMCell(channels[k], hidden_dim[k], kernel_size[k], bias)
             for k in range(num_layers)
         )
 
     def forward(self, input_tensor, hidden_state=None):
+        """All outputs and the last [h, c], of every layer or of the last."""
         if hidden_state is not None:
             raise NotImplementedError
         if not self.batch_first:

@@ -1,9 +1,13 @@
-"""The ConvLSTMCell of OpenSTL."""
+"""OpenSTL: its ConvLSTMCell, of convolutions of x and of h, slices i, f, g, o."""
 
 from torch import nn
 
+from ports.updates import lstm
+
 
 class ConvLSTMCell(nn.Module):
+    """One step; `conv_o` and `conv_last` are made and not used, as there."""
+
     def __init__(
         self, in_channel, num_hidden, height, width, filter_size, stride, layer_norm
     ):
@@ -25,6 +29,6 @@ class ConvLSTMCell(nn.Module):
         self.conv_last = nn.Conv2d(2 * num_hidden, num_hidden, 1, bias=False)
 
     def forward(self, x_t, h_t, c_t):
+        """The new (h, c)."""
         i, f, g, o = (self.conv_x(x_t) + self.conv_h(h_t)).chunk(4, 1)
-        c = f.sigmoid() * c_t + i.sigmoid() * g.tanh()
-        return o.sigmoid() * c.tanh(), c
+        return lstm(i, f, g, o, c_t)

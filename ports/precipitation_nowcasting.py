@@ -1,17 +1,45 @@
-"""Networks of Precipitation-Nowcasting in plain PyTorch: L warps, one after the other.
+"""Hzzone/Precipitation-Nowcasting: TrajGRU, ConvLSTM, and networks in stages."""
 
-The attributes are the original's, by which `trajgru_ext.accelerate` finds the layers.
-"""
-
+import functools
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import grid_sample, leaky_relu
+from torch.nn.functional import leaky_relu
 
-from trajgru_ext.compat.precipitation_nowcasting import EF, make_layers
+from ports.updates import gru_reset_after, leaky, lstm_with_peepholes
+from ports.warp import mix_warps, warp
+
+
+def traj_gru(
+    layer: Any,
+    inputs: Tensor | None,
+    h: Tensor,
+    steps: int,
+    activation: Callable[[Tensor], Tensor] = leaky,
+    mix: Callable[..., Tensor] = mix_warps,
+) -> tuple[Tensor, Tensor]:
+    """The states after every step, and the last, by the convolutions of `layer`.
+
+        flows = flows_conv(activation(i2f_conv1(x) + h2f_conv1(h)))
+        h' = the GRU of i2h(x) and mix(h, -flows, ret), with the reset after it
+
+    Without inputs the convolutions of them are left out.
+    """
+    if inputs is not None:
+        x_gates = layer.i2h(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
+    outputs = []
+    for t in range(steps):
+        hidden = layer.h2f_conv1(h)
+        if inputs is not None:
+            hidden = layer.i2f_conv1(inputs[t]) + hidden
+        h_gates = mix(h, -layer.flows_conv(activation(hidden)), layer.ret)
+        of_x = None if inputs is None else x_gates[t]
+        h = gru_reset_after(of_x, h_gates, h, activation)
+        outputs.append(h)
+    return torch.stack(outputs), h
 
 
 class Leaky:
@@ -22,6 +50,7 @@ class Leaky:
         self.negative_slope = 0.2
 
     def __call__(self, values: Tensor) -> Tensor:
+        """Values below 0 times the slope."""
         return leaky_relu(values, self.negative_slope)
 
 
@@ -65,36 +94,50 @@ class TrajGRU(nn.Module):
         if h is None:
             sizes = inputs.shape[1], self._num_filter
             h = inputs.new_zeros(*sizes, self._state_height, self._state_width)
-        if inputs is not None:
-            x_gates = self.i2h(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
-        outputs = []
-        for t in range(len(inputs) if seq_len is None else seq_len):
-            hidden = self.h2f_conv1(h)
-            if inputs is not None:
-                hidden = self.i2f_conv1(inputs[t]) + hidden
-            flows = self.flows_conv(self._act_type(hidden))
-            warped = [self.wrap(h, -flow) for flow in flows.split(2, 1)]
-            r, u, m = self.ret(torch.cat(warped, 1)).chunk(3, 1)
-            if inputs is None:
-                m = self._act_type(r.sigmoid() * m)
-            else:
-                x_r, x_u, x_m = x_gates[t].chunk(3, 1)
-                r, u = x_r + r, x_u + u
-                m = self._act_type(x_m + r.sigmoid() * m)
-            u = u.sigmoid()
-            h = u * h + (1 - u) * m
-            outputs.append(h)
-        return torch.stack(outputs), h
+        steps = len(inputs) if seq_len is None else seq_len
+        mix = functools.partial(mix_warps, one_warp=self.wrap)
+        return traj_gru(self, inputs, h, steps, self._act_type, mix)
 
     def wrap(self, image: Tensor, flow: Tensor) -> Tensor:
         """Read the image where the flow points to, in pixels."""
-        batch, _, height, width = image.shape
-        x = torch.arange(width, device=image.device).expand(height, width)
-        y = torch.arange(height, device=image.device)[:, None].expand(height, width)
-        position = torch.stack([x, y]).expand(batch, 2, height, width) + flow
-        ends = position.new_tensor([max(width - 1, 1), max(height - 1, 1)])
-        grid = 2.0 * position.permute(0, 2, 3, 1) / ends - 1.0
-        return grid_sample(image, grid, align_corners=self._align_corners)
+        return warp(image, flow, self._align_corners)
+
+
+class ConvLSTM(nn.Module):
+    """The original's layer; its peepholes are of one size of images."""
+
+    def __init__(
+        self,
+        input_channel: int,
+        num_filter: int,
+        b_h_w: tuple[int, int, int],
+        kernel_size: int,
+    ) -> None:
+        super().__init__()
+        both = input_channel + num_filter
+        self._conv = nn.Conv2d(both, 4 * num_filter, kernel_size, 1, kernel_size // 2)
+        self._batch_size, self._state_height, self._state_width = b_h_w
+        for name in ("Wci", "Wcf", "Wco"):
+            setattr(self, name, nn.Parameter(torch.randn(1, num_filter, *b_h_w[1:])))
+        self._input_channel = input_channel
+        self._num_filter = num_filter
+
+    def forward(
+        self,
+        inputs: Tensor | None,
+        states: tuple[Tensor, Tensor],
+        seq_len: int = 5,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The h after every step, and the last (h, c); no inputs are images of 0."""
+        h, c = states
+        outputs = []
+        for t in range(seq_len):
+            x = h.new_zeros(len(h), self._input_channel, *h.shape[2:])
+            x = x if inputs is None else inputs[t]
+            gates = self._conv(torch.cat([x, h], 1)).chunk(4, 1)
+            h, c = lstm_with_peepholes(gates, c, (self.Wci, self.Wcf, self.Wco))
+            outputs.append(h)
+        return torch.stack(outputs), (h, c)
 
 
 class Encoder(nn.Module):
@@ -104,7 +147,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.blocks = len(rnns)
         for k, (subnet, rnn) in enumerate(zip(subnets, rnns, strict=True), start=1):
-            self.add_module(f"stage{k}", plain_layers(subnet))
+            self.add_module(f"stage{k}", make_layers(subnet))
             self.add_module(f"rnn{k}", rnn)
 
     def forward(self, input: Tensor) -> list[Tensor]:
@@ -129,7 +172,7 @@ class Forecaster(nn.Module):
         for k, (subnet, rnn) in enumerate(zip(subnets, rnns, strict=True)):
             name = self.blocks - k
             self.add_module(f"rnn{name}", rnn)
-            self.add_module(f"stage{name}", plain_layers(subnet))
+            self.add_module(f"stage{name}", make_layers(subnet))
 
     def forward(self, hidden_states: list[Tensor]) -> Tensor:
         """The frames that follow."""
@@ -141,15 +184,34 @@ class Forecaster(nn.Module):
         return input
 
 
-def plain_layers(subnet: dict[str, list[int]]) -> nn.Sequential:
-    """The original's layers, by name."""
-    return nn.Sequential(OrderedDict(make_layers(subnet).named_children()))
+def make_layers(block: dict[str, list[int]]) -> nn.Sequential:
+    """Layers by name, as "conv1_leaky_1": [in, out, kernel, stride, padding]."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for name, sizes in block.items():
+        kind = nn.ConvTranspose2d if "deconv" in name else nn.Conv2d
+        layers[name] = kind(*sizes)
+        if "leaky" in name:
+            layers[f"leaky_{name}"] = nn.LeakyReLU(0.2, inplace=True)
+    return nn.Sequential(layers)
 
 
 def each_frame(subnet: nn.Module, frames: Tensor) -> Tensor:
     """Of every frame."""
     images = subnet(torch.reshape(frames, (-1, *frames.shape[2:])))
     return torch.reshape(images, (*frames.shape[:2], *images.shape[1:]))
+
+
+class EF(nn.Module):
+    """The original's: frames to frames."""
+
+    def __init__(self, encoder: Encoder, forecaster: Forecaster) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.forecaster = forecaster
+
+    def forward(self, input: Tensor) -> Tensor:
+        """From frames `[S, B, C, H, W]` those that follow."""
+        return self.forecaster(self.encoder(input))
 
 
 class Sizes(NamedTuple):
@@ -221,7 +283,7 @@ MOVING_MNIST = Sizes(
 
 
 def network(what: Sizes) -> EF:
-    """The original's encoder and forecaster, with its TrajGRU in plain PyTorch."""
+    """The original's encoder and forecaster, with its TrajGRU."""
 
     def layers(channels: list[int], order: slice) -> list[TrajGRU]:
         sizes = what.features[order], what.links, what.sizes[order]

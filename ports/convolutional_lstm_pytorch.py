@@ -1,9 +1,16 @@
-"""automan000/Convolutional_LSTM_PyTorch, without its calls of cuda()."""
+"""automan000/Convolutional_LSTM_PyTorch, without its calls of cuda().
+
+Every gate has convolutions of its own, of x and of h. All steps see the same image.
+"""
 
 from torch import nn
 
+from ports.updates import lstm_with_peepholes
+
 
 class ConvLSTMCell(nn.Module):
+    """One step, with peepholes of 0 that are made for the first image."""
+
     # Parameters that `cuda()` has been called on are none: plain tensors.
     registers_peepholes = False
 
@@ -22,13 +29,13 @@ class ConvLSTMCell(nn.Module):
         self.Wci = self.Wcf = self.Wco = None
 
     def forward(self, x, h, c):
-        i = (self.Wxi(x) + self.Whi(h) + c * self.Wci).sigmoid()
-        f = (self.Wxf(x) + self.Whf(h) + c * self.Wcf).sigmoid()
-        c = f * c + i * (self.Wxc(x) + self.Whc(h)).tanh()
-        o = (self.Wxo(x) + self.Who(h) + c * self.Wco).sigmoid()
-        return o * c.tanh(), c
+        """The new (h, c)."""
+        i, f = self.Wxi(x) + self.Whi(h), self.Wxf(x) + self.Whf(h)
+        g, o = self.Wxc(x) + self.Whc(h), self.Wxo(x) + self.Who(h)
+        return lstm_with_peepholes((i, f, g, o), c, (self.Wci, self.Wcf, self.Wco))
 
     def init_hidden(self, batch_size, hidden, shape):
+        """States of 0 for images of a size, and the peepholes."""
         like = next(self.parameters())
         if self.Wci is None:
             for name in ("Wci", "Wcf", "Wco"):
@@ -40,6 +47,8 @@ class ConvLSTMCell(nn.Module):
 
 
 class ConvLSTM(nn.Module):
+    """Layers `cell0`, `cell1` and so on, for some number of steps."""
+
     def __init__(
         self, input_channels, hidden_channels, kernel_size, step=1, effective_step=(1,)
     ):
@@ -57,6 +66,7 @@ class ConvLSTM(nn.Module):
             self._all_layers.append(cell)
 
     def forward(self, input):
+        """The last layer's h at the effective steps, and its last (h, c)."""
         states, outputs = {}, []
         for step in range(self.step):
             x = input

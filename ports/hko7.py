@@ -1,13 +1,23 @@
-"""Networks in plain PyTorch, step over step, from their parameters alone."""
+"""sxjscience/HKO-7: TrajGRU and ConvGRU networks from their parameters alone.
 
+The original is in MXNet; the names are those of our networks' parameters. The ConvLSTM
+network of Shi et al. 2015, with which HKO-7 compares, is here as well.
+"""
+
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
-Parameters = dict[str, torch.Tensor]
+from ports.precipitation_nowcasting import traj_gru as traj_gru_over_time
+from ports.updates import gru_reset_after, leaky, lstm_with_peepholes
+
+Parameters = dict[str, Tensor]
 
 
 def part(parameters: Parameters, prefix: str) -> Parameters:
@@ -16,60 +26,40 @@ def part(parameters: Parameters, prefix: str) -> Parameters:
     return {k[size:]: v for k, v in parameters.items() if k.startswith(f"{prefix}.")}
 
 
-def same(image, conv, dilation=1):
+def same(image: Tensor, conv: Parameters, dilation: int = 1) -> Tensor:
+    """The convolution whose result has the size of the image."""
     padding = dilation * (conv["weight"].shape[-1] // 2)
     options = {"padding": padding, "dilation": dilation}
     return functional.conv2d(image, conv["weight"], conv.get("bias"), **options)
 
 
-def leaky(image):
-    return functional.leaky_relu(image, 0.2)
+def traj_gru(p: Parameters, x: Tensor | None, h: Tensor) -> Tensor:
+    """A step."""
+    names = {name.split(".")[0] for name in p}
+    convs = {name: functools.partial(same, conv=part(p, name)) for name in names}
+    inputs = None if x is None else x[None]
+    return traj_gru_over_time(SimpleNamespace(**convs), inputs, h, 1)[1]
 
 
-def warp(image, flow):
-    """By `grid_sample`, which reads where the flow points."""
-    height, width = image.shape[-2:]
-    options = {"dtype": image.dtype}
-    x = torch.arange(width, **options) + flow[:, 0]
-    y = torch.arange(height, **options)[:, None] + flow[:, 1]
-    grid = [2 * x / max(width - 1, 1) - 1, 2 * y / max(height - 1, 1) - 1]
-    return functional.grid_sample(image, torch.stack(grid, 3), align_corners=True)
+def conv_gru(dilation: int = 1) -> Callable[..., Tensor]:
+    """A step, with a dilated convolution of the state."""
 
-
-def gru(x, hh, h):
-    parts = [0, 0, 0] if x is None else x.chunk(3, 1)
-    r, u, m = (sum(pair) for pair in zip(parts, (*hh.chunk(3, 1)[:2], 0), strict=True))
-    m = leaky(m + r.sigmoid() * hh.chunk(3, 1)[2])
-    return u.sigmoid() * h + (1 - u.sigmoid()) * m
-
-
-def traj_gru(p, x, h):
-    hidden = same(h, part(p, "h2f_conv1"))
-    if x is not None:
-        hidden = hidden + same(x, part(p, "i2f_conv1"))
-    flows = same(leaky(hidden), part(p, "flows_conv"))
-    warped = torch.cat([warp(h, -flow) for flow in flows.split(2, 1)], 1)
-    i2h = None if x is None else same(x, part(p, "i2h"))
-    return gru(i2h, same(warped, part(p, "ret")), h)
-
-
-def conv_gru(dilation: int = 1) -> Callable:
-    def step(p, x, h):
+    def step(p: Parameters, x: Tensor | None, h: Tensor) -> Tensor:
         p = part(p, "cell_list.0")
         i2h = None if x is None else same(x, part(p, "i2h"))
-        return gru(i2h, same(h, part(p, "h2h"), dilation), h)
+        return gru_reset_after(i2h, same(h, part(p, "h2h"), dilation), h)
 
     return step
 
 
-def conv_lstm(p, x, state):
+def conv_lstm(p: Parameters, x: Tensor | None, state: Tensor) -> Tensor:
+    """A step, with the slices i, f, o, g and peepholes."""
     p = part(p, "cell_list.0")
     h, c = state.chunk(2, 1)
     both = h if x is None else torch.cat([x, h], 1)
     i, f, o, g = same(both, part(p, "conv")).chunk(4, 1)
-    i, f = i + p["Wci"] * c, f + p["Wcf"] * c
-    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-    return torch.cat([(o + p["Wco"] * c).sigmoid() * c.tanh(), c], 1)
+    peepholes = p["Wci"], p["Wcf"], p["Wco"]
+    return torch.cat(lstm_with_peepholes((i, f, g, o), c, peepholes), 1)
 
 
 @dataclass(frozen=True)
@@ -79,17 +69,18 @@ class Plan:
     A state is one tensor; for ConvLSTM h and c along the channels.
     """
 
-    step: Callable[..., torch.Tensor]
+    step: Callable[..., Tensor]
     features: tuple[int, ...]
     down: Callable[[int, Parameters, Any], Any]
     up: Callable[[int, Parameters, Any], Any]
     head: Callable[[Parameters, list[Any]], Any]
     cells: bool = False
 
-    def hidden(self, state):
+    def hidden(self, state: Tensor) -> Tensor:
+        """What a level shows of its state."""
         return state.chunk(2, 1)[0] if self.cells else state
 
-    def run(self, parameters, frames, steps):
+    def run(self, parameters: Parameters, frames: Tensor, steps: int) -> Tensor:
         """Frame by frame through all levels."""
         states = [None] * len(self.features)
         for frame in frames:
@@ -116,8 +107,14 @@ class Plan:
         return torch.stack(outputs)
 
 
-def hko7(step, features, first, down, up) -> Plan:
-    """With the strides and paddings of the networks of HKO-7."""
+def hko7(
+    step: Callable[..., Tensor],
+    features: tuple[int, ...],
+    first: tuple[int, int],
+    down: tuple[tuple[int, int], ...],
+    up: tuple[tuple[int, int], ...],
+) -> Plan:
+    """A network of HKO-7; strides and paddings of its first and other convolutions."""
     downs = (first, *down)
 
     def below(k, p, x):
@@ -134,8 +131,8 @@ def hko7(step, features, first, down, up) -> Plan:
     return Plan(step, features, below, above, head)
 
 
-def patches(features) -> Plan:
-    """The ConvLSTM network."""
+def patches(features: tuple[int, ...]) -> Plan:
+    """The ConvLSTM network of 2015, on patches of 4 x 4 pixels."""
 
     def head(p, hidden):
         x = functional.conv2d(torch.cat(hidden, 1), p["0.weight"], p["0.bias"])

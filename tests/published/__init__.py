@@ -1,1 +1,0 @@
-"""The published classes in plain PyTorch, in our words: names, attributes, formulas."""
