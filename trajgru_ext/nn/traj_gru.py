@@ -209,14 +209,15 @@ class _TrajGRU(ByWeights):
 
 
 def _parameters(conv: nn.Conv2d) -> Conv:
-    return conv.weight, conv.bias
+    return Conv(conv.weight, conv.bias)
 
 
 def _then(conv: Conv, affine: Affine) -> tuple[Conv, Tensor]:
     """A convolution of which each output is scaled, and what is left to be added."""
     weight, bias = conv
     scale = affine.scale.to(weight.dtype)
-    scaled = weight * scale[:, None, None, None], None if bias is None else bias * scale
+    scaled_bias = None if bias is None else bias * scale
+    scaled = Conv(weight * scale[:, None, None, None], scaled_bias)
     return scaled, affine.offset
 
 

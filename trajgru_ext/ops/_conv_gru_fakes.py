@@ -9,6 +9,7 @@ from trajgru_ext.ops import _sequences
 from trajgru_ext.ops._layout import empty_image
 from trajgru_ext.ops._options import GruOptions, read
 from trajgru_ext.ops._registry import fake
+from trajgru_ext.ops._sequences import Conv
 
 OP = "conv_gru"
 
@@ -28,9 +29,9 @@ def _fake_conv_gru(
     mask: Tensor | None,
     save_gates: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    convs = ((x_weight, x_bias), (h_weight, h_bias))
-    _sequences.check_conv_rnn(OP, inputs, h, *convs, steps, 3)
-    batch, _, height, width = (h if inputs is None else inputs).shape[-4:]
+    convs = Conv(x_weight, x_bias), Conv(h_weight, h_bias)
+    sized = _sequences.check_conv_rnn(OP, inputs, h, *convs, steps, 3)
+    batch, _, height, width = sized.shape[-4:]
     features = h_weight.shape[1]
 
     def images(

@@ -9,6 +9,7 @@ from trajgru_ext.ops import _sequences
 from trajgru_ext.ops._arguments import check_same_dtype, check_sizes
 from trajgru_ext.ops._layout import empty_image
 from trajgru_ext.ops._registry import fake
+from trajgru_ext.ops._sequences import Conv
 from trajgru_ext.ops.lstm_gates import check_peephole
 
 OP = "conv_lstm"
@@ -34,9 +35,9 @@ def _fake_conv_lstm(
     save_cells: bool,
     save_gates: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    convs = ((x_weight, x_bias), (h_weight, h_bias))
-    _sequences.check_conv_rnn(OP, inputs, h, *convs, steps, 4)
-    batch, _, height, width = (h if inputs is None else inputs).shape[-4:]
+    convs = Conv(x_weight, x_bias), Conv(h_weight, h_bias)
+    sized = _sequences.check_conv_rnn(OP, inputs, h, *convs, steps, 4)
+    batch, _, height, width = sized.shape[-4:]
     features = h_weight.shape[1]
     if c is not None:
         check_sizes(OP, "c", c, [-1] * 4, h_weight)

@@ -82,15 +82,14 @@ def mask_of_sizes(op: str, mask: Any, wanted: Sequence[int], beside: Tensor) -> 
         raise ValueError(
             f"{op}: zoneout_mask must broadcast to {list(wanted)}, got {list(sizes)}"
         )
-    return mask.to(torch.bool).expand(wanted)
+    expanded: Tensor = mask.to(torch.bool).expand(wanted)
+    return expanded
 
 
 def gates_dtype(x_gates: Tensor | None, h_gates: Tensor | None) -> torch.dtype:
     """The common dtype of the gates that are given."""
-    if x_gates is None:
-        return h_gates.dtype
-    if h_gates is None:
-        return x_gates.dtype
+    if x_gates is None or h_gates is None:
+        return leading(x_gates, h_gates).dtype
     return torch.promote_types(x_gates.dtype, h_gates.dtype)
 
 
@@ -114,10 +113,8 @@ def wide(tensor: Tensor, state: Tensor) -> Tensor:
 
 def add_gates(x_gates: Tensor | None, h_gates: Tensor | None, state: Tensor) -> Tensor:
     """The sum of the gates that are given, in the dtype of the arithmetic."""
-    if x_gates is None:
-        return wide(h_gates, state)
-    if h_gates is None:
-        return wide(x_gates, state)
+    if x_gates is None or h_gates is None:
+        return wide(leading(x_gates, h_gates), state)
     return wide(x_gates, state) + wide(h_gates, state)
 
 
@@ -180,7 +177,8 @@ def pull_back(
 ) -> list[Tensor | None]:
     """The formula's gradients to the tensors, a cotangent None being zero."""
     function, present = compact(formula, tensors)
-    outputs, pull = torch.func.vjp(function, *present)
+    vjp: Any = torch.func.vjp  # which has several signatures
+    outputs, pull = vjp(function, *present)
     pairs = zip(outputs, cotangents, strict=True)
     grads = tuple(torch.zeros_like(o) if c is None else c.to(o.dtype) for o, c in pairs)
     return spread(pull(grads), tensors)
@@ -209,13 +207,17 @@ def in_one_batch(
 
     shared: the arguments that have no batch and are not mapped; all other tensors have.
     """
-    given = function.Arguments(*args)._asdict()
-    dims = function.Arguments(*in_dims)._asdict()
-    mapped = [k for k, v in given.items() if isinstance(v, Tensor) and k not in shared]
-    of_mapped = tuple(dims[name] for name in mapped)
-    folded = fold(info, of_mapped, *(given[name] for name in mapped))
-    given.update(zip(mapped, folded, strict=True))
-    found = function.call(*given.values())
+    # A Function of any number of tensors shares none.
+    names = function.Arguments(*args)._fields if shared else args
+    mapped = [
+        isinstance(arg, Tensor) and not (shared and name in shared)
+        for arg, name in zip(args, names, strict=True)
+    ]
+    tensors = [arg for arg, has in zip(args, mapped, strict=True) if has]
+    dims = tuple(dim for dim, has in zip(in_dims, mapped, strict=True) if has)
+    folded = iter(fold(info, dims, *tensors))
+    pairs = zip(args, mapped, strict=True)
+    found = function.call(*(next(folded) if has else arg for arg, has in pairs))
     if isinstance(found, Tensor):
         return unfold(info, found), 0
     return unfold_wanted(info, found)

@@ -62,13 +62,15 @@ class GruOptions(NamedTuple):
         reset: str = "after",
     ) -> "GruOptions":
         """Check the choices as users write them."""
-        slices = gate_order(op, order, "run", "run")
+        r, u, n = gate_order(op, order, "run", "run")
         check_choice(op, "activation", activation, ACTIVATIONS)
         check_number(op, "negative_slope", negative_slope)
         check_choice(op, "update", update, UPDATES)
         check_choice(op, "reset", reset, RESETS)
         return cls(
-            *slices,
+            reset_slice=r,
+            update_slice=u,
+            candidate_slice=n,
             activation=ACTIVATIONS.index(activation),
             negative_slope=float(negative_slope),
             u_weighs_old=update == "keep",
@@ -97,9 +99,9 @@ class LstmOptions(NamedTuple):
     @classmethod
     def choose(cls, op: str, order: str, forget_bias: float) -> "LstmOptions":
         """Check the choices as users write them."""
-        slices = gate_order(op, order, "ifog", "ifgo")
+        i, f, g, o = gate_order(op, order, "ifog", "ifgo")
         check_number(op, "forget_bias", forget_bias)
-        return cls(*slices, forget_bias=float(forget_bias))
+        return cls(i, f, g, o, float(forget_bias))
 
     @property
     def slices(self) -> tuple[int, int, int, int]:

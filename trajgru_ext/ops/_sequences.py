@@ -52,7 +52,7 @@ def number_of_steps(op: str, inputs: Tensor | None, steps: int | None) -> int:
     return inputs.shape[0] if inputs.dim() > 0 else 0
 
 
-def autocast_present(*tensors: Tensor | None) -> list[Tensor | None]:
+def autocast_present(*tensors: Tensor | None) -> list[Any]:
     """Those tensors that are given in autocast's dtype where it is enabled."""
     present = autocast(*(t for t in tensors if t is not None))
     return _gates.spread(present, tensors)
@@ -84,7 +84,7 @@ def past_the_end(
         for n in lengths:
             if not isinstance(n, Integral) or isinstance(n, bool):
                 raise TypeError(f"{op}: lengths must be of integers, got {n!r}")
-            if not 0 <= n <= steps:
+            if not 0 <= int(n) <= steps:
                 raise ValueError(f"{op}: lengths must lie in 0..{steps}, got {n}")
         lengths = torch.tensor(lengths, dtype=torch.int64, device=like.device)
     check_device(op, "lengths", lengths, like)
@@ -94,7 +94,8 @@ def past_the_end(
     if tuple(lengths.shape) != (batch,):
         raise ValueError(f"{op}: lengths must be [{batch}], got {list(lengths.shape)}")
     past = torch.arange(steps, device=like.device)[:, None] >= lengths
-    return past[:, :, None, None, None]
+    padded: Tensor = past[:, :, None, None, None]
+    return padded
 
 
 def old_states_mask(
@@ -133,7 +134,7 @@ def differentiated(tensors: Sequence[Tensor | None]) -> bool:
     return transformed or any(t is not None and t.requires_grad for t in tensors)
 
 
-def check_dilation(op: str, name: str, dilation: Any) -> tuple[int, int]:
+def check_dilation(op: str, name: str, dilation: Any) -> tuple[int, ...]:
     """The dilation along height and width, from one number or two."""
     pair = (dilation, dilation) if isinstance(dilation, int) else dilation
     fits = isinstance(pair, (tuple, list)) and len(pair) == 2
@@ -156,8 +157,9 @@ def convolve(
     # As csrc/sequences/conv_rnn.cpp has it.
     dilation = [min(d, n) for d, n in zip(dilation, size, strict=True)]
     padding = [k // 2 * d for k, d in zip(weight.shape[2:], dilation, strict=True)]
-    options = {"padding": padding, "dilation": dilation}
-    return torch.nn.functional.conv2d(image, weight, bias, **options)
+    return torch.nn.functional.conv2d(
+        image, weight, bias, padding=padding, dilation=dilation
+    )
 
 
 def or_zero(h: Tensor | None, inputs: Tensor | None, features: int) -> Tensor:
@@ -179,6 +181,7 @@ def outputs_format(
 ) -> torch.memory_format:
     """Of the outputs' images, as csrc/sequences/sequence.cpp has it."""
     if sequence is None:
+        assert h is not None  # which check_given has seen to
         return memory_format(h)
     if sequence.shape[2] == 1:
         return memory_format(weight if h is None else h)
@@ -192,8 +195,13 @@ def empty_sequence(
 ) -> Tensor:
     """Images [T, B, ...] in the memory format; image: the sizes of a step's."""
     batch, *sizes = image
-    options = {"dtype": like.dtype, "device": like.device, "memory_format": layout}
-    return torch.empty((steps * batch, *sizes), **options).unflatten(0, (steps, batch))
+    images = torch.empty(
+        (steps * batch, *sizes),
+        dtype=like.dtype,
+        device=like.device,
+        memory_format=layout,
+    )
+    return torch.unflatten(images, 0, (steps, batch))
 
 
 def check_given(op: str, inputs: Tensor | None, h: Tensor | None, steps: int) -> Tensor:
@@ -210,7 +218,7 @@ def check_images(
     op: str, inputs: Tensor | None, h: Tensor | None, steps: int, features: int
 ) -> None:
     """Check inputs and state, as csrc/sequences/sequence.cpp does."""
-    sized = h if inputs is None else inputs
+    sized = check_given(op, inputs, h, steps)
     if inputs is not None:
         check_sizes(op, "inputs", inputs, [steps, -1, -1, -1, -1], sized)
         if inputs.shape[2] == 0:
@@ -228,7 +236,7 @@ def check_images(
 def check_conv(
     op: str,
     name: str,
-    conv: tuple[Tensor, Tensor | None],
+    conv: Conv,
     sizes: tuple[int, int],
     beside: Tensor,
 ) -> int:
@@ -240,21 +248,22 @@ def check_conv(
         raise ValueError(f"{op}: {name}_weight must have an odd kernel, got {shape}")
     if bias is not None:
         check_sizes(op, f"{name}_bias", bias, [weight.shape[0]], beside)
-    return weight.shape[0]
+    outputs: int = weight.shape[0]
+    return outputs
 
 
 def check_conv_rnn(
     op: str,
     inputs: Tensor | None,
     h: Tensor | None,
-    x: tuple[Tensor | None, Tensor | None],
-    state: tuple[Tensor, Tensor | None],
+    x: Conv,
+    state: Conv,
     steps: int,
     gates: int,
-) -> None:
-    """Check as csrc/sequences/conv_rnn.cpp does, where that does not run."""
+) -> Tensor:
+    """Check what the kernels check, where none runs; the tensor that has the sizes."""
     sized = check_given(op, inputs, h, steps)
-    weight = state[0]
+    weight = state.weight
     check_sizes(op, "h_weight", weight, [-1] * 4, sized)
     features = weight.shape[1]
     if features == 0 or weight.shape[0] != gates * features:
@@ -265,14 +274,15 @@ def check_conv_rnn(
     check_conv(op, "h", state, (-1, -1), sized)
     check_images(op, inputs, h, steps, features)
     if inputs is not None:
-        if x[0] is None:
+        if x.weight is None:
             raise ValueError(f"{op}: x_weight must be given with inputs, got None")
         check_conv(op, "x", x, (gates * features, inputs.shape[2]), sized)
-    tensors = {"inputs": inputs, "h": h, "x_weight": x[0], "x_bias": x[1]}
-    tensors["h_bias"] = state[1]
+    tensors = {"inputs": inputs, "h": h, "x_weight": x.weight, "x_bias": x.bias}
+    tensors["h_bias"] = state.bias
     for name, tensor in tensors.items():
         if tensor is not None:
             check_same_dtype(op, name, tensor, weight, "h_weight")
+    return sized
 
 
 def empty_inputs_grad(

@@ -131,10 +131,10 @@ def conv_gru(
     past = _sequences.past_the_end(op, lengths, sizes, h_weight)
     mask = _sequences.old_states_mask(op, zoneout_mask, past, sizes, h_weight)
     inputs = _sequences.without_padding(inputs, past)
-    tensors = (inputs, h, x_weight, x_bias, h_weight, h_bias)
-    save_gates = recompute == "none" and _sequences.differentiated(tensors)
+    every = (inputs, h, x_weight, x_bias, h_weight, h_bias)
+    save_gates = recompute == "none" and _sequences.differentiated(every)
     outputs: Tensor
-    outputs, *_ = _ConvGru.call(*tensors, mask, steps, *dilations, options, save_gates)
+    outputs, *_ = _ConvGru.call(*every, mask, steps, *dilations, options, save_gates)
     return outputs
 
 
@@ -339,7 +339,7 @@ class _ConvGruBackward(Function):
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
         formula, tensors = _ConvGruBackward._formula(ctx)
-        grad, *_ = tensors
+        grad, *_ = ctx.saved_tensors
         found = _gates.tangents_of(formula, tensors, tangents[: len(tensors)])
         return fill_empty(found, ctx.wanted, grad)
 

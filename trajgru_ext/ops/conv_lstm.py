@@ -118,7 +118,7 @@ def conv_lstm(
     )
     if inputs is None:
         x_weight = x_bias = None
-    inputs, h, x_weight, x_bias, h_weight, h_bias, c, *weights = (
+    inputs, h, x_weight, x_bias, h_weight, h_bias, c, *peepholes = (
         _sequences.autocast_present(
             inputs, h, x_weight, x_bias, h_weight, h_bias, c, *weights
         )
@@ -128,7 +128,7 @@ def conv_lstm(
     past = _sequences.past_the_end(op, lengths, sizes, h_weight)
     mask = _sequences.old_states_mask(op, None, past, sizes, h_weight)
     inputs = _sequences.without_padding(inputs, past)
-    every = (inputs, h, x_weight, x_bias, h_weight, h_bias, c, *weights)
+    every = (inputs, h, x_weight, x_bias, h_weight, h_bias, c, *peepholes)
     save_cells = _sequences.differentiated(every)
     save = (save_cells, save_cells and recompute == "none")
     outputs, last, *_ = _ConvLstm.call(*every, mask, steps, *dilations, options, *save)

@@ -206,7 +206,8 @@ class _FlowConv(Function):
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
         dims = _FlowConv.Arguments(*in_dims)
         if dims.weight is None and dims.bias is None:
-            return _gates.in_one_batch(_FlowConv, info, in_dims, args, folded=2)
+            shared = ("weight", "bias")
+            return _gates.in_one_batch(_FlowConv, info, in_dims, args, shared)
         return one_by_one(_FlowConv, info, in_dims, args)
 
 

@@ -199,4 +199,4 @@ class _FlowWarpBackward(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
-        return _gates.in_one_batch(_FlowWarpBackward, info, in_dims, args, folded=3)
+        return _gates.in_one_batch(_FlowWarpBackward, info, in_dims, args)

@@ -168,7 +168,7 @@ class _GruGates(Function):
         return _gates.tangents_of(formula, tensors, along)[0]
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
         return _gates.in_one_batch(_GruGates, info, in_dims, args)
 
 
@@ -224,5 +224,5 @@ class _GruGatesBackward(Function):
         return fill_empty(found, ctx.wanted, ctx.saved_tensors[0])
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
         return _gates.in_one_batch(_GruGatesBackward, info, in_dims, args)

@@ -154,9 +154,8 @@ class _GruOutput(Function):
         return _gates.tangents_of(formula, tensors, along)[0]
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-        found: tuple[Any, Any] = _gates.in_one_batch(_GruOutput, info, in_dims, args)
-        return found
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        return _gates.in_one_batch(_GruOutput, info, in_dims, args)
 
 
 class _GruOutputBackward(Function):
@@ -210,8 +209,5 @@ class _GruOutputBackward(Function):
         return fill_empty(found, ctx.wanted, ctx.saved_tensors[0])
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-        found: tuple[Any, Any] = _gates.in_one_batch(
-            _GruOutputBackward, info, in_dims, args
-        )
-        return found
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        return _gates.in_one_batch(_GruOutputBackward, info, in_dims, args)

@@ -49,7 +49,8 @@ def gru_reset(
     op = "gru_reset"
     _gates.check_gates(op, x_gates, h_gates)
     check_tensors(op, h=h)
-    options = GruOptions(*gate_order(op, order, "ru", "ru"))
+    r, u = gate_order(op, order, "ru", "ru")
+    options = GruOptions(reset_slice=r, update_slice=u)
     halves: tuple[Tensor, Tensor] = _GruReset.call(x_gates, h_gates, h, options)
     return halves
 
@@ -151,9 +152,8 @@ class _GruReset(Function):
         return _gates.tangents_of(of_both, ctx.saved_tensors, along)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-        found: tuple[Any, Any] = _gates.in_one_batch(_GruReset, info, in_dims, args)
-        return found
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        return _gates.in_one_batch(_GruReset, info, in_dims, args)
 
 
 class _GruResetBackward(Function):
@@ -217,8 +217,5 @@ class _GruResetBackward(Function):
         return fill_empty(found, ctx.wanted, h)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-        found: tuple[Any, Any] = _gates.in_one_batch(
-            _GruResetBackward, info, in_dims, args
-        )
-        return found
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        return _gates.in_one_batch(_GruResetBackward, info, in_dims, args)

@@ -120,7 +120,7 @@ def _fake_lstm_gates(
 ) -> tuple[Tensor, Tensor]:
     _gates.check_operands("lstm_gates", x_gates, h_gates, "c", c, 4)
     for weight in (w_ci, w_cf, w_co):
-        if weight is not None:
+        if weight is not None and w_ci is not None:
             check_peephole("lstm_gates", weight, w_ci, [1, *c.shape[1:]], c)
     gates = _gates.leading(x_gates, h_gates)
     return (

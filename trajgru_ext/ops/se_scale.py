@@ -99,7 +99,7 @@ class _SeScale(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
-        return _gates.in_one_batch(_SeScale, info, in_dims, args, folded=2)
+        return _gates.in_one_batch(_SeScale, info, in_dims, args)
 
 
 class _SeScaleBackward(Function):
@@ -138,4 +138,4 @@ class _SeScaleBackward(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
-        return _gates.in_one_batch(_SeScaleBackward, info, in_dims, args, folded=3)
+        return _gates.in_one_batch(_SeScaleBackward, info, in_dims, args)

@@ -131,7 +131,7 @@ class _SkSelect(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
-        return _gates.in_one_batch(_SkSelect, info, in_dims, args, folded=len(args))
+        return _gates.in_one_batch(_SkSelect, info, in_dims, args)
 
 
 class _SkSelectBackward(Function):

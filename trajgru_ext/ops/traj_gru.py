@@ -356,7 +356,7 @@ class _TrajGruBackward(Function):
     @staticmethod
     def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
         formula, tensors = _TrajGruBackward._formula(ctx)
-        grad, *_ = tensors
+        grad, *_ = ctx.saved_tensors
         found = _gates.tangents_of(formula, tensors, tangents[: len(tensors)])
         return fill_empty(found, ctx.wanted, grad)
 

@@ -1,8 +1,8 @@
 #pragma once
 
 // lstm_step and its gradient on any device, for the sequence operators: in buffers that
-// the caller has made, all in one dtype and memory format. See gru_operators.h for
-// what Device is.
+// the caller has made, all in one dtype and memory format. See operators/device.h
+// for what Device is.
 
 #include <ATen/Dispatch.h>
 
@@ -12,6 +12,7 @@
 #include "operators/gates/gate_layout.h"
 #include "operators/gates/lstm_gates.h"
 #include "math/lstm_step.h"
+#include "operators/device.h"
 
 namespace trajgru_ext {
 
