@@ -128,7 +128,7 @@ def _read(image: Tensor, places: Tensor, levels: int) -> Tensor:
     flat = image.flatten(2)
     parts = []
     for part in torch.split(places, each, 1):
-        at = part.unflatten(1, (image.shape[1], -1)).long()
+        at = torch.unflatten(part, 1, (image.shape[1], -1)).long()
         values = torch.where(at < 0, 0, flat.gather(2, at.clamp(min=0)))
         parts.append(values.flatten(1))
     return torch.cat(parts, 1)
