@@ -10,14 +10,19 @@ __version__ = "0.1.0"
 
 _extension.load()
 
-from trajgru_ext import ops  # noqa: E402 - loaded first
+from trajgru_ext import (  # noqa: E402 - loaded first
+    decompositions,  # noqa: F401 - registered below
+    ops,
+)
 from trajgru_ext.compat.accelerate import accelerate, restore  # noqa: E402 - as above
 from trajgru_ext.conv_algorithm import conv_algorithm  # noqa: E402 - as above
 from trajgru_ext.ops import *  # noqa: E402, F403 - the operators that ops lists
-from trajgru_ext.ops import _options, _registry  # noqa: E402 - as above
+from trajgru_ext.ops import _flops, _options, _registry  # noqa: E402 - as above
 
 _options.check_names(_extension.option_names())
 _registry.register_fakes("trajgru_ext")
+_registry.register_decompositions()
+_flops.register()
 
 __all__ = ["accelerate", "conv_algorithm", "restore"]
 __all__ += ops.__all__

@@ -57,6 +57,16 @@ def register_fakes(namespace: str) -> None:
         torch.library.register_fake(f"{namespace}::{name}", kernel)
 
 
+def register_decompositions() -> None:
+    """Let exporters that decompose what they do not know find the decompositions.
+
+    `torch.onnx.export` is one.
+    """
+    for name, function in _decompositions.items():
+        overload = getattr(torch.ops.trajgru_ext, name).default
+        torch._decomp.decomposition_table.setdefault(overload, function)
+
+
 @contextmanager
 def using(namespace: str) -> Iterator[None]:
     """Within the context, look operators up in another namespace."""

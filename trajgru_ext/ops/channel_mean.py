@@ -8,9 +8,11 @@ from torch import Tensor
 
 from trajgru_ext.ops._autograd import Function, fold, unfold
 from trajgru_ext.ops._branches import check_branches, check_list
+from trajgru_ext.ops._overrides import overridable
 from trajgru_ext.ops._registry import decomposition, fake, operator
 
 
+@overridable
 def channel_mean(*branches: Tensor) -> Tensor:
     """Average each channel of the sum of images, which itself is never formed.
 

@@ -20,11 +20,13 @@ from trajgru_ext.ops._autograd import (
     wanted_or_none,
 )
 from trajgru_ext.ops._options import GruOptions, check_choice, check_slope
+from trajgru_ext.ops._overrides import overridable
 from trajgru_ext.ops._registry import operator
 from trajgru_ext.ops._sequences import Conv
 from trajgru_ext.ops.gru_gates import gru_formula
 
 
+@overridable
 def conv_gru(
     inputs: Tensor | None,
     h: Tensor | None,

@@ -20,6 +20,7 @@ from trajgru_ext.ops._autograd import (
     wanted_or_none,
 )
 from trajgru_ext.ops._options import LstmOptions, check_choice
+from trajgru_ext.ops._overrides import overridable
 from trajgru_ext.ops._registry import operator
 from trajgru_ext.ops.lstm_gates import lstm_formula, peephole_weights
 
@@ -30,6 +31,7 @@ _TENSORS = (
 )
 
 
+@overridable
 def conv_lstm(
     inputs: Tensor | None,
     h: Tensor | None,

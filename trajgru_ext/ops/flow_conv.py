@@ -24,9 +24,11 @@ from trajgru_ext.ops._autograd import (
 from trajgru_ext.ops._corners import Corners
 from trajgru_ext.ops._grid_sample import flow_conv_by_grid_sample
 from trajgru_ext.ops._layout import empty_image
+from trajgru_ext.ops._overrides import overridable
 from trajgru_ext.ops._registry import decomposition, fake, operator
 
 
+@overridable
 def flow_conv(
     input: Tensor,
     flows: Tensor,

@@ -18,9 +18,11 @@ from trajgru_ext.ops._autograd import (
 from trajgru_ext.ops._corners import Corners
 from trajgru_ext.ops._grid_sample import warps_by_grid_sample
 from trajgru_ext.ops._layout import empty_image
+from trajgru_ext.ops._overrides import overridable
 from trajgru_ext.ops._registry import decomposition, fake, operator
 
 
+@overridable
 def flow_warp(input: Tensor, flow: Tensor, flow_scale: float = 1.0) -> Tensor:
     """Warp an image along a flow field by bilinear interpolation.
 

@@ -9,9 +9,11 @@ from trajgru_ext.ops import _gates
 from trajgru_ext.ops._arguments import check_tensors
 from trajgru_ext.ops._autograd import Function, fill_empty, wanted_only, wanted_or_none
 from trajgru_ext.ops._options import GruOptions
+from trajgru_ext.ops._overrides import overridable
 from trajgru_ext.ops._registry import fake, operator
 
 
+@overridable
 def gru_gates(
     x_gates: Tensor | None,
     h_gates: Tensor | None,

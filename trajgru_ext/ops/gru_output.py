@@ -13,9 +13,11 @@ from trajgru_ext.ops._arguments import (
 )
 from trajgru_ext.ops._autograd import Function, fill_empty, wanted_only, wanted_or_none
 from trajgru_ext.ops._options import GruOptions
+from trajgru_ext.ops._overrides import overridable
 from trajgru_ext.ops._registry import fake, operator
 
 
+@overridable
 def gru_output(
     u: Tensor,
     candidate: Tensor,

@@ -21,9 +21,11 @@ from trajgru_ext.ops._autograd import (
 )
 from trajgru_ext.ops._branches import check_branches, check_list
 from trajgru_ext.ops._layout import empty_image, empty_stack
+from trajgru_ext.ops._overrides import overridable
 from trajgru_ext.ops._registry import decomposition, fake, operator
 
 
+@overridable
 def hff_concat(
     branches: Sequence[Tensor],
     skipped: int = 0,

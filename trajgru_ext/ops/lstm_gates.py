@@ -15,11 +15,13 @@ from trajgru_ext.ops._autograd import (
     wanted_or_none,
 )
 from trajgru_ext.ops._options import LstmOptions
+from trajgru_ext.ops._overrides import overridable
 from trajgru_ext.ops._registry import fake, operator
 
 _PEEPHOLES = 3
 
 
+@overridable
 def lstm_gates(
     x_gates: Tensor | None,
     h_gates: Tensor | None,

@@ -9,9 +9,11 @@ from trajgru_ext.ops._arguments import check_sizes, check_tensors
 from trajgru_ext.ops._autograd import Function, fill_empty, wanted_only, wanted_or_none
 from trajgru_ext.ops._branches import check_logits
 from trajgru_ext.ops._layout import empty_image
+from trajgru_ext.ops._overrides import overridable
 from trajgru_ext.ops._registry import decomposition, fake, operator
 
 
+@overridable
 def se_scale(input: Tensor, logits: Tensor) -> Tensor:
     """Scale each channel by the sigma of its logit, in one pass.
 

@@ -19,9 +19,11 @@ from trajgru_ext.ops._autograd import (
 )
 from trajgru_ext.ops._branches import check_branches, check_list, check_logits
 from trajgru_ext.ops._layout import empty_image, empty_stack
+from trajgru_ext.ops._overrides import overridable
 from trajgru_ext.ops._registry import decomposition, fake, operator
 
 
+@overridable
 def sk_select(branches: Sequence[Tensor], logits: Tensor) -> Tensor:
     """Mix M branches, channel by channel, by the softmax of their logits.
 

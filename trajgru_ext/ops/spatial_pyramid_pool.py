@@ -10,12 +10,14 @@ from trajgru_ext.ops._arguments import check_sizes, check_tensors
 from trajgru_ext.ops._autograd import Function, fold, unfold, unfold_wanted
 from trajgru_ext.ops._layout import memory_format
 from trajgru_ext.ops._options import check_choice
+from trajgru_ext.ops._overrides import overridable
 from trajgru_ext.ops._registry import decomposition, fake, operator
 
 MODES = ("max", "mean")
 MOST_LEVELS = 1024
 
 
+@overridable
 def spatial_pyramid_pool(input: Tensor, levels: int, mode: str = "max") -> Tensor:
     """Pool a map to n x n bins for n = 1 to `levels`, flattened and side by side.
 

@@ -17,6 +17,7 @@ from trajgru_ext.ops._autograd import (
     wanted_or_none,
 )
 from trajgru_ext.ops._options import GruOptions, check_choice, check_slope
+from trajgru_ext.ops._overrides import overridable
 from trajgru_ext.ops._registry import operator
 from trajgru_ext.ops._traj_gru_fakes import RECOMPUTE, Parameters
 from trajgru_ext.ops.flow_conv import flow_conv_formula
@@ -31,6 +32,7 @@ _TENSORS = ("inputs", "h", *Parameters._fields)
 Conv = tuple[Tensor, Tensor | None]
 
 
+@overridable
 def traj_gru(
     inputs: Tensor | None,
     h: Tensor | None,

@@ -1,0 +1,39 @@
+"""What the public functions do for those who override torch's.
+
+Tensor subclasses, `torch.fx` proxies and modes of `torch.overrides` take part in a call
+by `__torch_function__`, as they do in one of torch's own functions.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
+
+from torch.overrides import handle_torch_function, has_torch_function
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def overridable(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a public function one that `__torch_function__` can override."""
+
+    @functools.wraps(function)
+    def public(*args: P.args, **kwargs: P.kwargs) -> R:
+        operands = tuple(_operands((*args, *kwargs.values())))
+        if has_torch_function(operands):
+            overridden: R = handle_torch_function(public, operands, *args, **kwargs)
+            return overridden
+        return function(*args, **kwargs)
+
+    # Graphs and pickles find it where users do.
+    public.__module__ = "trajgru_ext"
+    return public
+
+
+def _operands(values: tuple[Any, ...]) -> Iterator[Any]:
+    """The values, and those in a list: branches, or a weight and a bias."""
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from value
+        else:
+            yield value
