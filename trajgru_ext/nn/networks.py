@@ -207,7 +207,9 @@ def conv_lstm_forecaster(
         raise TypeError(f"conv_lstm_forecaster: features must be a list, got {got}")
     features = list(features)
     counts = {f"features[{k}]": count for k, count in enumerate(features)}
-    check_positive("conv_lstm_forecaster", **{"len(features)": len(features)}, **counts)
+    _, *features = check_positive(
+        "conv_lstm_forecaster", **{"len(features)": len(features)}, **counts
+    )
 
     def layers(inputs: list[int]) -> list[nn.Module]:
         return [
