@@ -8,6 +8,7 @@ import pytest
 import torch
 from alterations import ALTERATIONS, IN_DOUBLE, assert_same, outputs_and_gradients
 from torch import nn
+from torch.ao.quantization import get_default_qat_qconfig, prepare_qat
 from torch.nn import functional as F
 from torch.nn.utils import prune, remove_weight_norm
 
@@ -486,12 +487,20 @@ def test_autocast_with_a_norm_in_float32(layer):
         assert_same([got[0].float()], [wanted[0]], 0.1)
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-@EVERY
+# Backward hooks of modules are what torch.compile does not trace in one graph.
+COMPILED = [name for name in IN_DOUBLE if not name.startswith("backward")]
+
+
+@pytest.mark.parametrize(
+    ("layer", "alter"),
+    [
+        *(("lstm", name) for name in COMPILED),
+        *((layer, name) for layer in LAYERS for name in ("adapter", "pruned")),
+    ],
+)
 def test_compiles_as_it_is(layer, alter):
     """Also what is altered, if it is before it is compiled."""
-    if alter.__name__ in ("backward_hook", "backward_pre_hook"):
-        pytest.skip("torch.compile traces no backward hooks of modules in one graph")
+    alter = ALTERATIONS[alter]
     torch.compiler.reset()
     place = CONVOLUTIONS[layer][0]
     module = altered(layer, place, alter).eval()
@@ -659,3 +668,39 @@ def test_a_network_shows_what_is_altered():
     assert "by modules" not in repr(net)
     nn.utils.weight_norm(net.encoder[1].cell_list[0].h2h)
     assert repr(net).count("by modules") == 2  # of the layer and of its cell
+
+
+@PLACES
+def test_replicas_of_data_parallel_are_as_built(layer, place):
+    """Their parameters are attributes."""
+    module, inputs = made(layer), normal(STEPS, BATCH, CHANNELS, *SIZE)
+    wanted = LAYERS[layer][1](module, inputs)
+    owner, _, name = place.rpartition(".")
+    conv = module.get_submodule(place)
+    replica = conv._replicate_for_data_parallel()
+    for key, parameter in conv.named_parameters():
+        setattr(replica, key, parameter * 1)
+    if conv.bias is None:
+        replica._parameters["bias"] = None
+    setattr(module.get_submodule(owner), name, replica)
+    assert module.computes() == "by weights"
+    assert_same([LAYERS[layer][1](module, inputs)], [wanted], 1e-12)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_prepared_for_quantisation(layer):
+    """The whole of a layer, as torch does it."""
+    results = []
+    inputs = normal(STEPS, BATCH, CHANNELS, *SIZE, dtype=torch.float32)
+    for run in LAYERS[layer][1:]:
+        module = made(layer, torch.float32)
+        for conv in module.modules():
+            if isinstance(conv, nn.Conv2d):
+                conv.qconfig = get_default_qat_qconfig("fbgemm")
+        prepare_qat(module.train(), inplace=True)
+        assert module.computes().startswith("by modules")
+        results.append(
+            outputs_and_gradients(module, lambda one, run=run: run(one, inputs))
+        )
+    assert len(results[0][2]) > 0
+    assert_same(*results, 1e-3)

@@ -2,7 +2,8 @@
 
 Constructors, calls, results and the keys of `state_dict` are those of the originals, so
 that an import is all that changes and checkpoints fit; where an original is faulty the
-docstring says what happens instead.
+docstring says what happens instead. What they return nothing else needs: it may be
+changed in place.
 
 - `convlstm_pytorch`: ndrplz/ConvLSTM_pytorch
 - `convgru_pytorch`: happyjin/ConvGRU-pytorch

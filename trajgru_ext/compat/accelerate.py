@@ -101,10 +101,11 @@ def accelerate(
     whose channels are together, which is faster.
 
     A module is left alone where it is a subclass with methods of its own (with a
-    warning), where something inside has hooks that would no longer run, where it cannot
-    be run here, or where its numbers are others. For the latter it is run on small
-    random data with random parameters, unless `probe` is False. Hooks that are added
-    inside a layer afterwards do not run; pickles need this package too.
+    warning), where something inside has hooks, where it cannot be run here, or where
+    its numbers are others. For the latter it is run on small random data with random
+    parameters, unless `probe` is False. What is hooked, wrapped, replaced, pruned or
+    reparametrised inside a layer afterwards makes it call its modules, as the original
+    does, step by step; its `computes()` says so. Pickles need this package too.
 
     Args:
         model: any module; it may itself be such a layer.

@@ -12,7 +12,7 @@ from trajgru_ext.compat.convlstm_pytorch import (
     published_results,
 )
 from trajgru_ext.nn._conv_rnn import Layers, layer_sizes
-from trajgru_ext.nn._recurrent import beside, check_given, check_positive
+from trajgru_ext.nn._recurrent import any_tensor, check_given, check_positive
 
 
 class ConvGRUCell(nn.ConvGRUCell):
@@ -41,8 +41,8 @@ class ConvGRUCell(nn.ConvGRUCell):
         options: dict[str, Any] = {"reset": "before", "update": "replace"}
         super().__init__(input_dim, hidden_dim, kernel_size, bias=bias, **options)
         self.height, self.width = input_size
-        self.input_dim = input_dim
-        self.hidden_dim = hidden_dim
+        self.input_dim = self.input_channels
+        self.hidden_dim = self.hidden_channels
         self.padding = self.conv_gates.padding
         self.bias = bias
         self.dtype = dtype
@@ -62,7 +62,7 @@ class ConvGRUCell(nn.ConvGRUCell):
     def init_hidden(self, batch_size: int) -> Tensor:
         """A state of 0, on the device and in the dtype of the weights."""
         sizes = (batch_size, self.hidden_dim, self.height, self.width)
-        return beside(self).new_zeros(sizes)
+        return any_tensor(self).new_zeros(sizes)
 
 
 class ConvGRU(Layers):
@@ -106,7 +106,7 @@ class ConvGRU(Layers):
         cells = [ConvGRUCell(input_size, *size, bias, dtype) for size in sizes]
         super().__init__(cells, batch_first, return_all_layers, "none")
         self.height, self.width = input_size
-        self.input_dim = input_dim
+        self.input_dim = sizes[0][0]
         self.hidden_dim = [features for _, features, _ in sizes]
         self.kernel_size = [kernel for *_, kernel in sizes]
         self.dtype = dtype

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from trajgru_ext import nn
 from trajgru_ext.nn._conv_rnn import Layers, layer_sizes
-from trajgru_ext.nn._recurrent import beside, check_given, check_positive
+from trajgru_ext.nn._recurrent import any_tensor, check_given, check_positive
+from trajgru_ext.nn._tracing import whole
 
 Kernel = tuple[int, int]
 
@@ -28,8 +29,8 @@ class ConvLSTMCell(nn.ConvLSTMCell):
         self, input_dim: int, hidden_dim: int, kernel_size: Kernel, bias: bool
     ) -> None:
         super().__init__(input_dim, hidden_dim, kernel_size, bias=bias)
-        self.input_dim = input_dim
-        self.hidden_dim = hidden_dim
+        self.input_dim = self.input_channels
+        self.hidden_dim = self.hidden_channels
         self.kernel_size = kernel_size
         self.padding = self.conv.padding
         self.bias = bias
@@ -51,7 +52,7 @@ class ConvLSTMCell(nn.ConvLSTMCell):
         self, batch_size: int, image_size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         """States (h, c) of 0, on the device and in the dtype of the weight."""
-        like = beside(self)
+        like = any_tensor(self)
         sizes = (batch_size, self.hidden_dim, *image_size)
         return like.new_zeros(sizes), like.new_zeros(sizes)
 
@@ -92,7 +93,7 @@ class ConvLSTM(Layers):
         sizes = layer_sizes(kind, *given, name="hidden_dim")
         cells = [ConvLSTMCell(*size, bias) for size in sizes]
         super().__init__(cells, batch_first, return_all_layers, "none")
-        self.input_dim = input_dim
+        self.input_dim = sizes[0][0]
         self.hidden_dim = [features for _, features, _ in sizes]
         self.kernel_size = [kernel for *_, kernel in sizes]
         self.num_layers = num_layers
@@ -147,10 +148,11 @@ def published_results(
     sizes, and no backward pass needs them, so that callers may change them.
     """
     outputs = [_contiguous(one.transpose(0, 1)) for one in outputs]
-    last = [[s] if isinstance(s, torch.Tensor) else list(s) for s in states]
+    last = [list(s) if isinstance(s, tuple | list) else [s] for s in states]
     return (outputs, last) if net.return_all_layers else (outputs[-1:], last[-1:])
 
 
+@whole
 def _contiguous(outputs: Tensor) -> Tensor:
     """A copy; or where there is no backward pass, perhaps the outputs themselves."""
     contiguous = torch.contiguous_format

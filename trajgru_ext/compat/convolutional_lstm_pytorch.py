@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from trajgru_ext.nn._as_built import ByWeights, all_hooked, change, kind_of
 from trajgru_ext.nn._by_modules import call, wide_enough
 from trajgru_ext.nn._recurrent import (
+    any_tensor,
     as_integer,
-    beside,
     check_given,
     check_inputs,
     check_odd,
@@ -79,7 +79,9 @@ class ConvLSTMCell(ByWeights):
         kind = type(self).__name__
         check_given(kind, x=x, h=h, c=c)
         by_modules, channels = self._change() is not None, self.input_channels
-        check_inputs(kind, "x", x, channels, by_modules, beside(self), "[B, C, H, W]")
+        check_inputs(
+            kind, "x", x, channels, by_modules, any_tensor(self), "[B, C, H, W]"
+        )
         if by_modules:
             return self._call_modules(x, h, c)
         outputs, c = self.sequence(x[None], h, c)
@@ -131,7 +133,7 @@ class ConvLSTMCell(ByWeights):
         self, batch_size: int, hidden: int, shape: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         """States (h, c) of 0, on the device and in the dtype of the weights."""
-        zeros = beside(self).new_zeros(batch_size, hidden, *shape)
+        zeros = any_tensor(self).new_zeros(batch_size, hidden, *shape)
         return zeros, zeros.clone()
 
     def added_by(self, state: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
@@ -141,7 +143,7 @@ class ConvLSTMCell(ByWeights):
         if self.Wci is not None or not found:
             return {}
         sizes = (1, self.hidden_channels, *found[0].shape[2:])
-        return {name: beside(self).new_zeros(sizes) for name in names}
+        return {name: any_tensor(self).new_zeros(sizes) for name in names}
 
     def add_peepholes(self, state: Mapping[str, Any], prefix: str = "") -> None:
         """Make the parameters of `added_by`, as if the cell had been made with them."""
@@ -188,8 +190,10 @@ class ConvLSTM(ByWeights):
         effective_step: Sequence[int] = (1,),
     ) -> None:
         super().__init__()
-        (step,) = check_positive(type(self).__name__, step=step)
-        self.input_channels = [input_channels, *hidden_channels]
+        kind = type(self).__name__
+        kernel_size, step = check_positive(kind, kernel_size=kernel_size, step=step)
+        hidden_channels = [as_integer(channels) for channels in hidden_channels]
+        self.input_channels = [as_integer(input_channels), *hidden_channels]
         self.hidden_channels = hidden_channels
         self.kernel_size = kernel_size
         self.num_layers = len(hidden_channels)
@@ -216,11 +220,11 @@ class ConvLSTM(ByWeights):
         kind = type(self).__name__
         cells = [getattr(self, f"cell{k}") for k in range(self.num_layers)]
         by_cells, channels = self._change() is not None, self.input_channels[0]
-        sizes = channels, by_cells, beside(self)
+        sizes = channels, by_cells, any_tensor(self)
         check_inputs(kind, "input", input, *sizes, "[B, C, H, W]")
         if by_cells:
             return self._call_cells(cells, input)
-        states = input.expand(self.step, *input.shape)
+        states = input[None].expand(self.step, -1, -1, -1, -1)
         for cell in cells:
             states, c = cell.sequence(states, None, None)
         outputs = [own(states[t]) for t in range(self.step) if t in self.effective_step]

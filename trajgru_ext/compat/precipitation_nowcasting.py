@@ -22,8 +22,8 @@ from trajgru_ext.nn import TrajGRU as _TrajGRU
 from trajgru_ext.nn._as_built import ByWeights
 from trajgru_ext.nn._by_modules import call, run_steps, wide_enough, zero_if_none
 from trajgru_ext.nn._recurrent import (
+    any_tensor,
     as_integer,
-    beside,
     check_given,
     check_inputs,
     check_positive,
@@ -167,7 +167,7 @@ class TrajGRU(_TrajGRU):
         # Read at x - s u - (1 - s) x - 1/2, with s = W / (W - 1), and so for y.
         height, width = images.shape[-2:]
         scales = [size / max(size - 1, 1) for size in (width, height)]
-        like = beside(self)
+        like = any_tensor(self)
         dtype = torch.promote_types(like.dtype, torch.float32)
         options: dict[str, Any] = {"dtype": dtype, "device": like.device}
         x = torch.arange(width, **options).expand(height, width)
@@ -199,7 +199,7 @@ class TrajGRU(_TrajGRU):
         """
         steps = number_of_frames(self, inputs, seq_len)
         if inputs is None and states is None:
-            like = beside(self)
+            like = any_tensor(self)
             states = zero_state("TrajGRU", self.b_h_w, self.hidden_channels, like)
         outputs, last, *_ = super().forward(inputs, states, steps)
         return own(outputs), last
@@ -282,7 +282,7 @@ class ConvLSTM(ByWeights):
         """
         kind, channels = type(self).__name__, self._input_channel
         steps = number_of_frames(self, inputs, seq_len)
-        like = beside(self)
+        like = any_tensor(self)
         h, c = (None, None) if states is None else states
         if inputs is None and h is None:
             h = zero_state(kind, self.b_h_w, self._num_filter, like)

@@ -1,4 +1,11 @@
-"""Modules: cells, layers of whole sequences, networks of them, and blocks."""
+"""Modules: cells, layers of whole sequences, networks of them, and blocks.
+
+A layer hands the weights of the modules inside it to one kernel while they are as its
+constructor made them. Where one was wrapped, replaced, hooked, pruned or
+reparametrised, the layer calls its modules instead, step by step; `computes()` and
+`repr` say so. `recompute` is then without effect, what states and flows are computed
+in is for the modules to choose, and torch.compile and torch.export unroll the steps.
+"""
 
 from trajgru_ext.nn.conv_gru import ConvGRU, ConvGRUCell
 from trajgru_ext.nn.conv_lstm import ConvLSTM, ConvLSTMCell

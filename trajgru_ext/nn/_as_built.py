@@ -19,12 +19,14 @@ _SETTINGS: dict[type, tuple[str, ...]] = {
     nn.Conv2d: ("stride", "padding", "dilation", "groups", "padding_mode")
 }
 
-_HOOKS = {
-    "_forward_hooks": "a forward hook",
-    "_forward_pre_hooks": "a forward pre-hook",
-    "_backward_hooks": "a backward hook",
-    "_backward_pre_hooks": "a backward pre-hook",
-}
+_HOOKS = (
+    ("_forward_hooks", "a forward hook"),
+    ("_forward_pre_hooks", "a forward pre-hook"),
+    ("_backward_hooks", "a backward hook"),
+    ("_backward_pre_hooks", "a backward pre-hook"),
+)
+
+_PLAIN = (Tensor, nn.Parameter)
 
 _HOOKED = "a hook of all modules (torch.nn.modules.module) is set"
 
@@ -78,7 +80,7 @@ def change(module: nn.Module | None, made: Built) -> str | None:
 
 
 def _other_attribute(own: dict[str, Any], made: Built) -> str | None:
-    for hooks, what in _HOOKS.items():
+    for hooks, what in _HOOKS:
         if own[hooks]:
             return f" has {what}"
     if "forward" in own:
@@ -94,25 +96,27 @@ def _other_tensors(own: dict[str, Any], made: Built) -> str | None:
     for name, size in made.sizes.items():
         tensor = parameters.get(name)
         tensor = buffers.get(name) if tensor is None else tensor
+        if tensor is None:  # an attribute, as DataParallel's replicas have it
+            tensor = own.get(name)
+        if type(tensor) in _PLAIN and tensor.shape == size:
+            continue
         if why := _other_tensor(tensor, size):
             return f".{name} {why}"
     return None
 
 
-def _other_tensor(tensor: Tensor | None, size: tuple[int, ...] | None) -> str | None:
+def _other_tensor(tensor: Any, size: tuple[int, ...] | None) -> str | None:
     if tensor is None:
-        return None if size is None else "is no parameter or buffer any more"
-    if size is None:
-        return "is there, and was not when it was made"
-    if tuple(tensor.shape) != size:
-        return f"is {list(tensor.shape)}, not {list(size)}"
+        return None if size is None else "is not there any more"
     kind = type(tensor)
-    if kind is Tensor or kind is nn.Parameter:
-        return None
+    if size is None or not isinstance(tensor, Tensor):
+        return f"is a {kind.__name__} now"
+    if tensor.shape != size:
+        return f"is {list(tensor.shape)}, not {list(size)}"
     plain = kind.__torch_function__ is torch._C._disabled_torch_function_impl
-    if not plain or is_traceable_wrapper_subclass(tensor):
-        return f"is a {kind.__name__}, not a plain Tensor"
-    return None
+    if kind in _PLAIN or (plain and not is_traceable_wrapper_subclass(tensor)):
+        return None
+    return f"is a {kind.__name__}, not a plain Tensor"
 
 
 def all_hooked() -> str | None:
@@ -142,9 +146,12 @@ class ByWeights(nn.Module):
 
     def _change(self) -> str | None:
         """What inside is not as built, as "conv has a forward hook", or None."""
-        for name in self._built.inner:
-            if why := self._change_in(name):
-                return why
+        if why := all_hooked():
+            return why
+        inner = vars(self)["_modules"]
+        for name, made in self._built.inner.items():
+            if why := change(inner.get(name), made):
+                return f"{name}{why}"
         return None
 
     def _change_in(self, name: str) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trajgru_ext.nn._tracing import whole
 from trajgru_ext.ops._sequences import number_of_steps, past_the_end, without_padding
 
 # From the number of a step, its input or None, and the state or None, the new state.
@@ -20,7 +21,10 @@ def call(owner: nn.Module, name: str, image: Tensor, channels: int) -> Tensor:
 
     """
     kind = type(owner).__name__
-    result = getattr(owner, name)(image)
+    result: Any = getattr(owner, name)(image)
+    if hasattr(type(result), "__torch_function__") and not isinstance(result, Tensor):
+        proxy: Tensor = result  # while torch.fx traces; it has no sizes
+        return proxy
     if not isinstance(result, Tensor):
         got = type(result).__name__
         raise TypeError(f"{kind}: {name} must return a Tensor, got {got}")
@@ -46,6 +50,7 @@ def zero_if_none(
     return image.new_zeros(batch, channels, *size)
 
 
+@whole
 def wide_enough(state: Tensor, *gates: Tensor) -> Tensor:
     """The state in a dtype that holds those of the gates, which modules choose."""
     dtype = state.dtype

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from trajgru_ext.nn._as_built import Built, ByWeights, all_hooked, change, kind_of
 from trajgru_ext.nn._by_modules import run_steps, zero_if_none
 from trajgru_ext.nn._recurrent import (
+    any_tensor,
     as_integer,
-    beside,
     check_given,
     check_inputs,
     check_positive,
@@ -88,7 +88,9 @@ class Cell(ByWeights):
         if name == "input":
             inputs, letters = inputs[0], "[B, C, H, W]"
         kind, channels = type(self).__name__, self.input_channels
-        check_inputs(kind, name, inputs, channels, any_channels, beside(self), letters)
+        check_inputs(
+            kind, name, inputs, channels, any_channels, any_tensor(self), letters
+        )
 
     def _complete(self, inputs: Tensor | None, state: Any) -> Any:
         """The state, 0 where it is None and as large as the inputs."""
@@ -122,9 +124,15 @@ def layer_sizes(
     name: str = "hidden_channels",
 ) -> list[tuple[int, int, Any]]:
     """Of every layer the channels of its inputs, those of its state, and its kernel."""
-    every = per_layer(kind, name, hidden, layers)
-    kernels = per_layer(kind, "kernel_size", kernel_size, layers)
-    return list(zip([channels, *every], every, kernels, strict=False))
+    every = [as_integer(one) for one in per_layer(kind, name, hidden, layers)]
+    kernels = [
+        tuple(as_integer(size) for size in one)
+        if isinstance(one, tuple)
+        else as_integer(one)
+        for one in per_layer(kind, "kernel_size", kernel_size, layers)
+    ]
+    inputs = [as_integer(channels), *every]
+    return list(zip(inputs, every, kernels, strict=False))
 
 
 class Layers(ByWeights):
@@ -225,7 +233,7 @@ class Layers(ByWeights):
         letters = "[B, T, C, H, W]" if self.batch_first else "[T, B, C, H, W]"
         other = self._change_of(cell) is not None
         channels = getattr(cell, "input_channels", -1)
-        check_inputs(kind, name, inputs, channels, other, beside(cell), letters)
+        check_inputs(kind, name, inputs, channels, other, any_tensor(cell), letters)
 
     def _call_steps(
         self,

@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from trajgru_ext.nn._tracing import whole
+
 # Few enough that what their backward pass needs is small beside a sequence, and enough
 # for a convolution.
 _TOGETHER = 4
 
 
+@whole
 def channels_last(images: Tensor) -> Tensor:
     """The images with the channels of a pixel together.
 

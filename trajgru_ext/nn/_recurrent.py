@@ -1,12 +1,12 @@
 """What the recurrent modules share: checks of their options, zoneout, last states."""
 
-import itertools
 import operator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trajgru_ext.nn._tracing import whole
 from trajgru_ext.ops._arguments import check_number, check_tensors
 
 
@@ -61,10 +61,12 @@ def check_given(kind: str, **tensors: Any) -> None:
             check_tensors(kind, **{name: value})
 
 
-def beside(module: nn.Module) -> Tensor:
+def any_tensor(module: nn.Module) -> Tensor:
     """A tensor of the module's, on its device and in its dtype."""
-    for tensor in itertools.chain(module.parameters(), module.buffers()):
-        return tensor
+    for inner in module.modules():
+        for tensor in (*inner._parameters.values(), *inner._buffers.values()):
+            if tensor is not None:
+                return tensor
     return torch.empty(0, device="cpu")
 
 
@@ -133,11 +135,13 @@ def zoneout_mask(
     return mask.bernoulli_(probability)
 
 
+@whole
 def own(outputs: Tensor) -> Tensor:
     """The outputs as a tensor that no backward pass needs: a person may change it."""
     return outputs.clone() if outputs.requires_grad else outputs
 
 
+@whole
 def last_state(outputs: Tensor, h: Tensor | None) -> Tensor:
     """The state after all steps: a tensor of its own, that keeps no others alive."""
     if outputs.shape[0] > 0:

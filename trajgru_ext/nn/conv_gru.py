@@ -151,7 +151,7 @@ class ConvGRUCell(Cell):
             h: the state `[B, F, H, W]`; None is 0. One of the two must be given.
 
         Returns:
-            The new state.
+            The new state, kept for the backward pass: clone it to change it in place.
 
         Raises:
             TypeError, ValueError: as `conv_gru`.
@@ -338,7 +338,8 @@ class ConvGRU(Layers):
 
         Returns:
             The last layer's states after every step, `[T, B, F, H, W]`, or a list of
-            them for all layers, and the last state of every layer, to go on from.
+            them for all layers, and the last state of every layer, to go on from. The
+            outputs are kept for the backward pass: clone them to change them in place.
 
         Raises:
             TypeError, ValueError: as `conv_gru`.

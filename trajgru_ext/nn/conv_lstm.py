@@ -121,7 +121,8 @@ class ConvLSTMCell(Cell):
             state: (h, c), both `[B, F, H, W]`; None is 0. One of the two must be given.
 
         Returns:
-            The new (h, c).
+            The new (h, c), of which h is kept for the backward pass: clone it to change
+            it in place.
 
         Raises:
             TypeError, ValueError: as `conv_lstm`.
@@ -271,7 +272,8 @@ class ConvLSTM(Layers):
 
         Returns:
             The last layer's states h after every step, `[T, B, F, H, W]`, or a list of
-            them for all layers, and the last (h, c) of every layer, to go on from.
+            them for all layers, and the last (h, c) of every layer, to go on from. The
+            outputs are kept for the backward pass: clone them to change them in place.
 
         Raises:
             TypeError, ValueError: as `conv_lstm`.

@@ -8,6 +8,7 @@ from torch.nn.functional import conv2d
 
 from trajgru_ext.nn._as_built import ByWeights
 from trajgru_ext.nn._recurrent import check_given, check_positive
+from trajgru_ext.nn._tracing import whole
 from trajgru_ext.ops import hff_concat
 from trajgru_ext.ops._layout import channels_last_on_cpu, in_format, memory_format
 from trajgru_ext.ops._options import check_choice
@@ -136,20 +137,15 @@ class EESP(ByWeights):
 
         """
         check_given(type(self).__name__, input=input)
-        form, input = memory_format(input), channels_last_on_cpu(input)
-        by_weights = self._change() is None
-        expanded = self._by_weights(input) if by_weights else self._by_modules(input)
+        image, by_weights = _fastest(input), self._change() is None
+        expanded = self._by_weights(image) if by_weights else self._by_modules(image)
         if self.stride == 2 and self.downAvg:
-            return in_format(expanded, form)
-        summed = [expanded]
-        if expanded.shape == input.shape:
-            dtype = torch.promote_types(expanded.dtype, input.dtype)
-            summed = [input.to(dtype), expanded.to(dtype)]
+            return _as_given(expanded, input)
         if by_weights:
-            slope = self.module_act.weight
-            return in_format(hff_concat(summed, len(summed) - 1, slope=slope), form)
-        output: Tensor = self.module_act(sum(summed[1:], summed[0]))
-        return in_format(output, form)
+            joined = _added(expanded, image, self.module_act.weight)
+        else:
+            joined = self.module_act(_added(expanded, image))
+        return _as_given(joined, input)
 
     def _by_weights(self, input: Tensor) -> Tensor:
         projected = _normalize(self.proj_1x1, [self.proj_1x1.conv(input)])
@@ -171,6 +167,27 @@ class EESP(ByWeights):
         scale, shift = _scale_and_shift(norm)
         weight = conv.weight * scale[:, None, None, None]
         return conv2d(input, weight, shift, groups=conv.groups)
+
+
+@whole
+def _fastest(image: Tensor) -> Tensor:
+    return channels_last_on_cpu(image)
+
+
+@whole
+def _as_given(output: Tensor, input: Tensor) -> Tensor:
+    """The output in the memory format of the input."""
+    return in_format(output, memory_format(input))
+
+
+@whole
+def _added(expanded: Tensor, input: Tensor, slope: Tensor | None = None) -> Tensor:
+    """What the block adds to its input where the sizes are equal; then PReLU."""
+    summed = [expanded]
+    if expanded.shape == input.shape:
+        dtype = torch.promote_types(expanded.dtype, input.dtype)
+        summed = [input.to(dtype), expanded.to(dtype)]
+    return hff_concat(summed, len(summed) - 1, slope=slope)
 
 
 def _normalize(layers: _Layers, branches: list[Tensor]) -> Tensor:
@@ -265,7 +282,7 @@ class DilatedPyramid(nn.Module):
 
         """
         check_given(type(self).__name__, input=input)
-        reduced = self.reduce(channels_last_on_cpu(input))
+        reduced = self.reduce(_fastest(input))
         branches = [branch(reduced) for branch in self.branches]
         output = self.expand(hff_concat(branches, skipped=1))
-        return in_format(output, memory_format(input))
+        return _as_given(output, input)

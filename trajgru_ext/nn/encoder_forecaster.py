@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from trajgru_ext.nn._frames import channels_last, on_frames
 from trajgru_ext.nn._recurrent import as_integer, check_given, check_positive
+from trajgru_ext.nn._tracing import whole
 
 
 class EncoderForecaster(nn.Module):
@@ -128,7 +129,7 @@ class EncoderForecaster(nn.Module):
         """
         kind = type(self).__name__
         check_given(kind, frames=frames)
-        if frames.dim() != 5:
+        if isinstance(frames, Tensor) and frames.dim() != 5:
             letters = "[B, T, C, H, W]" if self.batch_first else "[T, B, C, H, W]"
             raise ValueError(
                 f"{kind}: frames must be {letters}, got {list(frames.shape)}"
@@ -175,7 +176,7 @@ class EncoderForecaster(nn.Module):
                 images = inputs.flatten(0, 1)
                 images = on_frames(self.up[level], images, self.recompute)
                 inputs = torch.unflatten(images, 0, inputs.shape[:2])
-                got = list(inputs.shape[-2:])
+                got = _size(inputs)
                 if got != sizes[level]:
                     raise ValueError(
                         f"{kind}: frames must have a size that up leads back to, got "
@@ -196,6 +197,7 @@ class EncoderForecaster(nn.Module):
             )
 
 
+@whole
 def _coordinates(images: Tensor) -> Tensor:
     """Of every pixel x and y from -1 to 1, and 1: `[N, 3, H, W]`."""
     height, width = images.shape[-2:]
@@ -206,8 +208,11 @@ def _coordinates(images: Tensor) -> Tensor:
     return grid.expand(images.shape[0], *grid.shape)
 
 
-def _size(state: Any) -> list[int]:
-    """Height and width of a state, which may hold several tensors."""
-    while not isinstance(state, Tensor):
+def _size(state: Any) -> list[int] | None:
+    """Height and width of a state, which may hold several tensors.
+
+    None where they are not known, while torch.fx traces.
+    """
+    while isinstance(state, tuple | list):
         state = state[0]
-    return list(state.shape[-2:])
+    return list(state.shape[-2:]) if isinstance(state, Tensor) else None

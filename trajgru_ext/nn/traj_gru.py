@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from trajgru_ext.nn._as_built import ByWeights
 from trajgru_ext.nn._by_modules import call, run_steps, wide_enough, zero_if_none
 from trajgru_ext.nn._recurrent import (
+    any_tensor,
     as_integer,
-    beside,
     check_input_channels,
     check_inputs,
     check_odd,
@@ -104,18 +104,19 @@ class _TrajGRU(ByWeights):
         steps: int | None,
         recompute: str,
         return_flows: bool,
+        by_modules: bool,
     ) -> tuple[Tensor, Tensor | None]:
         steps = as_integer(steps)
         zoneout = self.zoneout if self.training else 0
         mask = zoneout_mask(zoneout, inputs, h, self.hidden_channels, steps)
-        if self._change() is not None:
-            outputs, flows = self._call_modules(inputs, h, mask, steps)
-            return outputs, flows if return_flows else None
+        if by_modules:
+            outputs, every_flow = self._call_modules(inputs, h, mask, steps)
+            return outputs, every_flow if return_flows else None
         with_inputs = inputs is not None
         flows_conv, flow_offset = _parameters(self.flows_conv), None
         if (affine := self._of_flows(inputs if h is None else h)) is not None:
             flows_conv, flow_offset = _then(flows_conv, affine)
-        return traj_gru(
+        outputs, flows = traj_gru(
             inputs,
             h,
             _parameters(self.i2h) if with_inputs else None,
@@ -131,12 +132,15 @@ class _TrajGRU(ByWeights):
             recompute=recompute,
             return_flows=return_flows,
         )
+        return outputs, flows if return_flows else None
 
-    def _check_inputs(self, name: str, inputs: Any, letters: str) -> None:
-        """Raise an error for inputs that do not fit."""
+    def _by_modules(self, name: str, inputs: Any, letters: str) -> bool:
+        """Whether modules are called; raises an error for inputs that do not fit."""
         kind, channels = type(self).__name__, self.input_channels
-        other = self._change() is not None
-        check_inputs(kind, name, inputs, channels, other, beside(self), letters)
+        by_modules = self._change() is not None
+        beside = self.ret.weight if not by_modules else any_tensor(self)
+        check_inputs(kind, name, inputs, channels, by_modules, beside, letters)
+        return by_modules
 
     def _of_flows(self, images: Tensor | None) -> Affine | None:
         """What is done to the flows of images of this size, if anything."""
@@ -286,17 +290,20 @@ class TrajGRU(_TrajGRU):
             The states after every step `[T, B, F, H, W]`, the last `[B, F, H, W]`
             (where T = 0 that before it), to go on from; and with `return_flows` the
             flows `[T, B, 2L, H, W]`, U and V of link l in channels 2l and 2l + 1, in
-            pixels: the state moves along them.
+            pixels: the state moves along them. States and flows are kept for the
+            backward pass: clone them to change them in place.
 
         Raises:
             TypeError, ValueError: as `traj_gru`.
 
         """
         letters = "[B, T, C, H, W]" if self.batch_first else "[T, B, C, H, W]"
-        self._check_inputs("inputs", inputs, letters)
+        by_modules = self._by_modules("inputs", inputs, letters)
         if self.batch_first and inputs is not None:
             inputs = inputs.transpose(0, 1)
-        outputs, flows = self._run(inputs, h, steps, self.recompute, return_flows)
+        outputs, flows = self._run(
+            inputs, h, steps, self.recompute, return_flows, by_modules
+        )
         last = last_state(outputs, h)
         if self.batch_first:
             outputs = outputs.transpose(0, 1)
@@ -322,13 +329,14 @@ class TrajGRUCell(_TrajGRU):
 
         Returns:
             The new state `[B, F, H, W]`; with `return_flows` also the flows
-            `[B, 2L, H, W]`.
+            `[B, 2L, H, W]`. Both are kept for the backward pass: clone them to change
+            them in place.
 
         Raises:
             TypeError, ValueError: as `traj_gru`.
 
         """
-        self._check_inputs("input", input, "[B, C, H, W]")
+        by_modules = self._by_modules("input", input, "[B, C, H, W]")
         inputs = None if input is None else input[None]
-        outputs, flows = self._run(inputs, h, 1, "none", return_flows)
+        outputs, flows = self._run(inputs, h, 1, "none", return_flows, by_modules)
         return outputs[0] if flows is None else (outputs[0], flows[0])
