@@ -14,7 +14,10 @@ from trajgru_ext.nn._recurrent import (
     check_given,
     check_inputs,
     check_positive,
+    exchanged,
+    state_of_layer,
 )
+from trajgru_ext.ops._arguments import recorded_by_jit
 from trajgru_ext.ops._options import check_choice
 from trajgru_ext.ops._sequences import RECOMPUTE
 
@@ -186,9 +189,12 @@ class Layers(ByWeights):
         lengths: Tensor | Sequence[int] | None,
         steps: int | None,
     ) -> tuple[Tensor | list[Tensor], list[Any]]:
+        last: Any
         outputs, last = self._run(inputs, states, lengths, steps)
         if self.batch_first:
             outputs = [one.transpose(0, 1) for one in outputs]
+        if recorded_by_jit():  # which records no list of tuples
+            last = tuple(last)
         return outputs if self.return_all_layers else outputs[-1], last
 
     def _run(
@@ -200,18 +206,11 @@ class Layers(ByWeights):
     ) -> tuple[list[Tensor], list[Any]]:
         """The outputs `[T, B, ...]` of all layers, and their last states."""
         kind = type(self).__name__
-        if states is None:
-            states = [None] * len(self.cell_list)
-        listed = isinstance(states, list | tuple)
-        if not listed or len(states) != len(self.cell_list):
-            got = len(states) if listed else type(states).__name__
-            raise ValueError(
-                f"{kind}: states must be a list of one a layer, "
-                f"{len(self.cell_list)}, got {got}"
-            )
+        layers = len(self.cell_list)
+        states = [state_of_layer(kind, layers, states, k) for k in range(layers)]
         if inputs is not None:
             self._check_first(inputs)
-            inputs = inputs.transpose(0, 1) if self.batch_first else inputs
+            inputs = exchanged(inputs) if self.batch_first else inputs
         steps = as_integer(steps)
         outputs, last = [], []
         cells: list[Any] = list(self.cell_list)

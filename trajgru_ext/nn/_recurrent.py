@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from trajgru_ext.nn._tracing import whole
 from trajgru_ext.ops._arguments import check_number, check_tensors
+from trajgru_ext.ops._overrides import leaf
 
 
 def as_integer(value: Any) -> Any:
@@ -116,6 +117,7 @@ def check_zoneout(kind: str, zoneout: Any) -> None:
         raise ValueError(f"{kind}: zoneout must lie in [0, 1], got {zoneout}")
 
 
+@leaf
 def zoneout_mask(
     probability: float,
     inputs: Tensor | None,
@@ -142,8 +144,35 @@ def own(outputs: Tensor) -> Tensor:
 
 
 @whole
+@leaf
 def last_state(outputs: Tensor, h: Tensor | None) -> Tensor:
     """The state after all steps: a tensor of its own, that keeps no others alive."""
     if outputs.shape[0] > 0:
         return outputs[-1].clone()
     return outputs.new_zeros(outputs.shape[1:]) if h is None else h.clone()
+
+
+@leaf
+def state_of_layer(kind: str, layers: int, states: Any, k: int) -> Any:
+    """The state that layer k begins with, of one a layer or None for all."""
+    if states is None:
+        return None
+    listed = isinstance(states, list | tuple)
+    if not listed or len(states) != layers:
+        got = len(states) if listed else type(states).__name__
+        raise ValueError(
+            f"{kind}: states must be a list of one a layer, {layers}, got {got}"
+        )
+    return states[k]
+
+
+@leaf
+def exchanged(sequence: Any) -> Any:
+    """A sequence with steps and batch exchanged; None where there is none."""
+    return None if sequence is None else sequence.transpose(0, 1)
+
+
+@leaf
+def given_only(*tensors: Tensor | None) -> tuple[Tensor, ...]:
+    """Those that are there."""
+    return tuple(tensor for tensor in tensors if tensor is not None)

@@ -25,6 +25,7 @@ from trajgru_ext.nn._recurrent import (
 from trajgru_ext.ops import conv_lstm, lstm_gates
 from trajgru_ext.ops._arguments import check_number
 from trajgru_ext.ops._options import gate_order
+from trajgru_ext.ops._overrides import leaf
 
 State = tuple[Tensor, Tensor]
 PEEPHOLES = (None, "channel", "element")
@@ -197,18 +198,26 @@ class ConvLSTMCell(Cell):
         return w_ci, w_cf, w_co
 
     def _both_states(self, state: Any) -> tuple[Tensor | None, Tensor | None]:
-        if state is None:
-            return None, None
-        if not isinstance(state, tuple | list) or len(state) != 2:
-            got = type(state).__name__
-            raise TypeError(f"{type(self).__name__}: state must be (h, c), got {got}")
-        return state[0], state[1]
+        h, c = _both(type(self).__name__, state)
+        return h, c
 
     def _complete(self, inputs: Tensor | None, state: Any) -> State:
         """The states, 0 where they are None."""
         h, c = self._both_states(state)
         sizes = type(self).__name__, self.hidden_channels
         return zero_if_none(*sizes, h, inputs, c), zero_if_none(*sizes, c, inputs, h)
+
+
+@leaf
+def _both(kind: str, state: Any) -> tuple[Tensor | None, Tensor | None]:
+    """The hidden and the cell state, which may be left out."""
+    if state is None:
+        return None, None
+    if not isinstance(state, tuple | list) or len(state) != 2:
+        got = type(state).__name__
+        raise TypeError(f"{kind}: state must be (h, c), got {got}")
+    h, c = state
+    return h, c
 
 
 class ConvLSTM(Layers):

@@ -15,11 +15,14 @@ from trajgru_ext.nn._recurrent import (
     check_odd,
     check_positive,
     check_zoneout,
+    exchanged,
+    given_only,
     last_state,
     zoneout_mask,
 )
 from trajgru_ext.ops import flow_conv, flow_warp, gru_gates, traj_gru
 from trajgru_ext.ops._options import ACTIVATIONS, check_choice, check_slope
+from trajgru_ext.ops._overrides import leaf
 from trajgru_ext.ops._sequences import Conv
 from trajgru_ext.ops._traj_gru_fakes import RECOMPUTE
 from trajgru_ext.ops.traj_gru import FLOW_SCALE
@@ -132,7 +135,7 @@ class _TrajGRU(ByWeights):
             recompute=recompute,
             return_flows=return_flows,
         )
-        return outputs, flows if return_flows else None
+        return outputs, flows
 
     def _by_modules(self, name: str, inputs: Any, letters: str) -> bool:
         """Whether modules are called; raises an error for inputs that do not fit."""
@@ -299,16 +302,24 @@ class TrajGRU(_TrajGRU):
         """
         letters = "[B, T, C, H, W]" if self.batch_first else "[T, B, C, H, W]"
         by_modules = self._by_modules("inputs", inputs, letters)
-        if self.batch_first and inputs is not None:
-            inputs = inputs.transpose(0, 1)
+        if self.batch_first:
+            inputs = exchanged(inputs)
         outputs, flows = self._run(
             inputs, h, steps, self.recompute, return_flows, by_modules
         )
         last = last_state(outputs, h)
         if self.batch_first:
             outputs = outputs.transpose(0, 1)
-            flows = None if flows is None else flows.transpose(0, 1)
-        return (outputs, last) if flows is None else (outputs, last, flows)
+            flows = exchanged(flows)
+        return given_only(outputs, last, flows)
+
+
+@leaf
+def _of_the_step(
+    outputs: Tensor, flows: Tensor | None
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The results of a sequence of one step."""
+    return outputs[0] if flows is None else (outputs[0], flows[0])
 
 
 class TrajGRUCell(_TrajGRU):
@@ -339,4 +350,4 @@ class TrajGRUCell(_TrajGRU):
         by_modules = self._by_modules("input", input, "[B, C, H, W]")
         inputs = None if input is None else input[None]
         outputs, flows = self._run(inputs, h, 1, "none", return_flows, by_modules)
-        return outputs[0] if flows is None else (outputs[0], flows[0])
+        return _of_the_step(outputs, flows)

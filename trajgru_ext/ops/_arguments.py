@@ -15,6 +15,12 @@ from torch import Tensor
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
+def recorded_by_jit() -> bool:
+    """Whether torch.jit.trace records what is called."""
+    jit: Any = torch.jit  # whose functions have no types
+    return bool(jit.is_tracing())
+
+
 def check_tensors(op: str, **tensors: Any) -> None:
     """Raise a TypeError naming the first argument that is no dense Tensor."""
     for name, value in tensors.items():

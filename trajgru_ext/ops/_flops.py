@@ -7,7 +7,7 @@ it out, the state being 0.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -59,7 +59,9 @@ def _apart(x: int, h: int, steps: int, wanted: Sequence[bool]) -> int:
     return of_inputs + h * (steps * to_h_weight + (steps if to_h else steps - 1))
 
 
-def flow_conv(input: Shape, flows: Shape, weight: Shape, *_: Any, **__: Any) -> int:
+def flow_conv(
+    input: Shape, flows: Shape, weight: Shape, *rest: Any, **named: Any
+) -> int:
     """The 1x1 convolution of L warps."""
     return _convolution(input, weight)
 
@@ -73,8 +75,8 @@ def flow_conv_backward(
     input_grad: bool,
     flows_grad: bool,
     weight_grad: bool,
-    *_: Any,
-    **__: Any,
+    *rest: Any,
+    **named: Any,
 ) -> int:
     """Its gradients to the warps and to the weight."""
     return _convolution(input, weight) * ((input_grad or flows_grad) + weight_grad)
@@ -86,9 +88,9 @@ def conv_rnn(
     x_weight: Shape | None,
     x_bias: Shape | None,
     h_weight: Shape,
-    *_: Any,
+    *rest: Any,
     out_shape: Any,
-    **__: Any,
+    **named: Any,
 ) -> int:
     """The convolutions of inputs and state, in every step."""
     outputs, *_ = out_shape
@@ -107,7 +109,7 @@ def conv_lstm_backward(
     x_bias: Shape | None,
     h_weight: Shape,
     *rest: Any,
-    **_: Any,
+    **named: Any,
 ) -> int:
     """The gradients of the convolution of [input, state] in every step."""
     *_, outputs, _, _, _, wanted = rest
@@ -129,7 +131,7 @@ def conv_gru_backward(
     h_dilation: Sequence[int],
     options: Sequence[float],
     *rest: Any,
-    **_: Any,
+    **named: Any,
 ) -> int:
     """The gradients of the convolutions in every step.
 
@@ -153,8 +155,8 @@ def traj_gru(
     h: Shape | None,
     parameters: Sequence[Shape | None],
     steps: int,
-    *_: Any,
-    **__: Any,
+    *rest: Any,
+    **named: Any,
 ) -> int:
     """The convolutions of inputs, state and flows, and that of the warps."""
     given = Parameters(*parameters)
@@ -171,7 +173,7 @@ def traj_gru_backward(
     h: Shape | None,
     parameters: Sequence[Shape | None],
     *rest: Any,
-    **_: Any,
+    **named: Any,
 ) -> int:
     """Their gradients to weights, states and flows."""
     *_, flags = rest
@@ -190,14 +192,14 @@ def traj_gru_backward(
     return int(found + steps * of(given.ret_weight) * (1 + wanted.ret_weight))
 
 
-def nothing(*_: Any, **__: Any) -> int:
+def nothing(*rest: Any, **named: Any) -> int:
     """No convolution and no product."""
     return 0
 
 
 def register() -> None:
     """Register the formulas with torch's counter."""
-    formulas = {
+    formulas: dict[str, Callable[..., int]] = {
         "flow_conv": flow_conv,
         "flow_conv_backward": flow_conv_backward,
         "conv_lstm": conv_rnn,

@@ -14,18 +14,27 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def overridable(function: Callable[P, R]) -> Callable[P, R]:
-    """Make a public function one that `__torch_function__` can override."""
+def leaf(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function one call for `__torch_function__`, which may override it.
+
+    What looks at sizes, or asks whether a tensor is there, is one, so that layers are
+    traced without them.
+    """
 
     @functools.wraps(function)
-    def public(*args: P.args, **kwargs: P.kwargs) -> R:
+    def whole(*args: P.args, **kwargs: P.kwargs) -> R:
         operands = tuple(_operands((*args, *kwargs.values())))
         if has_torch_function(operands):
-            overridden: R = handle_torch_function(public, operands, *args, **kwargs)
+            overridden: R = handle_torch_function(whole, operands, *args, **kwargs)
             return overridden
         return function(*args, **kwargs)
 
-    # Graphs and pickles find it where users do.
+    return whole
+
+
+def overridable(function: Callable[P, R]) -> Callable[P, R]:
+    """Make an operator of the package one that can be overridden, found in it."""
+    public = leaf(function)
     public.__module__ = "trajgru_ext"
     return public
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trajgru_ext.ops import _gates, _sequences
-from trajgru_ext.ops._arguments import check_tensors
+from trajgru_ext.ops._arguments import check_tensors, recorded_by_jit
 from trajgru_ext.ops._autograd import (
     Function,
     fill_empty,
@@ -98,6 +98,7 @@ def traj_gru(
         U and V of link l in channels 2l and 2l + 1, in float32 at least; or None.
 
     Raises:
+        RuntimeError: under torch.jit.trace.
         TypeError: an argument is no tensor, or not of a supported dtype.
         ValueError: an argument's rank, size, device or choice does not fit, or
             flow_offset requires a gradient.
@@ -106,6 +107,11 @@ def traj_gru(
 
     """
     op = "traj_gru"
+    if recorded_by_jit():
+        raise RuntimeError(
+            f"{op}: torch.jit.trace cannot record an operator of optional tensors in a "
+            "list; use torch.export.export"
+        )
     given = {"inputs": inputs, "h": h}
     check_tensors(op, **{name: t for name, t in given.items() if t is not None})
     layers = [_conv("i2h", i2h), _conv("i2f_conv1", i2f_conv1)]
