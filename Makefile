@@ -16,7 +16,7 @@ CASES ?= 20000
 DEMO ?=
 
 TESTED_TORCH := torch==2.13.0
-LINTERS := ruff==0.14.5 clang-format==18.1.8
+LINTERS := ruff==0.14.5 clang-format==18.1.8 mypy==2.4.1
 BIN := $(VENV)/bin
 READY := $(VENV)/ready-$(or $(subst =,-,$(TORCH)),any)
 BUILT := $(VENV)/built
@@ -64,11 +64,12 @@ $(BUILT): $(READY) $(SOURCES)
 	$(BIN)/python -m trajgru_ext info
 	touch $@
 
-lint: build ## ruff and clang-format
+lint: build ## ruff, clang-format and mypy
 	$(PIP) $(LINTERS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
+	$(BIN)/mypy
 
 format: build ## ruff and clang-format, in place
 	$(PIP) $(LINTERS)
