@@ -124,7 +124,7 @@ __global__ void branch_sums_kernel(Args args, int64_t items) {
 namespace trajgru_ext {
 
 template <typename scalar_t, typename T>
-TRAJGRU_HOST_DEVICE void update(const BranchBlend<scalar_t, T>& args, int64_t item) {
+TRAJGRU_HOST_DEVICE void compute(const BranchBlend<scalar_t, T>& args, int64_t item) {
   const cuda::BranchElement at(args.size, item);
   T sum = 0;
   for (int m = 0; m < args.size.branches; ++m) {

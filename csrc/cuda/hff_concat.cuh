@@ -9,7 +9,7 @@
 namespace trajgru_ext {
 
 template <typename scalar_t, typename T>
-TRAJGRU_HOST_DEVICE void update(const HffConcat<scalar_t, T>& args, int64_t item) {
+TRAJGRU_HOST_DEVICE void compute(const HffConcat<scalar_t, T>& args, int64_t item) {
   const cuda::BranchElement at(args.size, item);
   const int64_t channels = args.size.channels;
   const auto load = [&](int i) {
@@ -26,8 +26,8 @@ TRAJGRU_HOST_DEVICE void update(const HffConcat<scalar_t, T>& args, int64_t item
 }
 
 template <typename scalar_t, typename T>
-TRAJGRU_HOST_DEVICE void update(const HffConcatBackward<scalar_t, T>& args,
-                                int64_t item) {
+TRAJGRU_HOST_DEVICE void compute(const HffConcatBackward<scalar_t, T>& args,
+                                 int64_t item) {
   const cuda::BranchElement at(args.size, item);
   const auto load = [&](int k) {
     const int64_t channel = k * args.size.channels + at.channel;
@@ -56,8 +56,8 @@ TRAJGRU_HOST_DEVICE HffSliceGrads<T> slice_grads_at(
 }
 
 template <typename scalar_t, typename T>
-TRAJGRU_HOST_DEVICE void update(const HffAffineBackward<scalar_t, T>& args,
-                                int64_t item) {
+TRAJGRU_HOST_DEVICE void compute(const HffAffineBackward<scalar_t, T>& args,
+                                 int64_t item) {
   const cuda::BranchElement at(args.of.size, item);
   T total = 0;
   for (int k = args.slices() - 1; k >= 0; --k) {

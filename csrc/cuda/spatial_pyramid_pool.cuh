@@ -11,7 +11,7 @@ namespace trajgru_ext {
 
 // item: as the result lies in memory.
 template <typename scalar_t, typename T>
-TRAJGRU_HOST_DEVICE void update(const PyramidPool<scalar_t, T>& args, int64_t item) {
+TRAJGRU_HOST_DEVICE void compute(const PyramidPool<scalar_t, T>& args, int64_t item) {
   const PyramidSize& size = args.size;
   const int64_t sample = size.channels * size.bins();
   const int64_t b = item / sample, rest = item - b * sample;
@@ -42,8 +42,8 @@ TRAJGRU_HOST_DEVICE void update(const PyramidPool<scalar_t, T>& args, int64_t it
 
 // item: as the gradient lies in memory.
 template <typename scalar_t, typename T>
-TRAJGRU_HOST_DEVICE void update(const PyramidPoolBackward<scalar_t, T>& args,
-                                int64_t item) {
+TRAJGRU_HOST_DEVICE void compute(const PyramidPoolBackward<scalar_t, T>& args,
+                                 int64_t item) {
   const PyramidSize& size = args.size;
   const bool planes = args.input_grad.pixel == 1 && args.input_grad.channel != 1;
   const cuda::BranchElement at(

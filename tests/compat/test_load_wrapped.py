@@ -6,6 +6,7 @@ import copy
 import pickle
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -294,7 +295,7 @@ def test_without_safetensors(tmp_path, monkeypatch):
 
 
 def test_checkpoints_of_the_nowcaster(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend("examples")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples")
     from training import Training
 
     net, path = moving_mnist_conv_gru(3), tmp_path / "checkpoint.pt"

@@ -15,6 +15,8 @@ from trajgru_ext import (
     sk_select,
     spatial_pyramid_pool,
 )
+from trajgru_ext.ops._branches import MOST_BRANCHES
+from trajgru_ext.ops.spatial_pyramid_pool import MOST_LEVELS
 
 # Finite differences take time with the square of it.
 SMALL = (2, 2, 2, 3)
@@ -210,6 +212,14 @@ def test_backward_operator_errors(backend):
     backward = backend.operator("sk_select_backward")
     with pytest.raises(ValueError, match=r"branches\[1\] must have the sizes of"):
         backward(x, [x, x[:1]], weights, True, True)
+
+
+def test_limits_are_those_of_the_kernels(backend):
+    x = X.to(backend.device)
+    with pytest.raises(ValueError, match=f"1 to {MOST_BRANCHES} branches, got"):
+        backend.operator("channel_mean")([x] * (MOST_BRANCHES + 1))
+    with pytest.raises(ValueError, match=f"levels must be 1 to {MOST_LEVELS}, got"):
+        backend.operator("spatial_pyramid_pool")(x, MOST_LEVELS + 1, True)
 
 
 @EVERY

@@ -40,7 +40,7 @@ class FramesError(ValueError):
 class Frames:
     """Frames as a file has them."""
 
-    values: NDArray  # [T, H, W]; NaN is missing
+    values: NDArray[Any]  # [T, H, W]; NaN is missing
     # "reflectivity" in dBZ, where minus infinity is no echo, or "rain" in mm/h; None
     # where the file does not say what its numbers are.
     quantity: str | None = None
@@ -76,9 +76,9 @@ def read_frames(path: str | Path, variable: str | None = None) -> Frames:
     for file in files:
         part = _read(file, variable)
         first = parts[0] if parts else part
-        size, wanted = part.values.shape[1:], first.values.shape[1:]
-        if size != wanted:
-            raise FramesError(f"{file}: size {size}, but those before it {wanted}")
+        size, before = part.values.shape[1:], first.values.shape[1:]
+        if size != before:
+            raise FramesError(f"{file}: size {size}, but those before it {before}")
         if part.quantity != first.quantity:
             raise FramesError(
                 f"{file}: {part.quantity}, but those before it {first.quantity}"
@@ -181,8 +181,8 @@ def _what(group: Any) -> dict[str, Any]:
     }
 
 
-def _decode(raw: NDArray, what: Mapping[str, Any], quantity: str) -> NDArray:
-    values = what["gain"] * raw.astype(np.float64) + what["offset"]
+def _decode(raw: NDArray[Any], what: Mapping[str, Any], quantity: str) -> NDArray[Any]:
+    values: NDArray[Any] = what["gain"] * raw.astype(np.float64) + what["offset"]
     values[raw == what["undetect"]] = -np.inf if quantity == "reflectivity" else 0
     values[raw == what["nodata"]] = np.nan
     return values

@@ -16,8 +16,9 @@ def balancing_weights(observed: Tensor, mask: Tensor | None = None) -> Tensor:
     1 for R < 2 mm/h, 2 for R < 5, 5 for R < 10, 10 for R < 30, else 30.
 
     Args:
-        observed: pixels of the HKO-7 scale, any shape.
-        mask: bool, of the same shape; where it is False the weight is 0.
+        observed: pixels of the HKO-7 scale, any shape, NaN where unknown.
+        mask: bool, of the same shape; where it is False, and where nothing is known,
+            the weight is 0.
 
     Source: Shi et al. 2017 (arXiv 1706.03458), section 5.
 
@@ -25,7 +26,7 @@ def balancing_weights(observed: Tensor, mask: Tensor | None = None) -> Tensor:
     bounds = pixel_thresholds()[1:].to(observed)
     level = torch.bucketize(observed.detach().contiguous(), bounds, right=True)
     weights = observed.new_tensor(_WEIGHTS)[level]
-    return weights if mask is None else weights * mask
+    return torch.where(known_pixels(mask, observed), weights, 0)
 
 
 def balanced_loss(
@@ -40,41 +41,62 @@ def balanced_loss(
 
     ::
 
-        loss = scale mean_tb sum_chw mask w^balance (e^2 + |e|)
+        loss = scale mean_tb sum_chw known w^balance (e^2 + |e|)
 
-    with e = forecast - observed and w of `balancing_weights`.
+    with e = forecast - observed and w of `balancing_weights`; known are the pixels that
+    the mask has and that are NaN in neither. To the others the gradient is 0. Where
+    nothing is known of what came, the loss is 0; where something is, but the forecast
+    is NaN at all of it, as of a network that has diverged, the loss is NaN.
+
+    Works under `torch.compile(fullgraph=True)` and `torch.export`.
 
     Args:
-        forecast: pixels `[T, B, C, H, W]`.
-        observed: what came, of the same shape and dtype; what the mask leaves out may
-            be anything but NaN or infinite.
-        mask: bool, of the same shape.
+        forecast: pixels `[T, B, C, H, W]`, NaN where unknown.
+        observed: what came, of the same shape, NaN where unknown.
+        mask: bool, of the same shape; what it leaves out may be anything, in both.
         scale: HKO-7's for 480x480 pixels.
         balance: 1 is HKO-7's loss, under which heavy rain that may come had better be
             forecast; 0 counts all pixels alike.
 
     Returns:
-        a scalar.
+        a scalar, in float32 or, of float64, float64.
 
     Raises:
+        TypeError: the mask is not bool.
         ValueError: the shapes differ.
 
     Source: Shi et al. 2017 (arXiv 1706.03458), HKO-7.
 
     """
     check_frames("balanced_loss", forecast, observed, mask)
-    error = forecast - observed
-    weights = balancing_weights(observed) ** balance
-    if mask is not None:
-        weights = weights * mask
+    known = known_pixels(mask, forecast, observed)
+    error = errors(forecast, observed, known)
+    weights = torch.where(known, balancing_weights(observed).to(error) ** balance, 0)
     each = (weights * (error.square() + error.abs())).sum((2, 3, 4))
-    return scale * each.mean()
+    came = known_pixels(mask, observed)
+    to_blame = came.any() & ~known.any()
+    return torch.where(to_blame, torch.nan, scale * each.mean())
+
+
+def known_pixels(mask: Tensor | None, *frames: Tensor) -> Tensor:
+    """Where the mask, if any, is True and no frame is NaN."""
+    known = torch.stack([~frame.isnan() for frame in frames]).all(0)
+    return known if mask is None else known & mask
+
+
+def errors(forecast: Tensor, observed: Tensor, known: Tensor) -> Tensor:
+    """Forecast less observation, in at least float32; unknown is 0 without gradient."""
+    # Zeros before the difference: the gradient of what is only then left out is NaN.
+    pair = [torch.where(known, one, 0) for one in (forecast, observed)]
+    both = torch.promote_types(forecast.dtype, observed.dtype)
+    wide = torch.promote_types(both, torch.float32)
+    return pair[0].to(wide) - pair[1].to(wide)
 
 
 def check_frames(
     name: str, forecast: Tensor, observed: Tensor, mask: Tensor | None
 ) -> None:
-    """Raise a ValueError unless all are `[T, B, C, H, W]` of one size."""
+    """Raise an error unless all are `[T, B, C, H, W]` of one size, the mask of bool."""
     if forecast.dim() != 5:
         got = list(forecast.shape)
         raise ValueError(f"{name}: forecast must be [T, B, C, H, W], got {got}")
@@ -85,3 +107,5 @@ def check_frames(
                 f"{name}: {argument} must have the shape of forecast, {wanted}, "
                 f"got {got}"
             )
+    if mask is not None and mask.dtype != torch.bool:
+        raise TypeError(f"{name}: mask must be of bool, got {mask.dtype}")

@@ -6,8 +6,15 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from trajgru_ext.nowcasting.losses import balancing_weights, check_frames
+from trajgru_ext.nowcasting.losses import (
+    balancing_weights,
+    check_frames,
+    errors,
+    known_pixels,
+)
 from trajgru_ext.nowcasting.radar import THRESHOLDS, pixel_thresholds
+
+_COUNTS = ("hits", "misses", "false_alarms", "correct_negatives")
 
 
 class Scores(Metric):
@@ -21,8 +28,10 @@ class Scores(Metric):
         HSS = 2 (h n - m f) / ((h + m) (m + n) + (h + f) (f + n))
 
     B-MSE and B-MAE are the means over sequences of `sum_chw w e^2` and `sum_chw w |e|`
-    with the errors e and w of `balancing_weights`. Counts and sums are added up over
-    calls of `update`, and by `compute` over the processes of torch.distributed.
+    with the errors e and w of `balancing_weights`. Pixels that a mask leaves out, or
+    that are NaN in forecast or observation, do not count, nor does a sequence for a
+    lead time at which it has no others. Counts and sums are added up over calls of
+    `update`, and by `compute` over the processes of torch.distributed.
 
     Args:
         leads: number of coming frames.
@@ -32,18 +41,22 @@ class Scores(Metric):
     """
 
     full_state_update = False
+    squared: Tensor
+    absolute: Tensor
+    sequences: Tensor
 
     def __init__(self, leads: int, **options: Any) -> None:
         super().__init__(**options)
         if leads < 1:
             raise ValueError(f"Scores: leads must be positive, got {leads}")
         counts = torch.zeros(leads, len(THRESHOLDS), dtype=torch.int64)
-        for name in ("hits", "misses", "false_alarms", "correct_negatives"):
+        for name in _COUNTS:
             self.add_state(name, counts.clone(), dist_reduce_fx="sum")
         for name in ("squared", "absolute"):
             errors = torch.zeros(leads, dtype=torch.float64)
             self.add_state(name, errors, dist_reduce_fx="sum")
-        self.add_state("sequences", torch.tensor(0), dist_reduce_fx="sum")
+        sequences = torch.zeros(leads, dtype=torch.int64)
+        self.add_state("sequences", sequences, dist_reduce_fx="sum")
 
     def update(
         self, forecast: Tensor, observed: Tensor, mask: Tensor | None = None
@@ -51,11 +64,14 @@ class Scores(Metric):
         """Add the forecasts of some sequences.
 
         Args:
-            forecast: pixels `[leads, B, C, H, W]` of the HKO-7 scale.
-            observed: what came, of the same shape.
-            mask: bool, of the same shape; what it leaves out does not count.
+            forecast: pixels `[leads, B, C, H, W]` of the HKO-7 scale, NaN where
+                unknown.
+            observed: what came, of the same shape, NaN where unknown.
+            mask: bool, of the same shape; what it leaves out does not count, whatever
+                it is.
 
         Raises:
+            TypeError: the mask is not bool.
             ValueError: the shapes differ, or there is another number of frames.
 
         """
@@ -63,22 +79,22 @@ class Scores(Metric):
         if len(forecast) != len(self.squared):
             wanted, got = len(self.squared), len(forecast)
             raise ValueError(f"Scores: forecast must have {wanted} frames, got {got}")
-        if mask is None:
-            mask = torch.ones_like(observed, dtype=torch.bool)
-        error = (forecast - observed).double()
-        weights = balancing_weights(observed, mask)
-        self.squared += (weights * error.square()).sum((1, 2, 3, 4))
-        self.absolute += (weights * error.abs()).sum((1, 2, 3, 4))
-        self.sequences += forecast.shape[1]
-        for k, threshold in enumerate(pixel_thresholds().to(observed)):
+        known = known_pixels(mask, forecast, observed)
+        error = errors(forecast, observed, known).double()
+        weights = balancing_weights(observed, known)
+        axes = (1, 2, 3, 4)
+        # Not in place: states that were reset in inference mode allow that only there.
+        self.squared = self.squared + (weights * error.square()).sum(axes)
+        self.absolute = self.absolute + (weights * error.abs()).sum(axes)
+        self.sequences = self.sequences + known.flatten(2).any(2).sum(1)
+        tables = []
+        for threshold in pixel_thresholds().to(observed):
             predicted, came = forecast >= threshold, observed >= threshold
-            for count, pixels in (
-                (self.hits, predicted & came),
-                (self.misses, ~predicted & came),
-                (self.false_alarms, predicted & ~came),
-                (self.correct_negatives, ~predicted & ~came),
-            ):
-                count[:, k] += (pixels & mask).sum((1, 2, 3, 4))
+            kinds = predicted & came, ~predicted & came, predicted & ~came
+            every = [*kinds, ~(predicted | came)]
+            tables.append(torch.stack([(one & known).sum(axes) for one in every]))
+        for name, counts in zip(_COUNTS, torch.stack(tables, 2), strict=True):
+            setattr(self, name, getattr(self, name) + counts)
 
     def compute(self) -> dict[str, Tensor]:
         """The scores, float64, NaN where nothing defines them (0 / 0).
@@ -89,15 +105,7 @@ class Scores(Metric):
             time, as torchmetrics makes of single values.
 
         """
-        h, m, f, n = (
-            count.double()
-            for count in (
-                self.hits,
-                self.misses,
-                self.false_alarms,
-                self.correct_negatives,
-            )
-        )
+        h, m, f, n = (getattr(self, name).double() for name in _COUNTS)
         return {
             "csi": h / (h + m + f),
             "hss": 2 * (h * n - m * f) / ((h + m) * (m + n) + (h + f) * (f + n)),
