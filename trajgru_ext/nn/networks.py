@@ -15,6 +15,7 @@ _SLOPE = 0.2  # of every leaky ReLU in HKO-7
 _PATCH = 4  # pixels along each side that ConvLSTM's network takes together
 
 Kernel = tuple[int, int, int]  # size, stride, padding
+Channels = int | tuple[int, int]  # of the frames; where they differ, in and out
 Layer = Callable[[int, int, int], nn.Module]  # of level, channels of inputs and state
 
 
@@ -50,6 +51,7 @@ def hko7_traj_gru(
     recompute: str = "none",
     coordinates: bool = False,
     batch_first: bool = False,
+    image_channels: Channels = 1,
 ) -> EncoderForecaster:
     """The TrajGRU network for radar frames of Hong Kong.
 
@@ -65,6 +67,8 @@ def hko7_traj_gru(
         coordinates: as of `EncoderForecaster`, with 1,176 parameters more; what HKO-7's
             own code does, and its checkpoints need.
         batch_first: as of `EncoderForecaster`.
+        image_channels: of the frames, or a pair where those that it reads have others
+            than those that it makes. The numbers above are with 1.
 
     Source: Shi et al. 2017 (arXiv 1706.03458), HKO-7's configuration
     trajgru_55_55_33_1_64_1_192_1_192_13_13_9_b4.
@@ -75,7 +79,8 @@ def hko7_traj_gru(
         links = (13, 13, 9)[level]
         return TrajGRU(inputs, features, links, recompute=recompute)
 
-    return _network(_HKO7, layer, recompute, coordinates, steps, batch_first)
+    frames = _in_and_out("hko7_traj_gru", image_channels)
+    return _network(_HKO7, layer, frames, recompute, coordinates, steps, batch_first)
 
 
 def hko7_conv_gru(
@@ -84,6 +89,7 @@ def hko7_conv_gru(
     recompute: str = "none",
     coordinates: bool = False,
     batch_first: bool = False,
+    image_channels: Channels = 1,
 ) -> EncoderForecaster:
     """The ConvGRU network for radar frames of Hong Kong.
 
@@ -96,6 +102,7 @@ def hko7_conv_gru(
             between the layers are computed again too.
         coordinates: as of `hko7_traj_gru`.
         batch_first: as of `EncoderForecaster`.
+        image_channels: as of `hko7_traj_gru`.
 
     Source: Shi et al. 2017 (arXiv 1706.03458), HKO-7's configuration
     convgru_55_55_33_1_64_1_192_1_192_b4.
@@ -105,7 +112,8 @@ def hko7_conv_gru(
     def layer(level: int, inputs: int, features: int) -> nn.Module:
         return _conv_gru(inputs, features, (5, 5, 3)[level], 1, recompute)
 
-    return _network(_HKO7, layer, recompute, coordinates, steps, batch_first)
+    frames = _in_and_out("hko7_conv_gru", image_channels)
+    return _network(_HKO7, layer, frames, recompute, coordinates, steps, batch_first)
 
 
 def moving_mnist_traj_gru(
@@ -115,6 +123,7 @@ def moving_mnist_traj_gru(
     recompute: str = "none",
     coordinates: bool = False,
     batch_first: bool = False,
+    image_channels: Channels = 1,
 ) -> EncoderForecaster:
     """The TrajGRU network for MovingMNIST++.
 
@@ -131,6 +140,8 @@ def moving_mnist_traj_gru(
         coordinates: as of `EncoderForecaster`, with 432 parameters more; what HKO-7's
             own code does, and its checkpoints need.
         batch_first: as of `EncoderForecaster`.
+        image_channels: of the frames, or a pair where those that it reads have others
+            than those that it makes. The numbers above are with 1.
 
     Source: Shi et al. 2017 (arXiv 1706.03458), HKO-7's configurations
     trajgru_1_64_1_96_1_96_L5, _L9, _L13 and _L17.
@@ -140,7 +151,10 @@ def moving_mnist_traj_gru(
     def layer(level: int, inputs: int, features: int) -> nn.Module:
         return TrajGRU(inputs, features, links, recompute=recompute)
 
-    return _network(_MOVING_MNIST, layer, recompute, coordinates, steps, batch_first)
+    frames = _in_and_out("moving_mnist_traj_gru", image_channels)
+    return _network(
+        _MOVING_MNIST, layer, frames, recompute, coordinates, steps, batch_first
+    )
 
 
 def moving_mnist_conv_gru(
@@ -151,6 +165,7 @@ def moving_mnist_conv_gru(
     recompute: str = "none",
     coordinates: bool = False,
     batch_first: bool = False,
+    image_channels: Channels = 1,
 ) -> EncoderForecaster:
     """The ConvGRU network for MovingMNIST++.
 
@@ -165,6 +180,7 @@ def moving_mnist_conv_gru(
             between the layers are computed again too.
         coordinates: as of `moving_mnist_traj_gru`.
         batch_first: as of `EncoderForecaster`.
+        image_channels: as of `moving_mnist_traj_gru`.
 
     Source: Shi et al. 2017 (arXiv 1706.03458), HKO-7's configurations
     convgru_1_64_1_96_1_96_K5, _K7 and _K3D2.
@@ -174,7 +190,10 @@ def moving_mnist_conv_gru(
     def layer(level: int, inputs: int, features: int) -> nn.Module:
         return _conv_gru(inputs, features, kernel_size, dilation, recompute)
 
-    return _network(_MOVING_MNIST, layer, recompute, coordinates, steps, batch_first)
+    frames = _in_and_out("moving_mnist_conv_gru", image_channels)
+    return _network(
+        _MOVING_MNIST, layer, frames, recompute, coordinates, steps, batch_first
+    )
 
 
 def conv_lstm_forecaster(
@@ -183,6 +202,7 @@ def conv_lstm_forecaster(
     steps: int = 10,
     recompute: str = "none",
     batch_first: bool = False,
+    image_channels: Channels = 1,
 ) -> EncoderForecaster:
     """The ConvLSTM network for Moving MNIST.
 
@@ -198,6 +218,8 @@ def conv_lstm_forecaster(
         recompute: "none" or "gates"; see `ConvLSTM`. With "gates", the convolutions
             between the layers are computed again too.
         batch_first: as of `EncoderForecaster`.
+        image_channels: of the frames, or a pair where those that it reads have others
+            than those that it makes. The numbers above are with 1.
 
     Source: Shi et al. 2015 (arXiv 1506.04214), table 1.
 
@@ -205,9 +227,10 @@ def conv_lstm_forecaster(
     if not isinstance(features, Sequence):
         got = type(features).__name__
         raise TypeError(f"conv_lstm_forecaster: features must be a list, got {got}")
-    features = list(features)
+    name = "conv_lstm_forecaster"
     counts = {f"features[{k}]": count for k, count in enumerate(features)}
-    check_positive("conv_lstm_forecaster", **{"len(features)": len(features)}, **counts)
+    _, *features = check_positive(name, **{"len(features)": len(features)}, **counts)
+    read, made = _in_and_out(name, image_channels)
 
     def layers(inputs: list[int]) -> list[nn.Module]:
         return [
@@ -221,10 +244,12 @@ def conv_lstm_forecaster(
     pixels = _PATCH * _PATCH
     return EncoderForecaster(
         [nn.PixelUnshuffle(_PATCH), *between()],
-        layers([pixels, *features[:-1]]),
+        layers([read * pixels, *features[:-1]]),
         layers([*features[1:], 0]),
         between(),
-        nn.Sequential(nn.Conv2d(sum(features), pixels, 1), nn.PixelShuffle(_PATCH)),
+        nn.Sequential(
+            nn.Conv2d(sum(features), made * pixels, 1), nn.PixelShuffle(_PATCH)
+        ),
         steps=steps,
         join=True,
         recompute=recompute != "none",
@@ -247,9 +272,22 @@ def _conv_gru(
     )
 
 
+def _in_and_out(name: str, channels: Channels) -> tuple[int, int]:
+    """Channels of the frames that a network reads, and of those that it makes."""
+    pair = channels if isinstance(channels, list | tuple) else (channels, channels)
+    if len(pair) != 2:
+        raise ValueError(
+            f"{name}: image_channels must be a number or a pair, got {channels!r}"
+        )
+    counts = {f"image_channels[{k}]": count for k, count in enumerate(pair)}
+    read, made = check_positive(name, **counts)
+    return read, made
+
+
 def _network(
     sizes: _Sizes,
     layer: Layer,
+    image_channels: tuple[int, int],
     recompute: str,
     coordinates: bool,
     steps: int,
@@ -257,7 +295,8 @@ def _network(
 ) -> EncoderForecaster:
     """HKO-7's network of these sizes; its deconvolutions have no biases."""
     channels, first, features = sizes[:3]
-    of_frames = 4 if coordinates else 1
+    read, made = image_channels
+    of_frames = read + (3 if coordinates else 0)
     down: list[nn.Module] = [_followed(nn.Conv2d(of_frames, channels, *first))]
     encoder = [layer(0, channels, features[0])]
     forecaster: list[nn.Module] = []
@@ -273,7 +312,7 @@ def _network(
     head = nn.Sequential(
         *_followed(nn.ConvTranspose2d(features[0], channels, *first, bias=False)),
         *_followed(nn.Conv2d(channels, channels, 3, padding=1)),
-        nn.Conv2d(channels, 1, 1),
+        nn.Conv2d(channels, made, 1),
     )
     return EncoderForecaster(
         down,

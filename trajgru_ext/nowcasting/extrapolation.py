@@ -12,7 +12,6 @@ refuses them.
 """
 
 import functools
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -21,6 +20,7 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from trajgru_ext.nn._recurrent import check_positive
 from trajgru_ext.ops import flow_warp
 from trajgru_ext.ops._arguments import check_tensors
 
@@ -247,8 +247,7 @@ def carry_on(
         TypeError, ValueError: steps is not positive; or as `trajgru_ext.flow_warp`.
 
     """
-    if operator.index(steps) < 1:
-        raise ValueError(f"carry_on: steps must be positive, got {steps}")
+    (steps,) = check_positive("carry_on", steps=steps)
     check_tensors("carry_on", last=last, motion=motion)
     forecast, known = [], []
     leads = range(1, steps + 1)
