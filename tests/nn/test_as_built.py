@@ -9,9 +9,10 @@ import torch
 from alterations import ALTERATIONS, IN_DOUBLE, assert_same, outputs_and_gradients
 from torch import nn
 from torch.ao.quantization import get_default_qat_qconfig, prepare_qat
-from torch.nn import functional as F
 from torch.nn.utils import prune, remove_weight_norm
 
+from ports import precipitation_nowcasting as published
+from ports.updates import blend, gru_reset_after, lstm, lstm_with_peepholes
 from trajgru_ext import reference
 from trajgru_ext.nn import (
     EESP,
@@ -40,24 +41,18 @@ def lstm_step(cell, x, state):
     h, c = state
     both = h if cell.input_channels == 0 else torch.cat([x, h], 1)
     i, f, o, g = cell.conv(both).chunk(4, 1)
-    if cell.Wci is not None:
-        i, f = i + cell.Wci * c, f + cell.Wcf * c
-    c = (f + cell.forget_bias).sigmoid() * c + i.sigmoid() * g.tanh()
-    o = o if cell.Wco is None else o + cell.Wco * c
-    h = o.sigmoid() * c.tanh()
-    return h, c
+    gates = i, f + cell.forget_bias, g, o
+    if cell.Wci is None:
+        return lstm(*gates, c)
+    return lstm_with_peepholes(gates, c, (cell.Wci, cell.Wcf, cell.Wco))
 
 
 def gru_step(cell, x, h):
-    if cell.reset == "before":
-        r, u = cell.conv_gates(torch.cat([x, h], 1)).sigmoid().chunk(2, 1)
-        n = cell.conv_can(torch.cat([x, r * h], 1)).tanh()
-    else:
-        x_r, x_u, x_n = cell.i2h(x).chunk(3, 1)
-        h_r, h_u, h_n = cell.h2h(h).chunk(3, 1)
-        r, u = (x_r + h_r).sigmoid(), (x_u + h_u).sigmoid()
-        n = (x_n + r * h_n).tanh()
-    return u * h + (1 - u) * n
+    if cell.reset == "after":
+        return gru_reset_after(cell.i2h(x), cell.h2h(h), h, torch.tanh)
+    r, u = cell.conv_gates(torch.cat([x, h], 1)).sigmoid().chunk(2, 1)
+    n = cell.conv_can(torch.cat([x, r * h], 1)).tanh()
+    return blend(u, h, n)
 
 
 def layers_by_hand(layers, inputs, step, several):
@@ -83,20 +78,16 @@ def conv_gru(layers, inputs):
 
 
 def traj_gru(layer, inputs):
-    features, (_, batch, _, *size) = layer.hidden_channels, inputs.shape
-    h, outputs, every_flow = inputs.new_zeros(batch, features, *size), [], []
-    of_inputs = layer.i2h(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
-    for frame, x_gates in zip(inputs, of_inputs, strict=True):
-        hidden = F.leaky_relu(layer.i2f_conv1(frame) + layer.h2f_conv1(h), 0.2)
-        flows = layer.flows_conv(hidden)
-        warped = [reference.flow_warp(h, uv, -1.0) for uv in flows.split(2, 1)]
-        h_r, h_u, h_m = layer.ret(torch.cat(warped, 1).to(h.dtype)).chunk(3, 1)
-        x_r, x_u, x_m = x_gates.chunk(3, 1)
-        r, u = (x_r + h_r).sigmoid(), (x_u + h_u).sigmoid()
-        h = u * h + (1 - u) * F.leaky_relu(x_m + r * h_m, 0.2)
-        outputs.append(h)
-        every_flow.append(flows)
-    return torch.stack(outputs), h, torch.stack(every_flow)
+    every_flow = []
+
+    def mix(h, against, ret):
+        every_flow.append(-against)
+        warped = [reference.flow_warp(h, uv) for uv in against.split(2, 1)]
+        return ret(torch.cat(warped, 1).to(h.dtype))
+
+    zero = inputs.new_zeros(inputs.shape[1], layer.hidden_channels, *inputs.shape[3:])
+    outputs, h = published.traj_gru(layer, inputs, zero, len(inputs), mix=mix)
+    return outputs, h, torch.stack(every_flow)
 
 
 def make_traj_gru(kind, dtype):

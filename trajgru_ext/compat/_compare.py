@@ -74,9 +74,9 @@ def run(
     leaves = {name: t for name, t in leaves.items() if t.requires_grad}
     outputs = [t for t in outputs if t.requires_grad]
     if torch.is_grad_enabled() and outputs and leaves:
-        seeds = [torch.randn(t.shape, device="cpu").to(t) for t in outputs]
+        grad_outputs = [torch.randn(t.shape, device="cpu").to(t) for t in outputs]
         every = list(leaves.values())
-        got = torch.autograd.grad(outputs, every, seeds, allow_unused=True)
+        got = torch.autograd.grad(outputs, every, grad_outputs, allow_unused=True)
         names = (f"gradient to {name}" for name in leaves)
         found |= dict(zip(names, got, strict=True))
     return found

@@ -34,7 +34,7 @@ def gru_gates(
         h' = u * h + (1 - u) * n      (update="keep")
         h' = (1 - u) * h + u * n      (update="replace")
 
-    in one pass over memory. For backward only the arguments are kept.
+    in one pass over memory. For backward only the arguments are saved.
 
     Differentiable any number of times in `x_gates`, `h_gates` and `h`, in reverse and
     forward mode, under `torch.func` and `torch.compile`. The same bit for bit for any

@@ -42,7 +42,7 @@ def lstm_gates(
         o = sigma(x_o + h_o + w_co * c')
         h' = o * tanh(c')
 
-    in one pass over memory. For backward only the arguments are kept.
+    in one pass over memory. For backward only the arguments are saved.
 
     Differentiable any number of times in all tensors, in reverse and forward mode,
     under `torch.func` and `torch.compile`. The same bit for bit for any number of

@@ -22,7 +22,7 @@ def se_scale(input: Tensor, logits: Tensor) -> Tensor:
         output[b,c,i,j] = input[b,c,i,j] * sigma(logits[b,c])
 
     Differentiable any number of times in reverse mode and once in forward mode on top,
-    under `torch.func` and `torch.compile`; only the arguments are kept for backward,
+    under `torch.func` and `torch.compile`; only the arguments are saved for backward,
     which is one pass, too. The same bit for bit for any number of threads; no atomics
     on CUDA.
 

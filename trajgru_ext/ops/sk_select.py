@@ -34,7 +34,7 @@ def sk_select(branches: Sequence[Tensor], logits: Tensor) -> Tensor:
 
     Each branch is read once, in the backward pass, too. Differentiable any number of
     times in reverse mode and once in forward mode on top, under `torch.func` and
-    `torch.compile`; only the arguments are kept for backward. The same bit for bit for
+    `torch.compile`; only the arguments are saved for backward. The same bit for bit for
     any number of threads; no atomics on CUDA.
 
     Args:

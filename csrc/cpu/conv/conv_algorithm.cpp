@@ -57,7 +57,7 @@ bool use_winograd(const ConvProblem& conv) {
 }
 
 bool use_winograd_weight_grad(const ConvProblem& conv) {
-  // Few pixels have few products to sum up.
+  // The gradient of few pixels sums up few products: the transforms would not pay.
   constexpr int64_t kFewPixels = 1024, kFewChannels = 64, kLeastChannels = 32;
   if (!possible(conv)) return false;
   if (forced()) return true;
