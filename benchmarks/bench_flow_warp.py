@@ -59,7 +59,8 @@ def bench(size: tuple[int, int, int, int], layout: str, rounds: int) -> list[dic
     exact = input.double().contiguous(), flow.double()
     corners = Corners(*exact, 1.0)
     wanted = [corners.blend(exact[0], corners.weights())]
-    wanted += corners.pull_back(seed.double().contiguous(), exact[0])
+    grad = seed.double().contiguous()
+    wanted += corners.image_grad(grad), corners.flow_grad(grad, exact[0])
 
     forward: dict[str, Side] = {}
     training: dict[str, Side] = {}
