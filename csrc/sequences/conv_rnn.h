@@ -51,8 +51,8 @@ struct ConvRnn : Sequence {
   // undefined is 0.
   at::Tensor h_gates(const at::Tensor& state, const Conv& conv) const;
 
-  // One convolution of the inputs (x: h's part without) and the state to some gates,
-  // and the images that it takes in step t.
+  // One convolution of the inputs and the state (of the state alone where x has no
+  // weight) to some gates, and the images that it takes in step t.
   FusedConv fuse(const Conv& x, const Conv& h, int64_t gates) const;
   std::vector<at::Tensor> fused_images(int64_t t, const at::Tensor& state) const;
 

@@ -92,8 +92,8 @@ def test_backward_twice(backend, net, recompute):
 
 
 @EVERY
-def test_batched_gradients_at_the_last_time(backend, net):
-    """Where gates would be overwritten by their gradients."""
+def test_batched_gradients_of_one_backward_pass(backend, net):
+    """Without `retain_graph`, as by `vmap` and by `is_grads_batched`."""
     names, tensors = leaves(net, backend)
     for variant in variants(net):
         outputs = on_tensors(net, names, **variant)(*tensors)[0]

@@ -92,8 +92,8 @@ def test_backward_twice(backend, recompute):
         torch.testing.assert_close(one, other)
 
 
-def test_batched_gradients_at_the_last_time(backend):
-    """Where gates would be overwritten by their gradients."""
+def test_batched_gradients_of_one_backward_pass(backend):
+    """Without `retain_graph`, as by `vmap` and by `is_grads_batched`."""
     tensors = leaves(backend)
     outputs, _ = on_tensors()(*tensors)
     seeds = torch.stack([torch.ones_like(outputs), -outputs.detach()])

@@ -61,8 +61,8 @@ def traj_gru(
         h' = u h + (1 - u) m
 
     the slices in the order r, u, m, and biases in every convolution that has one. The
-    convolutions of the inputs are computed for many steps at once, the L * F warped
-    channels never held, and the gates' memory serves their gradients.
+    convolutions of the inputs are computed for many steps at once, and the L * F warped
+    channels are never held.
 
     Differentiable in all tensors any number of times in reverse mode and once in
     forward mode on top, under `torch.func` and `torch.compile`. On the CPU all results
