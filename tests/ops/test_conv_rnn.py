@@ -105,6 +105,8 @@ def test_dilation_beyond_the_image(backend, net):
 @EVERY
 def test_dilation_in_bfloat16(backend, net, batch):
     """Sizes at which oneDNN's gradient to the weight is wrong."""
+    if backend.name == "cuda-emulated":
+        pytest.skip("its convolutions are torch's on the host, by oneDNN itself")
     sizes = (2, batch, 4, 33, 33, 40)
     tensors = sample_arguments(net, backend.device, torch.bfloat16, sizes)
     seeds = sample_seeds(net, tensors, 2)

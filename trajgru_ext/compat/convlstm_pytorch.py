@@ -9,7 +9,7 @@ from torch import Tensor
 from trajgru_ext import nn
 from trajgru_ext.nn._conv_rnn import Layers, layer_sizes
 from trajgru_ext.nn._recurrent import any_tensor, check_given, check_positive
-from trajgru_ext.nn._tracing import whole
+from trajgru_ext.ops._overrides import leaf
 
 Kernel = tuple[int, int]
 
@@ -152,7 +152,7 @@ def published_results(
     return (outputs, last) if net.return_all_layers else (outputs[-1:], last[-1:])
 
 
-@whole
+@leaf
 def _contiguous(outputs: Tensor) -> Tensor:
     """A copy; or where there is no backward pass, perhaps the outputs themselves."""
     contiguous = torch.contiguous_format

@@ -24,6 +24,7 @@ from trajgru_ext.nn._by_modules import call, run_steps, wide_enough, zero_if_non
 from trajgru_ext.nn._recurrent import (
     any_tensor,
     as_integer,
+    both_states,
     check_given,
     check_inputs,
     check_positive,
@@ -31,6 +32,7 @@ from trajgru_ext.nn._recurrent import (
 )
 from trajgru_ext.nn.traj_gru import Affine
 from trajgru_ext.ops import conv_lstm, flow_warp, lstm_gates
+from trajgru_ext.ops._overrides import leaf
 
 __all__ = [
     "EF",
@@ -197,12 +199,14 @@ class TrajGRU(_TrajGRU):
             TypeError, ValueError: as `trajgru_ext.traj_gru`.
 
         """
-        steps = number_of_frames(self, inputs, seq_len)
+        steps = number_of_frames(
+            type(self).__name__, int(self.default_seq_len), inputs, seq_len
+        )
         if inputs is None and states is None:
             like = any_tensor(self)
             states = zero_state("TrajGRU", self.b_h_w, self.hidden_channels, like)
-        outputs, last, *_ = super().forward(inputs, states, steps)
-        return own(outputs), last
+        results = super().forward(inputs, states, steps)
+        return own(results[0]), results[1]
 
 
 class ConvLSTM(ByWeights):
@@ -281,9 +285,11 @@ class ConvLSTM(ByWeights):
 
         """
         kind, channels = type(self).__name__, self._input_channel
-        steps = number_of_frames(self, inputs, seq_len)
+        steps = number_of_frames(
+            type(self).__name__, int(self.default_seq_len), inputs, seq_len
+        )
         like = any_tensor(self)
-        h, c = (None, None) if states is None else states
+        h, c = both_states(kind, states)
         if inputs is None and h is None:
             h = zero_state(kind, self.b_h_w, self._num_filter, like)
         by_module = self._change() is not None
@@ -346,9 +352,11 @@ class ConvLSTM(ByWeights):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def number_of_frames(layer: Any, inputs: Tensor | None, seq_len: int | None) -> int:
+@leaf
+def number_of_frames(
+    kind: str, default: int, inputs: Tensor | None, seq_len: int | None
+) -> int:
     """S: of the inputs, with which the number must agree; else the number, or 5."""
-    kind, default = type(layer).__name__, int(layer.default_seq_len)
     seq_len = as_integer(seq_len)
     if inputs is None:
         return default if seq_len is None else seq_len

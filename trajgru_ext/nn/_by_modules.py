@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trajgru_ext.nn._tracing import whole
+from trajgru_ext.ops._overrides import leaf
 from trajgru_ext.ops._sequences import number_of_steps, past_the_end, without_padding
 
 # From the number of a step, its input or None, and the state or None, the new state.
@@ -50,7 +50,7 @@ def zero_if_none(
     return image.new_zeros(batch, channels, *size)
 
 
-@whole
+@leaf
 def wide_enough(state: Tensor, *gates: Tensor) -> Tensor:
     """The state in a dtype that holds those of the gates, which modules choose."""
     dtype = state.dtype

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from trajgru_ext.nn._tracing import whole
+from trajgru_ext.ops._overrides import leaf
 
 # Few enough that what their backward pass needs is small beside a sequence, and enough
 # for a convolution.
 _TOGETHER = 4
 
 
-@whole
+@leaf
 def channels_last(images: Tensor) -> Tensor:
     """The images with the channels of a pixel together.
 

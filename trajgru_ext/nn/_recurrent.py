@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trajgru_ext.nn._tracing import whole
 from trajgru_ext.ops._arguments import check_number, check_tensors
 from trajgru_ext.ops._overrides import leaf
 
@@ -137,13 +136,12 @@ def zoneout_mask(
     return mask.bernoulli_(probability)
 
 
-@whole
+@leaf
 def own(outputs: Tensor) -> Tensor:
     """The outputs as a tensor that no backward pass needs: a person may change it."""
     return outputs.clone() if outputs.requires_grad else outputs
 
 
-@whole
 @leaf
 def last_state(outputs: Tensor, h: Tensor | None) -> Tensor:
     """The state after all steps: a tensor of its own, that keeps no others alive."""
@@ -176,3 +174,21 @@ def exchanged(sequence: Any) -> Any:
 def given_only(*tensors: Tensor | None) -> tuple[Tensor, ...]:
     """Those that are there."""
     return tuple(tensor for tensor in tensors if tensor is not None)
+
+
+@leaf
+def both_states(kind: str, state: Any) -> tuple[Tensor | None, Tensor | None]:
+    """The hidden and the cell state, which may be left out."""
+    if state is None:
+        return None, None
+    if not isinstance(state, tuple | list) or len(state) != 2:
+        got = type(state).__name__
+        raise TypeError(f"{kind}: state must be (h, c), got {got}")
+    h, c = state
+    return h, c
+
+
+@leaf
+def number_or(default: int, number: Any) -> Any:
+    """The number as an integer; where it is None, the default."""
+    return default if number is None else as_integer(number)

@@ -18,6 +18,7 @@ from trajgru_ext.nn._conv_rnn import (
 )
 from trajgru_ext.nn._recurrent import (
     as_integer,
+    both_states,
     check_input_channels,
     check_positive,
     last_state,
@@ -25,7 +26,6 @@ from trajgru_ext.nn._recurrent import (
 from trajgru_ext.ops import conv_lstm, lstm_gates
 from trajgru_ext.ops._arguments import check_number
 from trajgru_ext.ops._options import gate_order
-from trajgru_ext.ops._overrides import leaf
 
 State = tuple[Tensor, Tensor]
 PEEPHOLES = (None, "channel", "element")
@@ -198,7 +198,7 @@ class ConvLSTMCell(Cell):
         return w_ci, w_cf, w_co
 
     def _both_states(self, state: Any) -> tuple[Tensor | None, Tensor | None]:
-        h, c = _both(type(self).__name__, state)
+        h, c = both_states(type(self).__name__, state)
         return h, c
 
     def _complete(self, inputs: Tensor | None, state: Any) -> State:
@@ -206,18 +206,6 @@ class ConvLSTMCell(Cell):
         h, c = self._both_states(state)
         sizes = type(self).__name__, self.hidden_channels
         return zero_if_none(*sizes, h, inputs, c), zero_if_none(*sizes, c, inputs, h)
-
-
-@leaf
-def _both(kind: str, state: Any) -> tuple[Tensor | None, Tensor | None]:
-    """The hidden and the cell state, which may be left out."""
-    if state is None:
-        return None, None
-    if not isinstance(state, tuple | list) or len(state) != 2:
-        got = type(state).__name__
-        raise TypeError(f"{kind}: state must be (h, c), got {got}")
-    h, c = state
-    return h, c
 
 
 class ConvLSTM(Layers):

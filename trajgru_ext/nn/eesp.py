@@ -8,10 +8,10 @@ from torch.nn.functional import conv2d
 
 from trajgru_ext.nn._as_built import ByWeights
 from trajgru_ext.nn._recurrent import check_given, check_positive
-from trajgru_ext.nn._tracing import whole
 from trajgru_ext.ops import hff_concat
 from trajgru_ext.ops._layout import channels_last_on_cpu, in_format, memory_format
 from trajgru_ext.ops._options import check_choice
+from trajgru_ext.ops._overrides import leaf
 
 
 class _Layers(nn.Module):
@@ -169,18 +169,18 @@ class EESP(ByWeights):
         return conv2d(input, weight, shift, groups=conv.groups)
 
 
-@whole
+@leaf
 def _fastest(image: Tensor) -> Tensor:
     return channels_last_on_cpu(image)
 
 
-@whole
+@leaf
 def _as_given(output: Tensor, input: Tensor) -> Tensor:
     """The output in the memory format of the input."""
     return in_format(output, memory_format(input))
 
 
-@whole
+@leaf
 def _added(expanded: Tensor, input: Tensor, slope: Tensor | None = None) -> Tensor:
     """What the block adds to its input where the sizes are equal; then PReLU."""
     summed = [expanded]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from trajgru_ext.nn._frames import channels_last, on_frames
-from trajgru_ext.nn._recurrent import as_integer, check_given, check_positive
-from trajgru_ext.nn._tracing import whole
+from trajgru_ext.nn._recurrent import check_given, check_positive, number_or
+from trajgru_ext.ops._overrides import leaf
 
 
 class EncoderForecaster(nn.Module):
@@ -153,7 +153,7 @@ class EncoderForecaster(nn.Module):
     def forecast(self, states: Sequence[Any], steps: int | None = None) -> Tensor:
         """From the states of `encode` the frames that follow, `[steps, B, C, H, W]`."""
         self._check_levels(states)
-        steps = self.steps if steps is None else as_integer(steps)
+        steps = number_or(self.steps, steps)
         outputs = self._outputs(states, steps)
         levels = [one.flatten(0, 1) for one in outputs]
         images = torch.cat(levels, 1) if self.join else levels[0]
@@ -197,7 +197,7 @@ class EncoderForecaster(nn.Module):
             )
 
 
-@whole
+@leaf
 def _coordinates(images: Tensor) -> Tensor:
     """Of every pixel x and y from -1 to 1, and 1: `[N, 3, H, W]`."""
     height, width = images.shape[-2:]
