@@ -13,20 +13,11 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
+from trajgru_ext.ops import _registry
 from trajgru_ext.ops._options import GruOptions, read
 from trajgru_ext.ops._traj_gru_fakes import Parameters
 
 Shape = Sequence[int]
-
-# What neither convolves nor multiplies matrices.
-_ELEMENTWISE = (
-    *("channel_mean", "flow_warp", "gru_gates", "gru_reset", "gru_output"),
-    *("lstm_gates", "hff_concat", "se_scale", "sk_select", "spatial_pyramid_pool"),
-    *("flow_warp_backward", "gru_gates_backward", "gru_reset_backward"),
-    *("gru_output_backward", "lstm_gates_backward", "hff_concat_backward"),
-    *("hff_concat_affine_backward", "se_scale_backward", "sk_select_backward"),
-    "spatial_pyramid_pool_backward",
-)
 
 
 def _convolution(image: Shape, weight: Shape) -> int:
@@ -198,7 +189,7 @@ def nothing(*rest: Any, **named: Any) -> int:
 
 
 def register() -> None:
-    """Register the formulas with torch's counter."""
+    """Register the formulas with torch's counter; of all others, that they count 0."""
     formulas: dict[str, Callable[..., int]] = {
         "flow_conv": flow_conv,
         "flow_conv_backward": flow_conv_backward,
@@ -208,7 +199,7 @@ def register() -> None:
         "conv_gru_backward": conv_gru_backward,
         "traj_gru": traj_gru,
         "traj_gru_backward": traj_gru_backward,
-        **dict.fromkeys(_ELEMENTWISE, nothing),
     }
-    for name, formula in formulas.items():
+    for name in _registry.names():
+        formula = formulas.get(name, nothing)
         register_flop_formula(getattr(torch.ops.trajgru_ext, name))(formula)

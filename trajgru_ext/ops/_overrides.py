@@ -42,7 +42,8 @@ def overridable(function: Callable[P, R]) -> Callable[P, R]:
 def _operands(values: tuple[Any, ...]) -> Iterator[Any]:
     """The values, and those in a list: branches, or a weight and a bias."""
     for value in values:
+        # A class has the method of its instances, and is not one of them.
         if isinstance(value, (list, tuple)):
-            yield from value
-        else:
+            yield from (one for one in value if not isinstance(one, type))
+        elif not isinstance(value, type):
             yield value

@@ -38,6 +38,11 @@ def fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return remember
 
 
+def names() -> list[str]:
+    """The operators that have fake kernels, which are all."""
+    return list(_fakes)
+
+
 def decomposition(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate an operator made of PyTorch's own, with its arguments and results.
 
