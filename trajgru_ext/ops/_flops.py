@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import register_flop_formula
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from trajgru_ext.ops import _registry
 from trajgru_ext.ops._options import GruOptions, read
@@ -201,5 +201,6 @@ def register() -> None:
         "traj_gru_backward": traj_gru_backward,
     }
     for name in _registry.names():
-        formula = formulas.get(name, nothing)
-        register_flop_formula(getattr(torch.ops.trajgru_ext, name))(formula)
+        operator = getattr(torch.ops.trajgru_ext, name)
+        if operator not in flop_registry:  # as where the package is imported again
+            register_flop_formula(operator)(formulas.get(name, nothing))
