@@ -289,7 +289,9 @@ class ConvLSTM(ByWeights):
             type(self).__name__, int(self.default_seq_len), inputs, seq_len
         )
         like = any_tensor(self)
-        h, c = both_states(kind, states)
+        # The original unpacks them, so that both may be stacked in one tensor.
+        pair = states.unbind() if isinstance(states, Tensor) else states
+        h, c = both_states(kind, pair)
         if inputs is None and h is None:
             h = zero_state(kind, self.b_h_w, self._num_filter, like)
         by_module = self._change() is not None
