@@ -104,6 +104,8 @@ def test_results_are_the_persons_own(case, steps, batch, way):
         wanted = outputs(plain(*given))
     if way == "accelerated":
         assert "" in accelerate(module).replaced
+    if hasattr(module, "computes"):
+        assert module.computes() == "by weights"
     for got, one in zip(outputs(module(*given)), wanted, strict=True):
         torch.testing.assert_close(got, one, rtol=0, atol=1e-10)
     once, again = (changed_in_place(module, given) for _ in range(2))

@@ -258,6 +258,6 @@ class ConvLSTM(ByWeights):
                 states[k] = cell(x, *states[k])
                 x, _ = states[k]
             if t in self.effective_step:
-                outputs.append(x)
+                outputs.append(own(x))
         h, c = states[-1]
         return outputs, (h, c)

@@ -96,8 +96,8 @@ def _other_tensors(own: dict[str, Any], made: Built) -> str | None:
     for name, size in made.sizes.items():
         tensor = parameters.get(name)
         tensor = buffers.get(name) if tensor is None else tensor
-        if tensor is None:  # an attribute, as DataParallel's replicas have it
-            tensor = own.get(name)
+        if tensor is None and size is not None:
+            tensor = own.get(name)  # as DataParallel's replicas have it
         if type(tensor) in _PLAIN and tensor.shape == size:
             continue
         if why := _other_tensor(tensor, size):
