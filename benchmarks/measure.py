@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,6 +94,31 @@ def medians(sides: dict[str, Side], rounds: int) -> dict[str, float]:
     for _ in range(rounds):
         for name, timer in timers.items():
             times[name].append(timer.timeit(repeats[name]).median)
+    return {name: 1e3 * statistics.median(values) for name, values in times.items()}
+
+
+def medians_of_models(sides: dict[str, Side], rounds: int) -> dict[str, float]:
+    """The same where a run may take many seconds, and is then made once a turn.
+
+    The timer that `medians` has warms up again before every turn.
+    """
+    if DEVICE == "cuda":
+        return _cuda_medians(sides, rounds)
+
+    def mean(side: Side, repeats: int) -> float:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            side()
+        return (time.perf_counter() - start) / repeats
+
+    for side in sides.values():
+        side()
+    # A fifth of a second, of which a single interruption is little.
+    repeats = {n: max(1, int(0.2 / mean(side, 1))) for n, side in sides.items()}
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, side in sides.items():
+            times[name].append(mean(side, repeats[name]))
     return {name: 1e3 * statistics.median(values) for name, values in times.items()}
 
 
