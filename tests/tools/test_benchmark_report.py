@@ -2,9 +2,16 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import public_models
+import pytest
 import run
+import torch
+
+from ports import mim
 
 KEPT = Path(run.__file__).parent / "results"
 
@@ -45,3 +52,46 @@ def test_means():
     ]
     assert run.ratios([*records, {"mode": "memory"}], "forward") == [1, 4]
     assert run.mean([1.0, 4.0]) == 2
+
+
+def test_models(tmp_path):
+    """Whole models at small sizes: every side is right, and the report has its row."""
+    names = "ConvLSTM", "MIM", "Robust Video Matting"
+    command = [sys.executable, Path(run.__file__).parent / "bench_models.py"]
+    command += ["--small", "--no-memory", "--rounds", "1", "--threads", "1"]
+    command += ["--json", tmp_path / "models.json", "--models", *names]
+    subprocess.run([*map(str, command)], check=True, stdout=subprocess.DEVNULL)
+    records = json.loads((tmp_path / "models.json").read_text())["records"]
+    assert [(r["model"], r["mode"]) for r in records] == [
+        (name, mode) for name in names for mode in ("forward", "training step")
+    ]
+    for record in records:
+        first, *others = record["times_ours"].items()
+        times = [v for side, v in others if not side.startswith("ours")]
+        assert first == ("best other", min(times))
+    assert "| `models` | " in run.report(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    for name in names:
+        assert f"| {name}, training step | " in text
+
+
+def test_classes_of_a_checkout(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openstl.modules", None)
+    monkeypatch.delitem(sys.modules, "openstl.modules")
+    for folder in ("modules", "models"):
+        (tmp_path / "openstl" / folder).mkdir(parents=True)
+    for _, end, _ in public_models.OPENSTL.values():
+        file = tmp_path / "openstl" / "modules" / f"{end}_modules.py"
+        file.write_text(f"class Cell_{end}: pass\n")
+    with pytest.raises(SystemExit, match=r"mim_model.py is not there"):
+        public_models.published(tmp_path, "MIM")
+    code = "from openstl.modules import Cell_mim, Cell_predrnn\n"
+    code += "from ports.mim import MIM_Model as Ported\n"
+    code += "class MIM_Model(Ported): parts = Cell_mim, Cell_predrnn\n"
+    (tmp_path / "openstl" / "models" / "mim_model.py").write_text(code)
+    model, arguments = public_models.model_and_arguments("MIM", True, tmp_path)
+    assert [one.__name__ for one in model.parts] == ["Cell_mim", "Cell_predrnn"]
+    port, same = public_models.model_and_arguments("MIM", True)
+    assert type(port) is mim.MIM_Model
+    pairs = zip(public_models.tensors(same), arguments, strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
