@@ -197,7 +197,7 @@ def main() -> None:
         for name in options.models:
             records += [bench_memory(name, options)] if options.memory else []
             records += bench(name, options)
-    write(options.json, records)
+            write(options.json, records)
 
 
 if __name__ == "__main__":
