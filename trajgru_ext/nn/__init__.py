@@ -7,6 +7,7 @@ reparametrised, the layer calls its modules instead, step by step; `computes()` 
 in is for the modules to choose, and torch.compile and torch.export unroll the steps.
 """
 
+from trajgru_ext.nn.conv2d import Conv2d
 from trajgru_ext.nn.conv_gru import ConvGRU, ConvGRUCell
 from trajgru_ext.nn.conv_lstm import ConvLSTM, ConvLSTMCell
 from trajgru_ext.nn.eesp import EESP, DilatedPyramid, DilatedSeparableConv
@@ -35,6 +36,7 @@ from trajgru_ext.nn.traj_gru import TrajGRU, TrajGRUCell
 
 __all__ = [
     "EESP",
+    "Conv2d",
     "ConvGRU",
     "ConvGRUCell",
     "ConvLSTM",
