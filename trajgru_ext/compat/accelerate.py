@@ -18,6 +18,8 @@ from trajgru_ext.compat._fast_classes import (
     swap,
     swapped,
 )
+from trajgru_ext.compat._gate_plans import gate_class, plan
+from trajgru_ext.compat._gate_rewrites import Alone
 from trajgru_ext.compat._layers import (
     LeftAlone,
     class_name,
@@ -47,7 +49,7 @@ def accelerate(
     Every module keeps its identity, its parameters, submodules, hooks, mode, device and
     dtype, and is still an instance of its class: only what its `forward` runs changes.
     Optimisers, `state_dict`, `copy.deepcopy` and pickles go on as before; pickles need
-    this package too. Two kinds of modules change:
+    this package too. Three kinds of modules change:
 
     - Instances of the layers that `trajgru_ext.compat` has are found anywhere in the
       model by their class name, attributes, and the names, shapes and settings of their
@@ -57,13 +59,21 @@ def accelerate(
       convolutions run on images whose channels are together, which is faster.
     - Every other `torch.nn.Conv2d`, parametrised or not, that can be quicker as
       `trajgru_ext.nn.Conv2d` becomes one, in modules of any class.
+    - Modules of any class whose `forward` can be traced by `torch.fx` and has the gate
+      update of an LSTM or a GRU, however it is written, run it by `lstm_gates`,
+      `gru_gates`, `gru_reset` or `gru_output`; everything else in their `forward` stays
+      as it is. The original runs where an argument is none that was traced, where an
+      attribute of the module was set to something else, and the original's arithmetic
+      where an operator does not take the sizes, dtypes or device.
 
     A published layer is left alone where it is a subclass with methods of its own (with
     a warning), where something inside has hooks, where it cannot be run here, or where
     its numbers are others. For the latter it is run on small random data with random
     parameters, unless `probe` is False. What is hooked, wrapped, replaced, pruned or
     reparametrised inside a layer afterwards makes it call its modules, as the original
-    does, step by step; its `computes()` says so.
+    does, step by step; its `computes()` says so. Gates that no operator computes are
+    left alone too, as those of PredRNN's two memories, or of a convolution for each
+    gate of an LSTM.
 
     Args:
         model: any module; it may itself be such a layer.
@@ -74,8 +84,8 @@ def accelerate(
         recompute: what the backward pass computes again to save memory: "none", "gates"
             or "flows" (of layers without flows: the gates); see `trajgru_ext.traj_gru`.
             With either, those convolutions too.
-        probe: whether each module is compared with its replacement before it is
-            replaced.
+        probe: whether each layer is compared with its replacement, and each gate update
+            with the operator, before it is replaced.
 
     Returns:
         A `Report`: what was made fast, what was recognised and left alone, and why.
@@ -93,47 +103,80 @@ def accelerate(
     fast = [Swap(m, type(m)) for m in model.modules() if isinstance(m, Accelerated)]
     restore(model)  # another call may choose otherwise
     try:
-        report, swaps = _find(op, model, recompute, probe)
+        search = _Search(recompute, probe)
+        search.visit(model)
+        report, swaps = search.report, search.swaps
         if verify is not None and swaps:
             _verify(op, model, swaps, verify)
     except BaseException:
         commit(fast)
         raise
     commit(swaps)
+    for name in search.warned:
+        if (why := report.left_alone.get(name)) is not None:
+            what = f"{op}: {name or 'the model'} is left alone: {why}"
+            warnings.warn(what, stacklevel=2)
     return report
 
 
-def _find(
-    op: str, model: nn.Module, recompute: str, probe: bool
-) -> tuple[Report, list[Swap]]:
-    report, swaps = Report(), []
-    whole: set[nn.Module] = set()  # what is inside of modules replaced as a whole
-    for name, module in model.named_modules():
-        for child, stage in stages(module).items():
-            kind = fast_class(Stage, nn.Sequential, {"recompute": recompute})
-            swaps.append(Swap(stage, kind))
-            report.replaced[f"{name}.{child}" if name else child] = class_name(Stage)
-            whole.update(stage.modules())
-        if module in whole:
-            continue
-        if isinstance(module, ByWeights):
-            whole.update(module.modules())
-        elif published_base(module) is not None:
-            try:
-                found = layer_swaps(module, recompute, probe)
-            except LeftAlone as left:
-                report.left_alone[name] = str(left)
-                if left.warn:
-                    what = f"{op}: {name or 'the model'} is left alone: {left}"
-                    warnings.warn(what, stacklevel=3)
+class _Search:
+    """What is to be changed in a model, and the report of it."""
+
+    def __init__(self, recompute: str, probe: bool) -> None:
+        self.recompute, self.probe = recompute, probe
+        self.report = Report()
+        self.swaps: list[Swap] = []
+        self.warned: list[str] = []
+        """Names of modules whose class somebody may think is made fast."""
+
+    def visit(self, model: nn.Module) -> None:
+        """Look at all modules of a model."""
+        whole: set[nn.Module] = set()  # what is inside of modules replaced as a whole
+        for name, module in model.named_modules():
+            for child, stage in stages(module).items():
+                kind = fast_class(Stage, nn.Sequential, {"recompute": self.recompute})
+                self.swaps.append(Swap(stage, kind))
+                inner = f"{name}.{child}" if name else child
+                self.report.replaced[inner] = class_name(Stage)
+                whole.update(stage.modules())
+            if module in whole:
                 continue
-            report.replaced[name] = class_name(found[0].kind._parts[0])
-            swaps += found
-            whole.update(module.modules())
-        elif _is_plain_convolution(module) and may_pay(module):
-            swaps.append(swap(module, convolution_class()))
-            report.convolutions.append(name)
-    return report, swaps
+            if isinstance(module, ByWeights) or self._layer(name, module):
+                whole.update(module.modules())
+            elif _is_plain_convolution(module):
+                if may_pay(module):
+                    self.swaps.append(swap(module, convolution_class()))
+                    self.report.convolutions.append(name)
+            else:
+                self._gates(name, module)
+
+    def _layer(self, name: str, module: nn.Module) -> bool:
+        """Replace an instance of a published class, if it is one."""
+        if published_base(module) is None:
+            return False
+        try:
+            found = layer_swaps(module, self.recompute, self.probe)
+        except LeftAlone as left:
+            self.report.left_alone[name] = str(left)
+            if left.warn:
+                self.warned.append(name)
+            return False
+        self.swaps += found
+        self.report.replaced[name] = class_name(found[0].kind._parts[0])
+        return True
+
+    def _gates(self, name: str, module: nn.Module) -> None:
+        """Replace the gate updates of a module of any class, if it has some."""
+        kind = own_class(module)
+        try:
+            found = plan(module, kind, self.probe)
+        except Alone as alone:
+            self.report.left_alone.setdefault(name, str(alone))
+            return
+        if found is not None:
+            self.swaps.append(Swap(module, gate_class(kind, found)))
+            self.report.gates[name] = found.what()
+            self.report.left_alone.pop(name, None)
 
 
 def _is_plain_convolution(module: Any) -> bool:

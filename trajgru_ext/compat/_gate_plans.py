@@ -1,0 +1,283 @@
+"""A module's forward with its gate updates replaced, and when it stands for it."""
+
+import functools
+import inspect
+import itertools
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from trajgru_ext.compat._fast_classes import fast_base, fast_class
+from trajgru_ext.compat._gate_forms import (
+    CANDIDATES,
+    FUNCTIONS,
+    SIGMOID,
+    TANH,
+    activation_of,
+)
+from trajgru_ext.compat._gate_rewrites import Alone, compiled, rewrite
+from trajgru_ext.compat._gate_traces import Trace, Untraceable, names_used, trace
+
+_MOST_OPTIONAL = 3  # arguments that may be None; each doubles the traces
+
+_OF_MODULES = frozenset(vars(nn.Module()))
+
+
+class Variant(NamedTuple):
+    """The forward for one mode, and for some arguments that are None."""
+
+    function: Callable[..., Any]
+    names: tuple[str, ...]
+    """The arguments that it takes."""
+    lengths: tuple[int, ...]
+    """For each 0 where it is a Tensor, or how long a sequence of them it is."""
+    constants: dict[str, Any]
+    updates: tuple[str, ...]
+
+
+class Plan(NamedTuple):
+    """All that takes the place of a module's forward."""
+
+    parameters: dict[str, Any]
+    """The arguments of the forward by name, with their defaults."""
+    variants: dict[tuple[bool, tuple[str, ...]], Variant]
+    """By the mode and the names of the arguments that are None."""
+    attributes: dict[str, Any]
+    """The module's own, which the traces were made with."""
+    there: dict[str, tuple[bool, ...]]
+    """Which of its parameters, buffers and modules are not None."""
+    activations: tuple[str, ...]
+    """The modules inside that are no longer called."""
+
+    def what(self) -> str:
+        """The updates, each once."""
+        every = (u for variant in self.variants.values() for u in variant.updates)
+        return "; ".join(dict.fromkeys(every))
+
+    def stands_for(self, module: nn.Module) -> bool:
+        """Whether the module is as it was when it was traced."""
+        own = vars(module)
+        for name, value in self.attributes.items():
+            now = own.get(name, _MISSING)
+            if now is not value and not _equal(now, value):
+                return False
+        for name, there in self.there.items():
+            if there != tuple(one is not None for one in own[name].values()):
+                return False
+        modules = own["_modules"]
+        return all(
+            activation_of(modules[name]) is not None for name in self.activations
+        )
+
+    def variant(self, module: nn.Module, given: dict[str, Any]) -> Variant | None:
+        """The forward for some arguments, or None where the original must run."""
+        nones = tuple(name for name, value in given.items() if value is None)
+        found = self.variants.get((module.training, nones))
+        if found is None or not self.stands_for(module):
+            return None
+        for name, value in found.constants.items():
+            if value is not None and not _equal(given[name], value):
+                return None
+        for name, length in zip(found.names, found.lengths, strict=True):
+            value = given[name]
+            if length and isinstance(value, (tuple, list)):
+                if len(value) != length or not all(_is_tensor(one) for one in value):
+                    return None
+            elif not _is_tensor(value) or (length and value.shape[:1] != (length,)):
+                return None
+        return found
+
+
+_MISSING = object()
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two numbers, texts, or sequences of them are of one type and equal."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, (tuple, list)):
+        pairs = zip(one, other, strict=False)
+        return len(one) == len(other) and all(_equal(a, b) for a, b in pairs)
+    return isinstance(one, (bool, int, float, str)) and one == other
+
+
+def plan(module: nn.Module, kind: type, probe: bool) -> Plan | None:
+    """Find the gate updates in the class's forward on a module.
+
+    None where there are no gates, and Alone is raised where there are others.
+    """
+    (base, *_) = (one for one in kind.__mro__ if "forward" in vars(one))
+    if base.__module__.partition(".")[0] in ("torch", "trajgru_ext"):
+        return None
+    used = names_used(kind)
+    if not _has_gates(module, used):
+        return None
+    if parametrize.is_parametrized(module):
+        raise Alone("it is parametrised itself")
+    if "forward" in vars(module):
+        raise Alone("it has a forward of its own")
+    if "type" in used:
+        raise Alone("its forward asks for types")
+    parameters = _parameters(kind)
+    variants, reasons, activations = {}, [], set()
+    modes = (True, False) if "training" in used else (module.training,)
+    for mode, nones in itertools.product(modes, _choices(parameters)):
+        try:
+            found, swallowed = _variant(module, kind, parameters, mode, nones, probe)
+        except (Alone, Untraceable) as error:
+            reasons.append(str(error))
+            continue
+        if found is not None:
+            for same in (mode,) if len(modes) > 1 else (True, False):
+                variants[same, nones] = found
+            activations |= swallowed
+    if not variants:
+        if reasons:
+            raise Alone(reasons[0])
+        return None
+    own = {
+        name: list(value) if isinstance(value, list) else value
+        for name, value in vars(module).items()
+        if name not in _OF_MODULES and not isinstance(value, Tensor)
+    }
+    inner = ("_parameters", "_buffers", "_modules")
+    there = {
+        name: tuple(one is not None for one in vars(module)[name].values())
+        for name in inner
+    }
+    return Plan(parameters, variants, own, there, tuple(sorted(activations)))
+
+
+def _has_gates(module: nn.Module, used: set[str]) -> bool:
+    """Whether the forward may have a gate and a candidate, by the names it uses."""
+    kinds = [activation_of(child) for child in module.children()]
+    inside = {found[0] for found in kinds if found is not None}
+    functions = {id(f): name for f, name in FUNCTIONS.items()}
+    inside |= {functions.get(id(value), "") for value in vars(module).values()}
+    names = used | inside | ({SIGMOID} if used & {"expit", "Sigmoid"} else set())
+    names |= {TANH} if "Tanh" in used else set()
+    return SIGMOID in names and bool(names & set(CANDIDATES))
+
+
+_NEEDED = object()
+
+
+def _parameters(kind: Any) -> dict[str, Any]:
+    found = {}
+    for name, one in list(inspect.signature(kind.forward).parameters.items())[1:]:
+        if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
+            raise Alone("its forward takes any number of arguments")
+        found[name] = _NEEDED if one.default is one.empty else one.default
+    return found
+
+
+def _choices(parameters: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Which arguments may be None together, none of them first."""
+    optional = [name for name, default in parameters.items() if default is None]
+    if len(optional) > _MOST_OPTIONAL:
+        optional = []
+    for count in range(len(optional) + 1):
+        yield from itertools.combinations(optional, count)
+
+
+def _variant(
+    module: nn.Module,
+    kind: type,
+    parameters: dict[str, Any],
+    mode: bool,
+    nones: tuple[str, ...],
+    probe: bool,
+) -> tuple[Variant | None, set[str]]:
+    """The forward in a mode with arguments that are None; and the activations in it."""
+    constants = {
+        name: None if name in nones else default
+        for name, default in parameters.items()
+        if name in nones or (default is not _NEEDED and default is not None)
+    }
+    names = tuple(name for name in parameters if name not in constants)
+    before = module.training
+    vars(module)["training"] = mode
+    try:
+        traced = trace(module, kind, names, constants)
+    finally:
+        vars(module)["training"] = before
+    what, swallowed = rewrite(traced.graph, module, probe)
+    if not what:
+        return None, set()
+    lengths, function = _lengths(traced), compiled(traced.graph)
+    return Variant(function, names, lengths, constants, tuple(what)), swallowed
+
+
+def _lengths(traced: Trace) -> tuple[int, ...]:
+    """How many tensors each argument is taken apart into; 0 where it is not."""
+    lengths = []
+    for name in traced.tensors:
+        node = next(n for n in traced.graph.nodes if n.target == name)
+        items = [n.args[1] for n in node.users if n.target is operator.getitem]
+        whole = [k for k in items if isinstance(k, int) and k >= 0]
+        taken = whole and len(whole) == len(node.users) and name not in traced.asked
+        lengths.append(max(whole) + 1 if taken else 0)
+    return tuple(lengths)
+
+
+class GateUpdates:
+    """A module whose gate updates are our operators; all else runs as it did."""
+
+    _plan: Plan | None = None
+    _parts: tuple[type, Any, dict[str, Any]]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "_parts" not in vars(cls):
+            return  # one that is parametrised
+        original = cls._parts[1].forward
+
+        @functools.wraps(original)
+        def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+            plan = cls._plan
+            given = None if plan is None else _given(plan.parameters, args, kwargs)
+            if plan is not None and given is not None:
+                variant = plan.variant(self, given)
+                if variant is not None:
+                    values = [given[name] for name in variant.names]
+                    return variant.function(self, *values)
+            return original(self, *args, **kwargs)
+
+        cls.forward = forward  # type: ignore[attr-defined]
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)  # type: ignore[misc]  # of the module's class
+        module: Any = self
+        kind = fast_base(type(self))
+        # Its class was made again, and generated functions have no name to be found by.
+        try:
+            kind._plan = plan(module, kind._parts[1], probe=False)
+        except Alone:
+            kind._plan = None
+
+
+def _given(
+    parameters: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The values of all arguments; None where the call is a wrong one."""
+    if len(args) > len(parameters):
+        return None
+    given = {**parameters, **dict(zip(parameters, args, strict=False)), **kwargs}
+    if len(given) > len(parameters) or any(v is _NEEDED for v in given.values()):
+        return None
+    named = list(parameters)[: len(args)]
+    return None if any(name in kwargs for name in named) else given
+
+
+def gate_class(kind: type, found: Plan) -> type:
+    """The class of a module of a class, with its gate updates replaced."""
+    made: Any = fast_class(GateUpdates, kind, {"_stands_for": kind})
+    made._plan = found
+    return made  # type: ignore[no-any-return]

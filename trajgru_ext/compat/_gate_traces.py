@@ -1,0 +1,281 @@
+"""The graph of what a module's own `forward` computes, its modules being leaves.
+
+A graph stands for the forward only for arguments that take the same way through it. So
+a proxy says of itself that it is a Tensor, which callers check; what depends on a
+value, draws random numbers, changes a tensor in place, keeps states between calls or
+switches gradients or autocast cannot be traced.
+"""
+
+import inspect
+import random
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+
+from trajgru_ext.compat._gate_forms import channels_of
+
+_IN_PLACE = tuple(f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "pow"))
+
+# No person's code chooses this dtype, so that one that chooses another is noticed.
+_MARKED = torch.float64
+
+_SIZE = "size"  # of a split, or the number of chunks, which have other names
+
+_DEPTH = 4  # of functions that call each other, in which activations are looked for
+
+
+class Untraceable(Exception):
+    """Why the forward of a module has no graph that stands for it."""
+
+
+class Trace(NamedTuple):
+    """A graph, and what an argument must be for it to stand for the forward."""
+
+    graph: fx.Graph
+    tensors: tuple[str, ...]
+    """The arguments that must be Tensors, or sequences of them."""
+    asked: frozenset[str]
+    """Those whose class was asked for: Tensors."""
+    constants: dict[str, Any]
+    """Those that must have these values."""
+
+
+class _Value(fx.Proxy):
+    """A proxy that says it is a Tensor."""
+
+    @property  # type: ignore[misc]  # isinstance asks for it
+    def __class__(self) -> type:
+        caller = sys._getframe(1)
+        if not caller.f_globals.get("__name__", "").startswith("torch.fx."):
+            self.tracer.asked.add(self.node)  # type: ignore[attr-defined]
+        return Tensor
+
+    def __getattr__(self, name: str) -> Any:
+        if not hasattr(Tensor, name):
+            raise AttributeError(name)
+        return super().__getattr__(name)
+
+    def __len__(self) -> int:
+        count = self.tracer.parts(self.node)  # type: ignore[attr-defined]
+        return super().__len__() if count is None else count
+
+    def _in_place(self, other: Any) -> Any:
+        raise Untraceable("it changes a tensor in place")
+
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = _in_place
+
+
+class _Tracer(fx.Tracer):
+    """Leaves every module as it is, and refuses what a graph cannot hold."""
+
+    proxy_buffer_attributes = True
+
+    def __init__(self, names: tuple[str, ...], constants: dict[str, Any]) -> None:
+        super().__init__()
+        self.names, self.constants = names, constants
+        self.asked: set[fx.Node] = set()
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Value(node, self)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if _modes() != _TRACED_IN:
+            raise Untraceable("it switches gradients or autocast on or off")
+        return super().create_node(*args, **kwargs)
+
+    def create_arg(self, a: Any) -> Any:
+        if issubclass(type(a), fx.Proxy):
+            return a.node
+        if isinstance(a, Tensor) and not self._is_of_module(a):
+            raise Untraceable("it makes tensors of a fixed size or value")
+        return super().create_arg(a)
+
+    def iter(self, obj: Any) -> Iterator[Any]:
+        count = self.parts(obj.node)
+        return (
+            super().iter(obj) if count is None else iter(obj[k] for k in range(count))
+        )
+
+    def parts(self, node: Any) -> int | None:
+        """How many parts of a layer's channels a node is, where this is known."""
+        name = getattr(node.target, "__name__", node.target)
+        if name not in ("chunk", "split") or node.args[0].op == "placeholder":
+            return None
+        given = {
+            **dict(zip((_SIZE, "dim"), node.args[1:], strict=False)),
+            **node.kwargs,
+        }
+        dim, size = given.pop("dim", 0), next(iter(given.values()), None)
+        count: Any = size
+        if isinstance(size, (list, tuple)):
+            count = len(size)
+        elif name == "split":
+            channels = channels_of(node.args[0], self.root)
+            count = -(-channels // size) if channels and isinstance(size, int) else None
+        return count if dim in (1, -3) and isinstance(count, int) else None
+
+    def _is_of_module(self, tensor: Tensor) -> bool:
+        own = (*self.root.parameters(), *self.root.buffers(), *self.tensor_attrs)
+        return any(tensor is one for one in own)
+
+    def create_args_for_root(
+        self, root_fn: Any, is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        proxies = {n: self.create_proxy("placeholder", n, (), {}) for n in self.names}
+        values = {**proxies, **self.constants}
+        positional, named = [], {}
+        for name, one in list(inspect.signature(root_fn).parameters.items())[1:]:
+            if one.kind is one.KEYWORD_ONLY:
+                named[name] = values[name]
+            else:
+                positional.append(values[name])
+
+        def called(root: Any) -> Any:
+            return root_fn(root, *positional, **named)
+
+        return called, [self.root]
+
+
+def _modes() -> tuple[Any, ...]:
+    devices = [
+        (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+        for device in ("cpu", "cuda")
+    ]
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *devices
+
+
+_TRACED_IN = (True, False, (True, _MARKED), (True, _MARKED))
+
+
+@contextmanager
+def _traced_modes() -> Iterator[None]:
+    """Modes of which a change is noticed, whatever the code changes them to."""
+    before = _modes()[2:]
+    try:
+        for device in ("cpu", "cuda"):
+            torch.set_autocast_enabled(device, True)
+            torch.set_autocast_dtype(device, _MARKED)
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        for device, (enabled, dtype) in zip(("cpu", "cuda"), before, strict=True):
+            torch.set_autocast_enabled(device, enabled)
+            torch.set_autocast_dtype(device, dtype)
+
+
+def _random_states() -> list[Any]:
+    states: list[Any] = [random.getstate(), torch.get_rng_state().tolist()]
+    numpy = sys.modules.get("numpy")
+    return states if numpy is None else [*states, str(numpy.random.get_state())]
+
+
+def trace(
+    module: nn.Module, kind: type, names: tuple[str, ...], constants: dict[str, Any]
+) -> Trace:
+    """Trace the forward of the class on a module; or raise Untraceable.
+
+    names: the arguments that are tensors; constants: the others.
+    """
+    # What the forward sets is set on this, which shares only the modules inside.
+    made: Any = kind
+    root = made.__new__(made)
+    vars(root).update({name: _copied(value) for name, value in vars(module).items()})
+    before = {name: _copied(value) for name, value in vars(root).items()}
+    tracer, numbers = _Tracer(names, constants), _random_states()
+    try:
+        with _traced_modes(), torch.random.fork_rng(devices=[]):
+            graph = tracer.trace(root)
+            drawn = _random_states() != numbers
+    except Untraceable:
+        raise
+    except Exception as error:
+        what = str(error).partition("\n")[0].partition(". ")[0]
+        raise Untraceable(f"{type(error).__name__}: {what}") from error
+    finally:
+        random.setstate(numbers[0])
+    if drawn:
+        raise Untraceable("it draws random numbers")
+    after = vars(root)
+    if before.keys() != after.keys() or any(
+        not _same(before[name], after[name]) for name in before
+    ):
+        raise Untraceable("it keeps something from call to call")
+    _check_in_place(graph, module)
+    asked = frozenset(n.target for n in tracer.asked if n.op == "placeholder")
+    return Trace(graph, names, asked, constants)  # type: ignore[arg-type]
+
+
+def _copied(value: Any) -> Any:
+    return value.copy() if type(value) in (dict, list, set) else value
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether nothing was set; tensors and objects are compared by identity."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        pairs = [(one.get(key, other), value) for key, value in other.items()]
+        return len(one) == len(other) and all(_same(*pair) for pair in pairs)
+    if isinstance(one, (list, tuple)):
+        pairs = list(zip(one, other, strict=False))
+        return len(one) == len(other) and all(_same(*pair) for pair in pairs)
+    return isinstance(one, (bool, int, float, str, set)) and bool(one == other)
+
+
+def _check_in_place(graph: fx.Graph, module: nn.Module) -> None:
+    """Raise Untraceable where a node changes what another one reads."""
+    for node in graph.nodes:
+        name = node.target if node.op == "call_method" else ""
+        named = name.endswith("_") and (not name.endswith("__") or name in _IN_PLACE)
+        changes = node.kwargs.get("inplace") or "out" in node.kwargs
+        if node.op == "call_module":
+            inner: Any = module.get_submodule(node.target)
+            while isinstance(inner, nn.Sequential) and len(inner):
+                inner = inner[0]
+            changes = changes or getattr(inner, "inplace", False)
+        shared = any(len(argument.users) > 1 for argument in node.all_input_nodes)
+        if named or "out" in node.kwargs or (changes and shared):
+            raise Untraceable("it changes a tensor in place")
+
+
+def names_used(kind: type) -> set[str]:
+    """The names that a class's forward uses, and the functions that it calls."""
+    found: set[str] = set()
+    methods = {
+        name: value
+        for base in reversed(kind.__mro__)
+        if not base.__module__.startswith("torch.")
+        for name, value in vars(base).items()
+        if isinstance(value, types.FunctionType)
+    }
+    seen: set[Any] = set()
+
+    def visit(function: Any, depth: int) -> None:
+        function = inspect.unwrap(function)
+        if not isinstance(function, types.FunctionType) or function in seen:
+            return
+        seen.add(function)
+        codes, names = [function.__code__], set()
+        for code in codes:
+            names |= {*code.co_names}
+            codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]
+        found.update(names)
+        for name in names if depth else ():
+            called = methods.get(name, function.__globals__.get(name))
+            if not getattr(called, "__module__", "torch").startswith("torch"):
+                visit(called, depth - 1)
+
+    for base in kind.__mro__:
+        if base is not nn.Module and "forward" in vars(base):
+            visit(vars(base)["forward"], _DEPTH)
+    return found
