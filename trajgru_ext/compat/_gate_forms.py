@@ -106,10 +106,16 @@ def channels_of(node: fx.Node, module: nn.Module) -> int | None:
 
 
 class Forms:
-    """The forms of a graph's nodes."""
+    """The forms of a graph's nodes.
 
-    def __init__(self, graph: fx.Graph, module: nn.Module) -> None:
-        self._module = module
+    whole_states: whether arithmetic of tensors that are neither sliced nor activated is
+    left as it is. A state that is masked is then one factor, but sums of gates are too.
+    """
+
+    def __init__(
+        self, graph: fx.Graph, module: nn.Module, whole_states: bool = False
+    ) -> None:
+        self._module, self._whole_states = module, whole_states
         self._factors: list[Factor] = []
         self._numbers: dict[Factor, int] = {}
         self._parts: dict[fx.Node, list[Sum]] = {}
@@ -206,7 +212,12 @@ class Forms:
         wanted = _OPERANDS.get(name, 2)
         if node.kwargs or len(operands) != wanted or None in operands:
             return None
-        return _limited(_combine(name, operands))
+        found = _COMBINED[name](*operands)
+        factors = {type(self[number]) for product in found for number in product}
+        left = len(found) > _MOST_PRODUCTS or (
+            self._whole_states and factors == {Whole}
+        )
+        return None if left else found
 
     def _operand(self, value: Any) -> Sum | None:
         if isinstance(value, fx.Node):
@@ -343,10 +354,6 @@ def key(form: Sum) -> frozenset[tuple[Product, float]]:
     return frozenset(form.items())
 
 
-def _limited(form: Sum) -> Sum | None:
-    return form if len(form) <= _MOST_PRODUCTS else None
-
-
 def plus(one: Sum, other: Sum, factor: float = 1.0) -> Sum:
     """One sum and `factor` times another."""
     found = dict(one)
@@ -374,7 +381,3 @@ _COMBINED: dict[str, Callable[..., Sum]] = {
     "lerp": lambda a, b, w: plus(a, times(w, plus(b, a, -1.0))),
     "addcmul": lambda a, b, c: plus(a, times(b, c)),
 }
-
-
-def _combine(name: str, operands: list[Any]) -> Sum:
-    return _COMBINED[name](*operands)

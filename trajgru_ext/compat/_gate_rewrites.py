@@ -49,6 +49,9 @@ def rewrite(
         forms = Forms(graph, module)
         updates, reasons = find(forms)
         if not updates:
+            forms = Forms(graph, module, whole_states=True)
+            updates, _ = find(forms)
+        if not updates:
             if reasons and not what:
                 raise Alone("; ".join(reasons))
             break

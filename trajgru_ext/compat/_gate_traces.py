@@ -270,10 +270,13 @@ def names_used(kind: type) -> set[str]:
             names |= {*code.co_names}
             codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]
         found.update(names)
+        known = function.__globals__
+        files = [known[n] for n in names if isinstance(known.get(n), types.ModuleType)]
         for name in names if depth else ():
-            called = methods.get(name, function.__globals__.get(name))
-            if not getattr(called, "__module__", "torch").startswith("torch"):
-                visit(called, depth - 1)
+            inside = [getattr(file, name, None) for file in files]
+            for called in (methods.get(name), known.get(name), *inside):
+                if not getattr(called, "__module__", "torch").startswith("torch"):
+                    visit(called, depth - 1)
 
     for base in kind.__mro__:
         if base is not nn.Module and "forward" in vars(base):

@@ -99,24 +99,22 @@ def _fits(tensor: Tensor, state: Tensor) -> bool:
     return same and torch.promote_types(tensor.dtype, state.dtype) == state.dtype
 
 
-def _is_state(state: Tensor) -> bool:
-    fits = state.dim() == 4 and state.dtype in _DTYPES
-    return fits and state.device.type in _devices()
-
-
-def _images(tensors: Sequence[Tensor]) -> bool:
-    return all(t.dim() == 4 for t in tensors)
+def _images(tensors: Sequence[Tensor], devices: frozenset[str]) -> bool:
+    """Whether all are images, and the first a state that the operators take."""
+    state = tensors[0]
+    known = state.dtype in _DTYPES and state.device.type in devices
+    return known and all(t.dim() == 4 for t in tensors)
 
 
 def lstm_call(
     x: Terms, h: Terms | None, peephole: bool, order: str, forget_bias: float
 ) -> Call:
     """The call for c, the peepholes, and the terms of x_gates and h_gates."""
-    first = 4 if peephole else 1
+    first, devices = 4 if peephole else 1, _devices()
 
     def call(tensors: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
         c = tensors[0]
-        if not _is_state(c) or not _images(tensors):
+        if not _images(tensors, devices):
             return None
         weights = tensors[1:first]
         sizes = [1, *c.shape[1:]], [1, c.shape[1], 1, 1]
@@ -146,10 +144,11 @@ def _two_sums(
 
 def gru_call(x: Terms | None, h: Terms | None, order: str, *options: Any) -> Call:
     """The call of `gru_gates` for the state and the terms of x_gates and h_gates."""
+    devices = _devices()
 
     def call(tensors: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
         state, *terms = tensors
-        if not _is_state(state) or not _images(tensors):
+        if not _images(tensors, devices):
             return None
         gates = _two_sums(x, h, terms, state)
         return None if gates is None else (gru_gates(*gates, state, order, *options),)
@@ -159,10 +158,11 @@ def gru_call(x: Terms | None, h: Terms | None, order: str, *options: Any) -> Cal
 
 def reset_call(x: Terms, h: Terms | None, order: str) -> Call:
     """The call of `gru_reset` for the state and the terms of x_gates and h_gates."""
+    devices = _devices()
 
     def call(tensors: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
         state, *terms = tensors
-        if not _is_state(state) or not _images(tensors):
+        if not _images(tensors, devices):
             return None
         gates = _two_sums(x, h, terms, state)
         return None if gates is None else gru_reset(*gates, state, order)
@@ -172,12 +172,13 @@ def reset_call(x: Terms, h: Terms | None, order: str) -> Call:
 
 def output_call(*options: Any) -> Call:
     """The call of `gru_output` for the state, the update gate and the candidate."""
+    devices = _devices()
 
     def call(tensors: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
         state, u, candidate = tensors
-        if not _is_state(state) or any(t.shape != state.shape for t in tensors):
+        if not _images(tensors, devices):
             return None
-        if not all(_fits(t, state) for t in tensors):
+        if not all(t.shape == state.shape and _fits(t, state) for t in tensors):
             return None
         return (gru_output(u.to(state.dtype), candidate, state, *options),)
 
