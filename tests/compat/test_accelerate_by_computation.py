@@ -278,7 +278,7 @@ class ByValue(cells.Chunks):
         (Collects, "keeps something from call to call"),
         (Draws, "draws random numbers"),
         (InPlace, "changes a tensor in place"),
-        (ByValue, "TraceError: symbolically traced"),
+        (ByValue, "cannot be traced, TraceError: symbolically"),
         (TwoUpdates, "neither an LSTM's nor a GRU's"),
     ],
 )

@@ -55,6 +55,14 @@ def other_activation(cell):
     cell.squash = nn.Hardtanh()
 
 
+def other_activation_of_ours(cell):
+    cell.gate = nn.Tanh()
+
+
+def more_attributes(cell):
+    cell.layers, cell.names = [nn.Tanh()], {"a": [1, 2.0]}
+
+
 def other_mode(cell):
     cell.eval()
 
@@ -76,6 +84,8 @@ def replaced(cell):
     [
         (set_bias, False),
         (other_activation, False),
+        (other_activation_of_ours, False),
+        (more_attributes, True),
         (other_mode, True),
         (normed, True),
         (pruned, True),
@@ -148,6 +158,19 @@ class Drops(cells.Memory):
         return cells.step(gates, c if self.training else 2 * c)
 
 
+class NotNone(cells.Memory):
+    """Attributes of all kinds, and a question that is asked otherwise."""
+
+    def __init__(self):
+        super().__init__()
+        self.tables, self.others = {"scale": [1.0]}, [object()]
+
+    def forward(self, x, h, c):
+        if x != None and (False if h == None else True):  # noqa: E711, SIM211
+            c = self.tables["scale"][0] * c
+        return cells.step(self.both(x, h), c)
+
+
 class Anything(cells.Memory):
     def forward(self, x, *states):
         return cells.step(self.both(x, states[0]), states[1])
@@ -177,6 +200,15 @@ def test_modes():
             got.append(cell.train(training)(*ALL))
         torch.testing.assert_close(*got)
         assert operators(fast, ALL) == ["lstm_gates"]
+
+
+def test_tables():
+    plain, fast = pair(NotNone)
+    assert operators(fast, ALL) == ["lstm_gates"]
+    for cell in (plain, fast):
+        cell.tables["scale"][0] = 2.0
+    assert operators(fast, ALL) == []
+    assert_same(results(fast, ALL), results(plain, ALL))
 
 
 def test_any_number_of_arguments():

@@ -18,6 +18,13 @@ from torch.nn import functional
 Product = tuple[int, ...]
 Sum = dict[Product, float]
 
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
 _MOST_PRODUCTS = 64  # longer sums are no gates
 
 SIGMOID, TANH, RELU, LEAKY_RELU = "sigmoid", "tanh", "relu", "leaky_relu"
@@ -81,8 +88,7 @@ _OPERANDS = {"neg": 1, "lerp": 3, "addcmul": 3}
 def is_plain(module: nn.Module) -> bool:
     """Whether a call of a module of PyTorch's does what its class says, and no more."""
     own = vars(module)
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
-    return "forward" not in own and not any(own[name] for name in hooks)
+    return "forward" not in own and not any(own[name] for name in _HOOKS)
 
 
 def activation_of(module: nn.Module) -> tuple[str, float] | None:

@@ -19,7 +19,14 @@ from trajgru_ext.compat._gate_forms import (
     activation_of,
 )
 from trajgru_ext.compat._gate_rewrites import Alone, compiled, rewrite
-from trajgru_ext.compat._gate_traces import Trace, Untraceable, names_used, trace
+from trajgru_ext.compat._gate_traces import (
+    Trace,
+    Untraceable,
+    copied,
+    names_used,
+    same,
+    trace,
+)
 
 _MOST_OPTIONAL = 3  # arguments that may be None; each doubles the traces
 
@@ -49,8 +56,8 @@ class Plan(NamedTuple):
     """The module's own, which the traces were made with."""
     there: dict[str, tuple[bool, ...]]
     """Which of its parameters, buffers and modules are not None."""
-    activations: tuple[str, ...]
-    """The modules inside that are no longer called."""
+    activations: dict[str, tuple[str, float]]
+    """The modules inside that are no longer called, and what they compute."""
 
     def what(self) -> str:
         """The updates, each once."""
@@ -61,16 +68,15 @@ class Plan(NamedTuple):
         """Whether the module is as it was when it was traced."""
         own = vars(module)
         for name, value in self.attributes.items():
-            now = own.get(name, _MISSING)
-            if now is not value and not _equal(now, value):
+            if not same(own.get(name, _MISSING), value):
                 return False
         for name, there in self.there.items():
             if there != tuple(one is not None for one in own[name].values()):
                 return False
-        modules = own["_modules"]
-        return all(
-            activation_of(modules[name]) is not None for name in self.activations
-        )
+        for name, function in self.activations.items():
+            if activation_of(_inside(module, name)) != function:
+                return False
+        return True
 
     def variant(self, module: nn.Module, given: dict[str, Any]) -> Variant | None:
         """The forward for some arguments, or None where the original must run."""
@@ -79,7 +85,7 @@ class Plan(NamedTuple):
         if found is None or not self.stands_for(module):
             return None
         for name, value in found.constants.items():
-            if value is not None and not _equal(given[name], value):
+            if value is not None and not same(given[name], value):
                 return None
         for name, length in zip(found.names, found.lengths, strict=True):
             value = given[name]
@@ -98,14 +104,11 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor)
 
 
-def _equal(one: Any, other: Any) -> bool:
-    """Whether two numbers, texts, or sequences of them are of one type and equal."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, (tuple, list)):
-        pairs = zip(one, other, strict=False)
-        return len(one) == len(other) and all(_equal(a, b) for a, b in pairs)
-    return isinstance(one, (bool, int, float, str)) and one == other
+def _inside(module: Any, path: str) -> Any:
+    """The module of that path, or None."""
+    for name in path.split("."):
+        module = None if module is None else vars(module)["_modules"].get(name)
+    return module
 
 
 def plan(module: nn.Module, kind: type, probe: bool) -> Plan | None:
@@ -143,7 +146,7 @@ def plan(module: nn.Module, kind: type, probe: bool) -> Plan | None:
             raise Alone(reasons[0])
         return None
     own = {
-        name: list(value) if isinstance(value, list) else value
+        name: copied(value)
         for name, value in vars(module).items()
         if name not in _OF_MODULES and not isinstance(value, Tensor)
     }
@@ -152,7 +155,12 @@ def plan(module: nn.Module, kind: type, probe: bool) -> Plan | None:
         name: tuple(one is not None for one in vars(module)[name].values())
         for name in inner
     }
-    return Plan(parameters, variants, own, there, tuple(sorted(activations)))
+    functions = {
+        name: function
+        for name in activations
+        if (function := activation_of(module.get_submodule(name))) is not None
+    }
+    return Plan(parameters, variants, own, there, functions)
 
 
 def _has_gates(module: nn.Module, used: set[str]) -> bool:

@@ -60,6 +60,15 @@ class _Value(fx.Proxy):
             raise AttributeError(name)
         return super().__getattr__(name)
 
+    # A Tensor is not None, however one asks.
+    def __eq__(self, other: object) -> Any:
+        return False if other is None else super().__eq__(other)
+
+    def __ne__(self, other: object) -> Any:
+        return True if other is None else super().__ne__(other)
+
+    __hash__ = fx.Proxy.__hash__
+
     def __len__(self) -> int:
         count = self.tracer.parts(self.node)  # type: ignore[attr-defined]
         return super().__len__() if count is None else count
@@ -187,8 +196,8 @@ def trace(
     # What the forward sets is set on this, which shares only the modules inside.
     made: Any = kind
     root = made.__new__(made)
-    vars(root).update({name: _copied(value) for name, value in vars(module).items()})
-    before = {name: _copied(value) for name, value in vars(root).items()}
+    vars(root).update({name: copied(value) for name, value in vars(module).items()})
+    before = {name: copied(value) for name, value in vars(root).items()}
     tracer, numbers = _Tracer(names, constants), _random_states()
     try:
         with _traced_modes(), torch.random.fork_rng(devices=[]):
@@ -198,14 +207,15 @@ def trace(
         raise
     except Exception as error:
         what = str(error).partition("\n")[0].partition(". ")[0]
-        raise Untraceable(f"{type(error).__name__}: {what}") from error
+        why = f"its forward cannot be traced, {type(error).__name__}: {what}"
+        raise Untraceable(why) from error
     finally:
         random.setstate(numbers[0])
     if drawn:
         raise Untraceable("it draws random numbers")
     after = vars(root)
     if before.keys() != after.keys() or any(
-        not _same(before[name], after[name]) for name in before
+        not same(before[name], after[name]) for name in before
     ):
         raise Untraceable("it keeps something from call to call")
     _check_in_place(graph, module)
@@ -213,22 +223,27 @@ def trace(
     return Trace(graph, names, asked, constants)  # type: ignore[arg-type]
 
 
-def _copied(value: Any) -> Any:
-    return value.copy() if type(value) in (dict, list, set) else value
+def copied(value: Any) -> Any:
+    """The value, or a copy of one that may be changed in place."""
+    if type(value) is dict:
+        return {name: copied(one) for name, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(copied(one) for one in value)
+    return set(value) if type(value) is set else value
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Whether nothing was set; tensors and objects are compared by identity."""
+def same(one: Any, other: Any) -> bool:
+    """Whether two values are; tensors and objects are compared by identity."""
     if one is other:
         return True
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
         pairs = [(one.get(key, other), value) for key, value in other.items()]
-        return len(one) == len(other) and all(_same(*pair) for pair in pairs)
+        return len(one) == len(other) and all(same(*pair) for pair in pairs)
     if isinstance(one, (list, tuple)):
         pairs = list(zip(one, other, strict=False))
-        return len(one) == len(other) and all(_same(*pair) for pair in pairs)
+        return len(one) == len(other) and all(same(*pair) for pair in pairs)
     return isinstance(one, (bool, int, float, str, set)) and bool(one == other)
 
 
@@ -273,9 +288,10 @@ def names_used(kind: type) -> set[str]:
         known = function.__globals__
         files = [known[n] for n in names if isinstance(known.get(n), types.ModuleType)]
         for name in names if depth else ():
-            inside = [getattr(file, name, None) for file in files]
+            inside = [vars(file).get(name) for file in files]
             for called in (methods.get(name), known.get(name), *inside):
-                if not getattr(called, "__module__", "torch").startswith("torch"):
+                origin = getattr(called, "__module__", None) or "torch"
+                if origin.partition(".")[0] != "torch":
                     visit(called, depth - 1)
 
     for base in kind.__mro__:
