@@ -96,6 +96,34 @@ class Peepholes(Memory):
         return torch.sigmoid(o + new * self.w_o) * torch.tanh(new), new
 
 
+class SharedPeepholes(Memory):
+    """One weight for all gates, and a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, FEATURES, 1, 1))
+        self.register_buffer("of_output", torch.randn(1, FEATURES, 1, 1))
+
+    def forward(self, x, h, c):
+        i, f, g, o = self.both(x, h).chunk(4, 1)
+        seen = self.weight * c
+        c = torch.sigmoid(f + seen) * c + torch.sigmoid(i + seen) * torch.tanh(g)
+        return torch.sigmoid(o + self.of_output * c) * torch.tanh(c), c
+
+
+class MoreChannels(Memory):
+    """The gates are not all that the convolution makes, and one is returned too."""
+
+    def __init__(self):
+        super().__init__(5)
+
+    def forward(self, x, h, c):
+        more, i, f, g, o = self.both(x, h).chunk(5, 1)
+        f, i = torch.sigmoid(f), torch.sigmoid(i)
+        new = f * c + i * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(new), new, more, f * c, new - c
+
+
 class Sums(nn.Module):
     """Three convolutions and a bias."""
 
@@ -260,6 +288,8 @@ LSTMS = {
         lambda: Peepholes((1, 1)),
         "lstm_gates, order ifgo, peepholes",
     ),
+    "SharedPeepholes": (SharedPeepholes, "lstm_gates, order ifgo, peepholes"),
+    "MoreChannels": (MoreChannels, "lstm_gates, order ifgo"),
     "Sums": (Sums, "lstm_gates, order ifgo"),
     "SumsOfSlices": (SumsOfSlices, "lstm_gates, order ifgo"),
     "Starred": (Starred, "lstm_gates, order ifgo, forget_bias 1"),

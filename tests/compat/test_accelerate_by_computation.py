@@ -163,6 +163,21 @@ def coupled(i, f, g, o, c):
     return sig(o + f) * torch.tanh(new), new
 
 
+def stays(i, f, g, o, c):
+    new = sig(f) * c + sig(i) * torch.tanh(g)
+    return sig(o) * torch.tanh(0.9 * new + 0.1 * c), new
+
+
+def negated(i, f, g, o, c):
+    new = sig(-f) * c + sig(i) * torch.tanh(g)
+    return sig(o) * torch.tanh(new), new
+
+
+def one_gate(i, f, g, o, c):
+    new = sig(f) * c + sig(f) * torch.tanh(g)
+    return sig(o + i) * torch.tanh(new), new
+
+
 class TwoUpdates(cells.ResetAfter):
     """Its two weights do not add to 1."""
 
@@ -269,6 +284,9 @@ class ByValue(cells.Chunks):
         (near(hard), "new memory is not|product"),
         (near(shown_otherwise), "new state is not o tanh"),
         (near(doubled), "new memory is not f c . i g"),
+        (near(stays), "new memory is not f c . i g"),
+        (near(negated), "f gate adds more than slices"),
+        (near(one_gate), "do not lie one after the other|adds two slices|adds more"),
         (SpatioTemporal, "new state is not o tanh"),
         (OutputOfTheNew, "slices of different tensors"),
         (Separate, "come separately"),

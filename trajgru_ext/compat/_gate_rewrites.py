@@ -78,6 +78,7 @@ def _rewrite(
     graph: fx.Graph, forms: Forms, update: Update, module: nn.Module, probe: bool
 ) -> set[str]:
     """Put a call of the operator in the place of the nodes of an update."""
+    update = _each_once(update)
     plain, swallowed = _plain(update, forms, module)
     if probe:
         _try(update, plain, module)
@@ -99,6 +100,16 @@ def _rewrite(
         for node in nodes:
             node.replace_all_uses_with(after)
     return swallowed
+
+
+def _each_once(update: Update) -> Update:
+    """The update with each leaf once: a weight may be that of two gates."""
+    leaves = list(dict.fromkeys(update.leaves))
+    places = [leaves.index(leaf) for leaf in update.leaves]
+    call = update.call
+    return update._replace(
+        leaves=leaves, call=lambda tensors: call([tensors[k] for k in places])
+    )
 
 
 def _item(results: Any, k: int) -> Any:
