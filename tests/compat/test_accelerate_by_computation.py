@@ -70,7 +70,9 @@ def test_recognised(name):
     module, what = made(name)
     given, kind, state = arguments(name), type(module), list(module.state_dict())
     wanted = results(module, given)
+    numbers = torch.get_rng_state()
     report = accelerate(module)
+    assert torch.equal(torch.get_rng_state(), numbers)
     assert report.gates == {"": what}
     assert not report.left_alone and not report.replaced
     assert what in str(report)

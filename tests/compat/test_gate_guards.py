@@ -127,6 +127,42 @@ def test_flags_and_keywords():
     torch.testing.assert_close(fast(h=H, x=X), plain(X, H))
 
 
+class Frames(cells.Memory):
+    """A layer of a fixed number of steps, whose inputs or states may be missing."""
+
+    def forward(self, x=None, states=None, steps=3):
+        if states is None:
+            h = torch.zeros(x.size(1), FEATURES, *SIZE, dtype=torch.float64)
+            states = h, torch.zeros(x.size(1), FEATURES, *SIZE, dtype=torch.float64)
+        h, c = states
+        found = []
+        for t in range(steps):
+            if x is None:
+                frame = torch.zeros(h.size(0), 2, *SIZE, dtype=h.dtype)
+            else:
+                frame = x[t, ...]
+            h, c = cells.step(self.both(frame, h), c)
+            found.append(h)
+        return torch.stack(found), (h, c)
+
+
+@pytest.mark.parametrize("steps", [3, 2, 5])
+def test_steps(steps):
+    """Another number of them is traced when it is asked for."""
+    plain, fast = pair(Frames)
+    frames = torch.stack([X] * steps)
+    count = () if steps == 3 else (steps,)
+    for given in ((frames, (H, C)), (frames, None), (None, (H, C))):
+        assert operators(fast, (*given, *count)) == ["lstm_gates"] * steps
+        torch.testing.assert_close(fast(*given, *count), plain(*given, *count))
+    numbers = torch.get_rng_state()
+    fast(frames, (H, C), steps - 1)
+    assert torch.equal(numbers, torch.get_rng_state())
+    ways = [fast(frames[:1], (H, C), True) for _ in range(2)]
+    torch.testing.assert_close(ways[0], plain(frames[:1], (H, C), True))
+    torch.testing.assert_close(torch.fx.symbolic_trace(torch.nn.Identity())(X), X)
+
+
 class Asks(cells.Memory):
     """Takes one state or two."""
 

@@ -1,12 +1,15 @@
 """A module's forward with its gate updates replaced, and when it stands for it."""
 
+import contextlib
 import functools
 import inspect
 import itertools
 import operator
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -28,47 +31,115 @@ from trajgru_ext.compat._gate_traces import (
     trace,
 )
 
+_MOST_WAYS = 32  # through a forward; others run the original
+
 _MOST_OPTIONAL = 3  # arguments that may be None; each doubles the traces
 
 _OF_MODULES = frozenset(vars(nn.Module()))
 
 
 class Variant(NamedTuple):
-    """The forward for one mode, and for some arguments that are None."""
+    """The forward for arguments that take one way through it."""
 
     function: Callable[..., Any]
     names: tuple[str, ...]
-    """The arguments that it takes."""
+    """The arguments that are tensors."""
     lengths: tuple[int, ...]
     """For each 0 where it is a Tensor, or how long a sequence of them it is."""
-    constants: dict[str, Any]
     updates: tuple[str, ...]
 
+    def takes(self, given: dict[str, Any]) -> bool:
+        """Whether those arguments are what they were taken for."""
+        for name, length in zip(self.names, self.lengths, strict=True):
+            value = given[name]
+            if length and isinstance(value, (tuple, list)):
+                if len(value) != length or not all(_is_tensor(one) for one in value):
+                    return False
+            elif not _is_tensor(value) or (length and value.shape[:1] != (length,)):
+                return False
+        return True
 
-class Plan(NamedTuple):
+
+class Way(NamedTuple):
+    """What chooses the way through a forward, beside the module's attributes."""
+
+    mode: bool
+    """Whether it trains; of no account where the forward does not ask."""
+    constants: tuple[tuple[str, type, Any], ...]
+    """The arguments that are None, numbers or texts; all others are tensors."""
+
+
+class Plan:
     """All that takes the place of a module's forward."""
 
-    parameters: dict[str, Any]
-    """The arguments of the forward by name, with their defaults."""
-    variants: dict[tuple[bool, tuple[str, ...]], Variant]
-    """By the mode and the names of the arguments that are None."""
-    attributes: dict[str, Any]
-    """The module's own, which the traces were made with."""
-    there: dict[str, tuple[bool, ...]]
-    """Which of its parameters, buffers and modules are not None."""
-    activations: dict[str, tuple[str, float]]
-    """The modules inside that are no longer called, and what they compute."""
+    def __init__(self, module: nn.Module, kind: type, by_mode: bool) -> None:
+        self.kind, self.by_mode = kind, by_mode
+        self.parameters = _parameters(kind)
+        self.variants: dict[Way, Variant | None] = {}
+        own = vars(module)
+        # A tensor is read at every call, whichever it is.
+        self.attributes = {
+            name: Tensor if isinstance(value, Tensor) else copied(value)
+            for name, value in own.items()
+            if name not in _OF_MODULES
+        }
+        self.there = {
+            name: tuple(one is not None for one in own[name].values())
+            for name in ("_parameters", "_buffers", "_modules")
+        }
+        self.activations: dict[str, Any] = {}
+        """The modules inside that are no longer called, and what they compute."""
+
+    def add(self, module: nn.Module, way: Way, probe: bool) -> None:
+        """Trace a way; Alone or Untraceable is raised where it has none of ours."""
+        self.variants[way] = None
+        constants = {name: value for name, _, value in way.constants}
+        names = tuple(name for name in self.parameters if name not in constants)
+        before = module.training
+        vars(module)["training"] = way.mode if self.by_mode else before
+        try:
+            traced = trace(module, self.kind, names, constants)
+        finally:
+            vars(module)["training"] = before
+        what, swallowed = rewrite(traced.graph, module, probe)
+        if what:
+            function = compiled(traced.graph)
+            found = Variant(function, names, _lengths(traced), tuple(what))
+            self.variants[way] = found
+            for name in swallowed:
+                self.activations[name] = activation_of(module.get_submodule(name))
+
+    def way(self, module: nn.Module, given: dict[str, Any]) -> Way:
+        """The way that some arguments take."""
+        constants = [
+            (name, type(value), value)
+            for name, value in given.items()
+            if _is_constant(value)
+        ]
+        return Way(module.training if self.by_mode else True, tuple(constants))
 
     def what(self) -> str:
         """The updates, each once."""
-        every = (u for variant in self.variants.values() for u in variant.updates)
-        return "; ".join(dict.fromkeys(every))
+        variants = [one for one in self.variants.values() if one is not None]
+        return "; ".join(dict.fromkeys(u for one in variants for u in one.updates))
+
+    def variant(self, module: nn.Module, given: dict[str, Any]) -> Variant | None:
+        """The forward for some arguments, or None where the original must run."""
+        if not self.stands_for(module):
+            return None
+        way = self.way(module, given)
+        if way not in self.variants and self._may_trace():
+            with contextlib.suppress(Alone, Untraceable):
+                self.add(module, way, probe=False)
+        found = self.variants.get(way)
+        return found if found is not None and found.takes(given) else None
 
     def stands_for(self, module: nn.Module) -> bool:
         """Whether the module is as it was when it was traced."""
         own = vars(module)
         for name, value in self.attributes.items():
-            if not same(own.get(name, _MISSING), value):
+            now = own.get(name, _MISSING)
+            if not (_is_tensor(now) if value is Tensor else same(now, value)):
                 return False
         for name, there in self.there.items():
             if there != tuple(one is not None for one in own[name].values()):
@@ -78,23 +149,14 @@ class Plan(NamedTuple):
                 return False
         return True
 
-    def variant(self, module: nn.Module, given: dict[str, Any]) -> Variant | None:
-        """The forward for some arguments, or None where the original must run."""
-        nones = tuple(name for name, value in given.items() if value is None)
-        found = self.variants.get((module.training, nones))
-        if found is None or not self.stands_for(module):
-            return None
-        for name, value in found.constants.items():
-            if value is not None and not same(given[name], value):
-                return None
-        for name, length in zip(found.names, found.lengths, strict=True):
-            value = given[name]
-            if length and isinstance(value, (tuple, list)):
-                if len(value) != length or not all(_is_tensor(one) for one in value):
-                    return None
-            elif not _is_tensor(value) or (length and value.shape[:1] != (length,)):
-                return None
-        return found
+    def _may_trace(self) -> bool:
+        """Whether a new way may be traced now.
+
+        While it is, calls of modules are recorded, in every thread.
+        """
+        alone = threading.current_thread() is threading.main_thread()
+        few = len(self.variants) < _MOST_WAYS
+        return few and alone and not torch.compiler.is_compiling()
 
 
 _MISSING = object()
@@ -102,6 +164,10 @@ _MISSING = object()
 
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor)
+
+
+def _is_constant(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str | None)
 
 
 def _inside(module: Any, path: str) -> Any:
@@ -128,39 +194,23 @@ def plan(module: nn.Module, kind: type, probe: bool) -> Plan | None:
         raise Alone("it has a forward of its own")
     if "type" in used:
         raise Alone("its forward asks for types")
-    parameters = _parameters(kind)
-    variants, reasons, activations = {}, [], set()
-    modes = (True, False) if "training" in used else (module.training,)
-    for mode, nones in itertools.product(modes, _choices(parameters)):
+    found, reasons = Plan(module, kind, "training" in used), []
+    modes = (True, False) if found.by_mode else (True,)
+    for mode, nones in itertools.product(modes, _choices(found.parameters)):
+        constants = tuple(
+            (name, type(default), default)
+            for name, default in found.parameters.items()
+            if name in nones or (default is not None and _is_constant(default))
+        )
         try:
-            found, swallowed = _variant(module, kind, parameters, mode, nones, probe)
+            found.add(module, Way(mode, constants), probe)
         except (Alone, Untraceable) as error:
             reasons.append(str(error))
-            continue
-        if found is not None:
-            for same in (mode,) if len(modes) > 1 else (True, False):
-                variants[same, nones] = found
-            activations |= swallowed
-    if not variants:
-        if reasons:
-            raise Alone(reasons[0])
-        return None
-    own = {
-        name: copied(value)
-        for name, value in vars(module).items()
-        if name not in _OF_MODULES and not isinstance(value, Tensor)
-    }
-    inner = ("_parameters", "_buffers", "_modules")
-    there = {
-        name: tuple(one is not None for one in vars(module)[name].values())
-        for name in inner
-    }
-    functions = {
-        name: function
-        for name in activations
-        if (function := activation_of(module.get_submodule(name))) is not None
-    }
-    return Plan(parameters, variants, own, there, functions)
+    if found.what():
+        return found
+    if reasons:
+        raise Alone(reasons[0])
+    return None
 
 
 def _has_gates(module: nn.Module, used: set[str]) -> bool:
@@ -193,34 +243,6 @@ def _choices(parameters: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         optional = []
     for count in range(len(optional) + 1):
         yield from itertools.combinations(optional, count)
-
-
-def _variant(
-    module: nn.Module,
-    kind: type,
-    parameters: dict[str, Any],
-    mode: bool,
-    nones: tuple[str, ...],
-    probe: bool,
-) -> tuple[Variant | None, set[str]]:
-    """The forward in a mode with arguments that are None; and the activations in it."""
-    constants = {
-        name: None if name in nones else default
-        for name, default in parameters.items()
-        if name in nones or (default is not _NEEDED and default is not None)
-    }
-    names = tuple(name for name in parameters if name not in constants)
-    before = module.training
-    vars(module)["training"] = mode
-    try:
-        traced = trace(module, kind, names, constants)
-    finally:
-        vars(module)["training"] = before
-    what, swallowed = rewrite(traced.graph, module, probe)
-    if not what:
-        return None, set()
-    lengths, function = _lengths(traced), compiled(traced.graph)
-    return Variant(function, names, lengths, constants, tuple(what)), swallowed
 
 
 def _lengths(traced: Trace) -> tuple[int, ...]:

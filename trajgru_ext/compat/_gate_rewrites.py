@@ -68,6 +68,9 @@ def rewrite(
 
 def compiled(graph: fx.Graph) -> Any:
     """The function of self and the arguments that a graph is."""
+    for node in graph.nodes:
+        # Else the code would register torch's functions for all later traces.
+        node.meta.pop("is_wrapped", None)
     code = graph.python_code("self")
     names = dict(code.globals)
     exec(compile(code.src, "<trajgru_ext.accelerate>", "exec"), names)
@@ -167,7 +170,11 @@ def _try(update: Update, plain: Any, module: nn.Module) -> None:
     results = []
     for function in (lambda *t: plain(None, *t), lambda *t: update.call(t)):
         try:
-            with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+            with (
+                torch.random.fork_rng(),
+                torch.inference_mode(False),
+                torch.enable_grad(),
+            ):
                 results.append(_compare.run(function, tuple(tensors), {}))
         except Exception as error:
             raise Alone(f"its gates do not run: {error}") from error

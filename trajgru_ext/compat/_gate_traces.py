@@ -24,6 +24,9 @@ _IN_PLACE = tuple(f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "p
 # No person's code chooses this dtype, so that one that chooses another is noticed.
 _MARKED = torch.float64
 
+# Calls with sizes of arguments, which these do not take from proxies by themselves.
+_MADE = (torch.zeros, torch.ones, torch.full, torch.empty, torch.randn, torch.rand)
+
 _SIZE = "size"  # of a split, or the number of chunks, which have other names
 
 _DEPTH = 4  # of functions that call each other, in which activations are looked for
@@ -85,7 +88,8 @@ class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def __init__(self, names: tuple[str, ...], constants: dict[str, Any]) -> None:
-        super().__init__()
+        super().__init__(autowrap_functions=_MADE)
+        self._autowrap_search.append(torch)
         self.names, self.constants = names, constants
         self.asked: set[fx.Node] = set()
 
