@@ -90,6 +90,12 @@ class Plan:
         self.activations: dict[str, Any] = {}
         """The modules inside that are no longer called, and what they compute."""
 
+    def __deepcopy__(self, memo: Any) -> "Plan":
+        return self  # its functions are told the module
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _no_plan, ()  # generated functions have no name to be found by
+
     def add(self, module: nn.Module, way: Way, probe: bool) -> None:
         """Trace a way; Alone or Untraceable is raised where it has none of ours."""
         self.variants[way] = None
@@ -157,6 +163,10 @@ class Plan:
         alone = threading.current_thread() is threading.main_thread()
         few = len(self.variants) < _MOST_WAYS
         return few and alone and not torch.compiler.is_compiling()
+
+
+def _no_plan() -> None:
+    """What a plan is in a pickle: it is made again."""
 
 
 _MISSING = object()
@@ -286,11 +296,9 @@ class GateUpdates:
         super().__setstate__(state)  # type: ignore[misc]  # of the module's class
         module: Any = self
         kind = fast_base(type(self))
-        # Its class was made again, and generated functions have no name to be found by.
-        try:
-            kind._plan = plan(module, kind._parts[1], probe=False)
-        except Alone:
-            kind._plan = None
+        if kind._plan is None or not kind._plan.stands_for(module):
+            with contextlib.suppress(Alone):
+                kind._plan = plan(module, kind._parts[1], probe=False)
 
 
 def _given(
@@ -308,6 +316,4 @@ def _given(
 
 def gate_class(kind: type, found: Plan) -> type:
     """The class of a module of a class, with its gate updates replaced."""
-    made: Any = fast_class(GateUpdates, kind, {"_stands_for": kind})
-    made._plan = found
-    return made  # type: ignore[no-any-return]
+    return fast_class(GateUpdates, kind, {"_stands_for": kind, "_plan": found})

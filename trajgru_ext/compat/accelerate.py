@@ -62,9 +62,10 @@ def accelerate(
     - Modules of any class whose `forward` can be traced by `torch.fx` and has the gate
       update of an LSTM or a GRU, however it is written, run it by `lstm_gates`,
       `gru_gates`, `gru_reset` or `gru_output`; everything else in their `forward` stays
-      as it is. The original runs where an argument is none that was traced, where an
-      attribute of the module was set to something else, and the original's arithmetic
-      where an operator does not take the sizes, dtypes or device.
+      as it is. Arguments that are None, numbers or texts choose the trace, which is
+      made when they first come. The original runs where others are no tensors, or where
+      an attribute of the module was set to something else; and the original's
+      arithmetic where an operator does not take the sizes, dtypes or device.
 
     A published layer is left alone where it is a subclass with methods of its own (with
     a warning), where something inside has hooks, where it cannot be run here, or where
