@@ -272,6 +272,25 @@ class InPlace(cells.Chunks):
         return super().forward(x, h, c)
 
 
+class InPlaceByFunction(cells.Chunks):
+    def forward(self, x, h, c):
+        h = h.clone()
+        torch.relu_(h)
+        return super().forward(x, h, c)
+
+
+class SetsInside(cells.Chunks):
+    def forward(self, x, h, c):
+        self.conv.seen = h
+        return super().forward(x, h, c)
+
+
+class CallsItself(cells.Chunks):
+    def forward(self, x, h, c, again=True):
+        h, c = super().forward(x, h, c)
+        return self(x, h, c, False) if again else (h, c)
+
+
 class ByValue(cells.Chunks):
     def forward(self, x, h, c):
         return super().forward(x, h, c if c.sum() > 0 else -c)
@@ -298,6 +317,9 @@ class ByValue(cells.Chunks):
         (Collects, "keeps something from call to call"),
         (Draws, "draws random numbers"),
         (InPlace, "changes a tensor in place"),
+        (InPlaceByFunction, "changes a tensor in place"),
+        (SetsInside, "keeps something from call to call"),
+        (CallsItself, "calls itself"),
         (ByValue, "cannot be traced, TraceError: symbolically"),
         (TwoUpdates, "neither an LSTM's nor a GRU's"),
     ],
@@ -313,6 +335,7 @@ def test_near_misses(make, why):
     assert not report.gates
     assert re.search(why, report.left_alone[""])
     assert type(module) is kind and vars(module) == attributes
+    assert "seen" not in vars(module.conv) if hasattr(module, "conv") else True
     assert_same(results(module, given), wanted)
 
 

@@ -107,9 +107,14 @@ class Plan:
             traced = trace(module, self.kind, names, constants)
         finally:
             vars(module)["training"] = before
-        what, swallowed = rewrite(traced.graph, module, probe)
-        if what:
+        try:
+            what, swallowed = rewrite(traced.graph, module, probe)
             function = compiled(traced.graph)
+        except Alone:
+            raise
+        except Exception as error:  # a graph may hold anything
+            raise Alone(f"its graph is an odd one, {error}") from error
+        if what:
             found = Variant(function, names, _lengths(traced), tuple(what))
             self.variants[way] = found
             for name in swallowed:

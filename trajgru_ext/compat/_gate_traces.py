@@ -19,7 +19,8 @@ from torch import Tensor, fx, nn
 
 from trajgru_ext.compat._gate_forms import channels_of
 
-_IN_PLACE = tuple(f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "pow"))
+_CHANGES = ("iadd", "isub", "imul", "itruediv", "ipow", "setitem")
+_IN_PLACE = {*_CHANGES, *(f"__{name}__" for name in _CHANGES)}
 
 # No person's code chooses this dtype, so that one that chooses another is noticed.
 _MARKED = torch.float64
@@ -95,6 +96,11 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
+
+    def call_module(self, m: nn.Module, *args: Any) -> Any:
+        if m is self.root:
+            raise Untraceable("it calls itself")
+        return super().call_module(m, *args)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Value(node, self)
@@ -202,6 +208,7 @@ def trace(
     root = made.__new__(made)
     vars(root).update({name: copied(value) for name, value in vars(module).items()})
     before = {name: copied(value) for name, value in vars(root).items()}
+    inner = [(m, dict(vars(m))) for m in module.modules() if m is not module]
     tracer, numbers = _Tracer(names, constants), _random_states()
     try:
         with _traced_modes(), torch.random.fork_rng(devices=[]):
@@ -215,16 +222,28 @@ def trace(
         raise Untraceable(why) from error
     finally:
         random.setstate(numbers[0])
+        kept = [_restored(one, attributes) for one, attributes in inner]
     if drawn:
         raise Untraceable("it draws random numbers")
     after = vars(root)
-    if before.keys() != after.keys() or any(
-        not same(before[name], after[name]) for name in before
-    ):
+    kept += [before.keys() != after.keys()]
+    if any(kept) or not all(same(before[name], after[name]) for name in before):
         raise Untraceable("it keeps something from call to call")
     _check_in_place(graph, module)
     asked = frozenset(n.target for n in tracer.asked if n.op == "placeholder")
     return Trace(graph, names, asked, constants)  # type: ignore[arg-type]
+
+
+def _restored(module: nn.Module, attributes: dict[str, Any]) -> bool:
+    """Give a module back its attributes: whether some were others."""
+    own = vars(module)
+    names = own.keys() | attributes.keys()
+    unset = object()
+    if all(own.get(name, unset) is attributes.get(name, unset) for name in names):
+        return False
+    own.clear()
+    own.update(attributes)
+    return True
 
 
 def copied(value: Any) -> Any:
@@ -254,8 +273,9 @@ def same(one: Any, other: Any) -> bool:
 def _check_in_place(graph: fx.Graph, module: nn.Module) -> None:
     """Raise Untraceable where a node changes what another one reads."""
     for node in graph.nodes:
-        name = node.target if node.op == "call_method" else ""
-        named = name.endswith("_") and (not name.endswith("__") or name in _IN_PLACE)
+        called = node.op in ("call_function", "call_method")
+        name = getattr(node.target, "__name__", node.target) if called else ""
+        named = (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE
         changes = node.kwargs.get("inplace") or "out" in node.kwargs
         if node.op == "call_module":
             inner: Any = module.get_submodule(node.target)
