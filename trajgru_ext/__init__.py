@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _extension.load()
 
 from trajgru_ext import (  # noqa: E402 - loaded first
-    decompositions,  # noqa: F401 - registered below
+    decompositions,  # noqa: F401 - they register themselves
     ops,
 )
 from trajgru_ext.compat.accelerate import accelerate, restore  # noqa: E402 - as above
@@ -21,7 +21,6 @@ from trajgru_ext.ops import _flops, _options, _registry  # noqa: E402 - as above
 
 _options.check_names(_extension.option_names())
 _registry.register_fakes("trajgru_ext")
-_registry.register_decompositions()
 _flops.register()
 
 __all__ = ["accelerate", "conv_algorithm", "restore"]

@@ -18,14 +18,18 @@ _decompositions: dict[str, Callable[..., Any]] = {}
 
 def operator(name: str) -> Any:
     """The registered operator of this name, or the function in its place."""
-    if _instead:
-        return _instead[name]
+    if replaced():
+        return (_instead or _decompositions)[name]
     return getattr(getattr(torch.ops, _namespace), name).default
 
 
 def replaced() -> bool:
-    """Whether functions are in the operators' places, which autograd sees through."""
-    return bool(_instead)
+    """Whether functions are in the operators' places, which autograd sees through.
+
+    So they are within `decomposed`, and while torch.onnx.export traces a model.
+    """
+    exporting = torch.compiler.is_exporting()
+    return bool(_instead) or (exporting and torch.onnx.is_in_onnx_export())
 
 
 def fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -60,16 +64,6 @@ def register_fakes(namespace: str) -> None:
     """Register all fake kernels for the operators of a loaded namespace."""
     for name, kernel in _fakes.items():
         torch.library.register_fake(f"{namespace}::{name}", kernel)
-
-
-def register_decompositions() -> None:
-    """Let exporters that decompose what they do not know find the decompositions.
-
-    `torch.onnx.export` is one.
-    """
-    for name, function in _decompositions.items():
-        overload = getattr(torch.ops.trajgru_ext, name).default
-        torch._decomp.decomposition_table.setdefault(overload, function)
 
 
 @contextmanager
