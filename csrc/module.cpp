@@ -2,8 +2,7 @@
 // it was built and what it chose to run here.
 
 #include <ATen/Parallel.h>
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
 
 #include <algorithm>
 #include <array>
@@ -11,7 +10,9 @@
 #include <string>
 #include <vector>
 
+#include "cpu/conv/conv2d.h"
 #include "cpu/conv/conv_algorithm.h"
+#include "cpu/conv/packed_weights.h"
 #include "cpu/capability.h"
 #include "operators/gates/gru_options.h"
 #include "operators/gates/lstm_options.h"
@@ -69,6 +70,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("option_names", &all_option_names, "The fields of each struct of options.");
   m.def("conv_algorithm", &conv_algorithm_name, "How sequences convolve on the CPU.");
   m.def("set_conv_algorithm", &set_conv_algorithm_name, "Chooses it.");
+  m.def("conv2d", &conv2d_or_torch, "torch's conv2d, faster where it can be.",
+        py::call_guard<py::gil_scoped_release>());
+  m.def("packed_weights_limit", &packed_weights_limit, "The most bytes kept.");
+  m.def("set_packed_weights_limit", &set_packed_weights_limit, "Sets it.");
+  m.def("packed_weights_bytes", &packed_weights_bytes, "How many are kept.");
 }
 
 }  // namespace trajgru_ext

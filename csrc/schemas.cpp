@@ -27,6 +27,8 @@ TRAJGRU_LIBRARY(m) {
   m.def("conv_gru_backward(Tensor grad, Tensor? inputs, Tensor? h, Tensor? x_weight, Tensor? x_bias, Tensor h_weight, Tensor? h_bias, int[] x_dilation, int[] h_dilation, float[] options, Tensor? mask, Tensor outputs, Tensor gates, Tensor candidates, bool gates_saved, bool[] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("conv_lstm(Tensor? inputs, Tensor? h, Tensor? x_weight, Tensor? x_bias, Tensor h_weight, Tensor? h_bias, Tensor? c, Tensor? w_ci, Tensor? w_cf, Tensor? w_co, SymInt steps, int[] x_dilation, int[] h_dilation, float[] options, Tensor? mask, bool save_cells, bool save_gates) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("conv_lstm_backward(Tensor? grad, Tensor? c_grad, Tensor? inputs, Tensor? h, Tensor? x_weight, Tensor? x_bias, Tensor h_weight, Tensor? h_bias, Tensor? c, Tensor? w_ci, Tensor? w_cf, Tensor? w_co, int[] x_dilation, int[] h_dilation, float[] options, Tensor? mask, Tensor outputs, Tensor cells, Tensor gates, bool gates_saved, bool[] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("conv2d(Tensor input, Tensor weight, Tensor? bias, int[2] padding) -> Tensor");
+  m.def("conv2d_backward(Tensor grad, Tensor input, Tensor weight, int[2] padding, bool[3] wanted) -> (Tensor, Tensor, Tensor)");
   m.def("same_conv(Tensor image, Tensor weight, Tensor? bias, int[] dilation, Tensor packed) -> Tensor");
   m.def("same_conv_packed(Tensor weight, int[] dilation, int height, int width, bool image_grad) -> Tensor");
   m.def("same_conv_image_grad(Tensor grad, Tensor image, Tensor weight, int[] dilation, Tensor packed) -> Tensor");
@@ -34,12 +36,12 @@ TRAJGRU_LIBRARY(m) {
   m.def("pixel_sums(Tensor images) -> Tensor");
   m.def("winograd_step_weights(Tensor? x_weight, Tensor h_weight, int[] x_dilation, int[] h_dilation, int height, int width, int gates) -> Tensor");
   m.def("winograd_weights(Tensor[] weights, bool rotated, int gates=1) -> Tensor");
-  m.def("winograd_conv(Tensor[] images, Tensor weights, Tensor? bias, int taps, Tensor(a!) output) -> ()");
+  m.def("winograd_conv(Tensor[] images, Tensor weights, Tensor? bias, int[2] taps, int[2] padding, Tensor(a!) output) -> ()");
   m.def("winograd_lstm_step(Tensor[] images, Tensor weights, Tensor? bias, int taps, Tensor? h, Tensor c, Tensor? w_ci, Tensor? w_cf, Tensor? w_co, float[] options, Tensor? mask, Tensor(a!)? gates, Tensor(b!) h_output, Tensor(c!) c_output) -> ()");
   m.def("winograd_gru_step(Tensor[] images, Tensor weights, Tensor? bias, int taps, Tensor(a!) gates, Tensor h, bool has_inputs, float[] options, Tensor? mask, Tensor(b!)? candidate, Tensor(c!) output) -> ()");
   m.def("winograd_gru_reset(Tensor[] images, Tensor weights, Tensor? bias, int taps, Tensor h, float[] options, Tensor(a!)? sums, Tensor(b!) u, Tensor(c!) reset) -> ()");
   m.def("winograd_gru_output(Tensor[] images, Tensor weights, Tensor? bias, int taps, Tensor u, Tensor h, float[] options, Tensor? mask, Tensor(a!)? sums, Tensor(b!) output) -> ()");
-  m.def("winograd_weights_grad(Tensor grad, Tensor image, int taps) -> Tensor");
+  m.def("winograd_weights_grad(Tensor grad, Tensor image, int[2] taps, int[2] padding) -> Tensor");
   m.def("copy_image(Tensor(a!) to, Tensor from) -> ()");
   m.def("channel_mean(Tensor[] branches) -> Tensor");
   m.def("hff_concat(Tensor[] branches, int skipped=0, Tensor? scale=None, Tensor? shift=None, Tensor? slope=None) -> Tensor");

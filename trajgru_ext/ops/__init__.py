@@ -1,6 +1,7 @@
 """The operators: one module each, with its autograd Function and fake kernels."""
 
 from trajgru_ext.ops.channel_mean import channel_mean
+from trajgru_ext.ops.conv2d import conv2d
 from trajgru_ext.ops.conv_gru import conv_gru
 from trajgru_ext.ops.conv_lstm import conv_lstm
 from trajgru_ext.ops.flow_conv import flow_conv
@@ -17,6 +18,7 @@ from trajgru_ext.ops.traj_gru import traj_gru
 
 __all__ = [
     "channel_mean",
+    "conv2d",
     "conv_gru",
     "conv_lstm",
     "flow_conv",

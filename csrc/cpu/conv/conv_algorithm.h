@@ -22,13 +22,18 @@ void set_conv_algorithm(ConvAlgorithm algorithm);
 struct ConvProblem {
   const at::Tensor& weight;  // [O, C, k, k'] in the dtype of the images
   at::IntArrayRef dilation;
-  int64_t height, width;
+  int64_t height, width;  // of the result
 };
 
 // Whether Winograd's is used for a convolution and its gradient to the image; for the
 // gradient to the weight.
 bool use_winograd(const ConvProblem& conv);
 bool use_winograd_weight_grad(const ConvProblem& conv);
+
+// The same of conv2d (operators/conv/conv2d.h), which has kernels of one row or column
+// too and makes floats of shorter dtypes.
+bool use_winograd_conv2d(const ConvProblem& conv);
+bool use_winograd_conv2d_weight_grad(const ConvProblem& conv);
 
 // Whether it is used for a convolution of the state, and perhaps one of the inputs, as
 // one, whose results are gates that are updated tile by tile.

@@ -7,6 +7,7 @@
 
 #include "cpu/conv/conv_algorithm.h"
 #include "cpu/conv/direct_conv.h"
+#include "cpu/conv/packed_weights.h"
 #include "cpu/conv/winograd_conv.h"
 #include "cpu/gate_device.h"
 #include "operators/conv/winograd_step.h"
@@ -31,7 +32,8 @@ Tensor with_pixels(const Tensor& image) {
 Tensor winograd(const Tensor& image, const Tensor& packed, const OptionalTensor& bias,
                 int64_t outputs, int64_t taps) {
   const Tensor output = empty_channels_last(image, outputs);
-  winograd_conv({with_pixels(image)}, packed, bias, taps, output);
+  winograd_conv({with_pixels(image)}, packed, bias, {taps, taps}, {taps / 2, taps / 2},
+                output);
   return output;
 }
 
@@ -39,7 +41,7 @@ Tensor packed_on_cpu(const Tensor& weight, at::IntArrayRef dilation, int64_t hei
                      int64_t width, bool image_grad) {
   const PlainDispatch plain;
   if (!use_winograd({weight, dilation, height, width})) return no_weights(weight);
-  return winograd_weights({weight}, image_grad, 1);
+  return packed_weights({weight}, image_grad, 1);
 }
 
 Tensor conv_on_cpu(const Tensor& image, const Tensor& weight,
@@ -67,7 +69,8 @@ void add_grads_on_cpu(const Tensor& grad, const Tensor& image, const Tensor& wei
     return;
   }
   weight_sum->add_(
-      winograd_weights_grad(with_pixels(grad), with_pixels(image), weight.size(2)));
+      winograd_weights_grad(with_pixels(grad), with_pixels(image),
+                            weight.sizes().slice(2), same_padding(weight, dilation)));
   if (bias_sum.has_value()) {
     bias_sum->add_(CpuGateDevice::sum_pixels(grad).sum({0, 2, 3}));
   }
@@ -79,8 +82,8 @@ Tensor step_weights_on_cpu(const OptionalTensor& x_weight, const Tensor& h_weigh
   const PlainDispatch plain;
   const ConvProblem h_conv{h_weight, h_dilation, height, width};
   if (!use_winograd_gates(x_weight, x_dilation, h_conv)) return no_weights(h_weight);
-  if (!x_weight.has_value()) return winograd_weights({h_weight}, false, gates);
-  return winograd_weights({*x_weight, h_weight}, false, gates);
+  if (!x_weight.has_value()) return packed_weights({h_weight}, false, gates);
+  return packed_weights({*x_weight, h_weight}, false, gates);
 }
 
 TRAJGRU_LIBRARY_IMPL(CPU, m) {

@@ -23,23 +23,24 @@ Tensor winograd_weights(at::TensorList weights, bool rotated, int64_t gates) {
       ": weights and gates must be given, and one gate where rotated, got ",
       weights.size(), " and ", gates);
   const Tensor& first = weights[0];
-  const int64_t taps = first.dim() == 4 ? first.size(2) : 0;
+  const auto taps = first.dim() == 4 ? first.sizes().slice(2) : at::IntArrayRef{};
   check_taps(op, taps);
   int64_t depth = 0;
   for (const Tensor& weight : weights) {
     const bool fits = weight.is_cpu() && weight.scalar_type() == at::kFloat &&
-                      weight.dim() == 4 && weight.size(2) == taps &&
-                      weight.size(3) == taps && weight.size(0) % gates == 0 &&
+                      weight.dim() == 4 && weight.sizes().slice(2) == taps &&
+                      weight.size(0) % gates == 0 &&
                       weight.size(rotated ? 1 : 0) == first.size(rotated ? 1 : 0);
     TORCH_CHECK_VALUE(
-        fits, op, ": weights must be [O, C, k, k] of float32 on the CPU, ",
+        fits, op, ": weights must be [O, C, k', k] of float32 on the CPU, ",
         "of the same outputs, got ", weight.sizes(), " of ", weight.scalar_type());
     depth += weight.size(rotated ? 0 : 1);
   }
   Tensor packed;
   WinogradWeights<float> view{};
   view.gates = gates;
-  view.taps = taps;
+  view.tap_rows = taps[0];
+  view.tap_columns = taps[1];
   view.depth = depth;
   for (const Tensor& weight : weights) {
     view.data = weight.const_data_ptr<float>();
@@ -50,7 +51,7 @@ Tensor winograd_weights(at::TensorList weights, bool rotated, int64_t gates) {
     view.row = weight.stride(2);
     view.col = weight.stride(3);
     if (rotated) {
-      view.data += (taps - 1) * (view.row + view.col);
+      view.data += (taps[0] - 1) * view.row + (taps[1] - 1) * view.col;
       std::swap(view.features, view.channels);
       std::swap(view.output, view.channel);
       view.row = -view.row;
@@ -70,12 +71,13 @@ Tensor winograd_weights(at::TensorList weights, bool rotated, int64_t gates) {
 }
 
 void winograd_conv(at::TensorList images, const Tensor& weights,
-                   const std::optional<Tensor>& bias, int64_t taps,
+                   const std::optional<Tensor>& bias, Sides taps, Sides padding,
                    const Tensor& output) {
   const char* op = "winograd_conv";
   Tensor offset;
-  auto conv = conv_args(op, images, weights, bias, 1, taps, output, offset);
+  auto conv = conv_args(op, images, weights, bias, 1, taps, padding, output, offset);
   show_output(op, "output", conv, output);
+  if (output.numel() == 0) return;
   const auto& kernels = winograd_kernels<float>(conv.features);
   for_winograd_tiles(conv, [&](int64_t begin, int64_t end, float* buffer) {
     kernels.convolve(conv, begin, end, buffer);
@@ -114,23 +116,20 @@ void sum_weights_grad(WinogradWeightsGrad<float> grad, float* result, int64_t st
 
 }  // namespace
 
-Tensor winograd_weights_grad(const Tensor& grad, const Tensor& image, int64_t taps) {
+Tensor winograd_weights_grad(const Tensor& grad, const Tensor& image, Sides taps,
+                             Sides padding) {
   const char* op = "winograd_weights_grad";
-  check_taps(op, taps);
   const auto from = pixels_of(op, "image", image), of = pixels_of(op, "grad", grad);
-  TORCH_CHECK_VALUE(grad.size(0) == image.size(0) && grad.size(2) == image.size(2) &&
-                        grad.size(3) == image.size(3),
-                    op, ": grad must be as large as the image, ", image.sizes(),
-                    ", got ", grad.sizes());
-  const int64_t outputs = grad.size(1), channels = image.size(1);
-  const Tensor result = at::zeros({outputs, channels, taps, taps}, image.options());
-  if (result.numel() == 0 || grad.numel() == 0) return result;
   WinogradWeightsGrad<float> some{};
-  some.tiles = {image.size(0), image.size(2), image.size(3), taps};
+  some.tiles = tiles_of(op, image, grad, taps, padding);
   some.grad = of;
   some.image = from;
+  const int64_t outputs = grad.size(1), channels = image.size(1);
+  const Tensor result =
+      at::zeros({outputs, channels, taps[0], taps[1]}, image.options());
+  if (result.numel() == 0 || grad.numel() == 0) return result;
   some.channels = channels;
-  const int64_t stride = channels * taps * taps;
+  const int64_t stride = channels * taps[0] * taps[1];
   const int64_t bytes = some.tiles.points() * channels * int64_t{sizeof(float)};
   const int64_t most =
       std::max<int64_t>(kGradSums / bytes / kWinogradOutputs, 1) * kWinogradOutputs;

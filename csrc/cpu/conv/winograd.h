@@ -1,6 +1,7 @@
 #pragma once
 
-// Winograd's convolution of stride 1 (math/winograd.h), on channels-last images.
+// Winograd's convolution of stride 1 (math/winograd.h), on channels-last images, with as
+// many rows of taps as columns or with one.
 
 #include "cpu/capability.h"
 #include "cpu/views.h"
@@ -8,29 +9,38 @@
 
 namespace trajgru_ext {
 
-// The images that are convolved, cut into tiles of kTileOutputs by kTileOutputs pixels
-// of the result, numbered row by row, image by image.
-struct WinogradTiles {
-  int64_t batch, height, width, taps;
+// Whether there are kernels for so many taps.
+inline bool winograd_taps(int64_t rows, int64_t columns) {
+  if (rows == 1) return columns == 3 || columns == 5 || columns == 7;
+  return rows == columns && (rows == 3 || rows == 5);
+}
 
-  int64_t rows() const { return divide_up<int64_t>(height, kTileOutputs); }
-  int64_t columns() const { return divide_up<int64_t>(width, kTileOutputs); }
+// A result that is computed in tiles, numbered row by row, image by image; the image
+// that it is made from, and how far that is padded.
+struct WinogradTiles {
+  int64_t batch, height, width, image_height, image_width;
+  int64_t tap_rows, tap_columns;  // 1 row where they are not as many
+  int64_t pad_rows, pad_columns;
+
+  int64_t rows() const { return divide_up<int64_t>(height, outputs(tap_rows)); }
+  int64_t columns() const { return divide_up<int64_t>(width, outputs(tap_columns)); }
   int64_t count() const { return batch * rows() * columns(); }
 
   // Of a tile: the points in two dimensions.
-  int64_t points() const {
-    const int points = winograd_points(static_cast<int>(taps));
-    return points * points;
-  }
+  int64_t points() const { return points(tap_rows) * points(tap_columns); }
+
+ private:
+  static int outputs(int64_t taps) { return winograd_outputs(static_cast<int>(taps)); }
+  static int points(int64_t taps) { return winograd_points(static_cast<int>(taps)); }
 };
 
-// Weights [gates * features, channels, k, k] with any strides, which make the channels
+// Weights [gates * features, channels, k', k] with any strides, which make the channels
 // from first_channel on of `depth`. Packed, those of a vector of features lie together,
 // gate by gate.
 template <typename T>
 struct WinogradWeights {
   const T* data;
-  int64_t gates, features, channels, taps;
+  int64_t gates, features, channels, tap_rows, tap_columns;
   int64_t output, channel, row, col;  // strides
   int64_t first_channel, depth;
 

@@ -17,17 +17,21 @@
 
 namespace trajgru_ext {
 
-// weights: [O, C, k, k] each, of images whose channels follow one another; rotated:
+// Rows and columns of taps, or of padding.
+using Sides = at::IntArrayRef;
+
+// weights: [O, C, k', k] each, of images whose channels follow one another; rotated:
 // those of the gradient to the image, for which outputs and channels are exchanged.
 at::Tensor winograd_weights(at::TensorList weights, bool rotated, int64_t gates);
 
-// output: [B, O, H, W], channels last.
+// output: [B, O, H', W'], channels last, of the images padded by so much.
 void winograd_conv(at::TensorList images, const at::Tensor& weights,
-                   const OptionalTensor& bias, int64_t taps, const at::Tensor& output);
+                   const OptionalTensor& bias, Sides taps, Sides padding,
+                   const at::Tensor& output);
 
-// [O, C, taps, taps], from the gradient to the result and the image.
+// [O, C, k', k], from the gradient to the result and the image.
 at::Tensor winograd_weights_grad(const at::Tensor& grad, const at::Tensor& image,
-                                 int64_t taps);
+                                 Sides taps, Sides padding);
 
 inline PixelView<float> pixels_of(const char* op, const char* name,
                                   const at::Tensor& image) {
@@ -39,8 +43,25 @@ inline PixelView<float> pixels_of(const char* op, const char* name,
           image.stride(3)};
 }
 
-inline void check_taps(const char* op, int64_t taps) {
-  TORCH_CHECK_VALUE(taps == 3 || taps == 5, op, ": taps must be 3 or 5, got ", taps);
+inline void check_taps(const char* op, Sides taps) {
+  TORCH_CHECK_VALUE(taps.size() == 2 && winograd_taps(taps[0], taps[1]), op,
+                    ": taps must be (3, 3), (5, 5), (1, 3), (1, 5) or (1, 7), got ",
+                    taps);
+}
+
+// The tiles of a result of the size of `output`.
+inline WinogradTiles tiles_of(const char* op, const at::Tensor& image,
+                              const at::Tensor& output, Sides taps, Sides padding) {
+  check_taps(op, taps);
+  const auto fits = [&](int64_t k) {
+    return output.size(2 + k) == image.size(2 + k) + 2 * padding[k] - taps[k] + 1;
+  };
+  TORCH_CHECK_VALUE(image.dim() == 4 && output.dim() == 4 && padding.size() == 2 &&
+                        image.size(0) == output.size(0) && fits(0) && fits(1),
+                    op, ": images padded by ", padding, " must fit the result, ",
+                    output.sizes(), ", of ", taps, " taps, got ", image.sizes());
+  return {image.size(0), output.size(2), output.size(3), image.size(2), image.size(3),
+          taps[0],       taps[1],        padding[0],     padding[1]};
 }
 
 // All but where the results go. like: of a gate's features, which decide about the
@@ -48,22 +69,14 @@ inline void check_taps(const char* op, int64_t taps) {
 inline WinogradConv<float> conv_args(const char* op, at::TensorList images,
                                      const at::Tensor& weights,
                                      const std::optional<at::Tensor>& bias,
-                                     int64_t gates, int64_t taps,
+                                     int64_t gates, Sides taps, Sides padding,
                                      const at::Tensor& like, at::Tensor& offset) {
   const int64_t features = like.size(1);
-  check_taps(op, taps);
   TORCH_CHECK_VALUE(images.size() == 1 || images.size() == kWinogradImages, op,
                     ": images must be one or two, got ", images.size());
   WinogradConv<float> conv{};
-  for (const at::Tensor& image : images) {
-    TORCH_CHECK_VALUE(image.dim() == 4 && image.size(0) == like.size(0) &&
-                          image.size(2) == like.size(2) &&
-                          image.size(3) == like.size(3),
-                      op, ": images must be as large as the result, ", like.sizes(),
-                      ", got ", image.sizes());
-  }
-  conv.tiles = {images[0].size(0), images[0].size(2), images[0].size(3), taps};
   for (size_t n = 0; n < images.size(); ++n) {
+    conv.tiles = tiles_of(op, images[n], like, taps, padding);
     conv.images[n] = pixels_of(op, "an image", images[n]);
     conv.channels[n] = images[n].size(1);
   }
@@ -72,7 +85,8 @@ inline WinogradConv<float> conv_args(const char* op, at::TensorList images,
   WinogradWeights<float> wanted{};
   wanted.gates = gates;
   wanted.features = features;
-  wanted.taps = taps;
+  wanted.tap_rows = taps[0];
+  wanted.tap_columns = taps[1];
   wanted.depth = conv.depth();
   TORCH_CHECK_VALUE(
       weights.numel() == winograd_kernels<float>(features).weights_size(wanted) &&
@@ -88,6 +102,18 @@ inline WinogradConv<float> conv_args(const char* op, at::TensorList images,
     conv.bias = offset.const_data_ptr<float>();
   }
   return conv;
+}
+
+// The same of images that are as large as the result, with as many rows of taps as
+// columns.
+inline WinogradConv<float> same_conv_args(const char* op, at::TensorList images,
+                                          const at::Tensor& weights,
+                                          const OptionalTensor& bias, int64_t gates,
+                                          int64_t taps, const at::Tensor& like,
+                                          at::Tensor& offset) {
+  const int64_t padding = taps / 2;
+  return conv_args(op, images, weights, bias, gates, {taps, taps}, {padding, padding},
+                   like, offset);
 }
 
 inline void show_output(const char* op, const char* name, WinogradConv<float>& conv,

@@ -57,7 +57,7 @@ void winograd_lstm_step(at::TensorList images, const Tensor& weights,
   if (gates.has_value()) check_gates(op, *gates, std::nullopt, "c", c, 4);
   const PlainDispatch plain;
   Tensor offset;
-  const auto conv = conv_args(op, images, weights, bias, 4, taps, c, offset);
+  const auto conv = same_conv_args(op, images, weights, bias, 4, taps, c, offset);
   const LstmStepOperands in(h_output, c, mask, w_ci, w_cf, w_co,
                             CpuGateDevice::kRowLength);
   const Tensor state = in.layout.fit(c, at::kFloat);
@@ -87,7 +87,7 @@ void winograd_gru_step(at::TensorList images, const Tensor& weights,
   const GruOptions chosen = gru_options(op, options, 3);
   const PlainDispatch plain;
   Tensor offset;
-  const auto conv = conv_args(op, images, weights, bias, 3, taps, h, offset);
+  const auto conv = same_conv_args(op, images, weights, bias, 3, taps, h, offset);
   const GruStepOperands in(output, h, mask, CpuGateDevice::kRowLength);
   check_pixels(op, in.layout, {output, gates});
   if (candidate.has_value()) check_pixels(op, in.layout, {*candidate});
@@ -111,7 +111,7 @@ void winograd_gru_reset(at::TensorList images, const Tensor& weights,
   check_like_state(op, "reset", reset, "h", h);
   const PlainDispatch plain;
   Tensor offset;
-  auto conv = conv_args(op, images, weights, bias, 2, taps, h, offset);
+  auto conv = same_conv_args(op, images, weights, bias, 2, taps, h, offset);
   leave_sums(op, conv, sums, h);
   const GateLayout layout(u, h, CpuGateDevice::kRowLength);
   const Tensor state = layout.fit(h, at::kFloat);
@@ -136,7 +136,7 @@ void winograd_gru_output(at::TensorList images, const Tensor& weights,
   const GruOptions chosen = gru_options(op, options, 0);
   const PlainDispatch plain;
   Tensor offset;
-  auto conv = conv_args(op, images, weights, bias, 1, taps, h, offset);
+  auto conv = same_conv_args(op, images, weights, bias, 1, taps, h, offset);
   leave_sums(op, conv, sums, h);
   const GateLayout layout(output, h, CpuGateDevice::kRowLength);
   const Tensor gate = layout.fit(u, at::kFloat), state = layout.fit(h, at::kFloat);

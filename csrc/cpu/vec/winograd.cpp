@@ -4,27 +4,32 @@ namespace trajgru_ext {
 namespace CPU_CAPABILITY {
 namespace {
 
-template <int taps, typename T>
+template <int rows, int columns, typename T>
 void convolve(const WinogradConv<T>& conv, int64_t begin, int64_t end, T* buffer) {
+  constexpr int tile_rows = winograd_outputs(rows);
+  constexpr int tile_columns = winograd_outputs(columns);
   const int64_t panel_size = product_kernels<T>().panel;
-  convolve<taps>(conv, begin, end, buffer,
-                 [&](const Patch& patch, const auto& products, int64_t panel) {
-                   const int64_t first = panel * panel_size;
-                   const int64_t outputs =
-                       std::min(features_together(conv), conv.features - first);
-                   for (int64_t c = 0; c < outputs; c += kVecSize<T>) {
-                     Vec<T> out[kTileOutputs * kTileOutputs];
-                     products.template outputs<taps>(c, out);
-                     add_bias(conv, first + c, outputs - c, out);
-                     store_outputs(conv, patch, first + c, outputs - c, out);
-                   }
-                 });
+  convolve<rows, columns>(
+      conv, begin, end, buffer,
+      [&](const Patch& patch, const auto& products, int64_t panel) {
+        const int64_t first = panel * panel_size;
+        const int64_t outputs =
+            std::min(features_together(conv), conv.features - first);
+        for (int64_t c = 0; c < outputs; c += kVecSize<T>) {
+          Vec<T> out[tile_rows * tile_columns];
+          products.template outputs<rows, columns>(c, out);
+          add_bias<tile_rows * tile_columns>(conv, first + c, outputs - c, out);
+          store_outputs<tile_rows, tile_columns>(conv, patch, first + c, outputs - c,
+                                                 out);
+        }
+      });
 }
 
 template <typename T>
 void convolve(const WinogradConv<T>& conv, int64_t begin, int64_t end, T* buffer) {
-  conv.tiles.taps == 3 ? convolve<3>(conv, begin, end, buffer)
-                       : convolve<5>(conv, begin, end, buffer);
+  for_taps(conv.tiles.tap_rows, conv.tiles.tap_columns, [&]<int rows, int columns>() {
+    convolve<rows, columns>(conv, begin, end, buffer);
+  });
 }
 
 template <typename T>
@@ -34,20 +39,25 @@ int64_t panels(int64_t features) {
 
 template <typename T>
 int64_t weights_size(const WinogradWeights<T>& weights) {
-  const WinogradTiles tiles{0, 0, 0, weights.taps};
+  WinogradTiles tiles{};
+  tiles.tap_rows = weights.tap_rows;
+  tiles.tap_columns = weights.tap_columns;
   return tiles.points() * weights.gates * panels<T>(weights.features) *
          product_kernels<T>().panel * weights.depth;
 }
 
 // Packs panels begin to end. The weights are transformed in double precision, so that
 // they are rounded only once.
-template <int taps, typename T>
+template <int rows, int columns, typename T>
 void pack(const WinogradWeights<T>& weights, int64_t begin, int64_t end, T* packed) {
   using Wide = Vec<double>;
-  constexpr int points = winograd_points(taps);
-  constexpr WinogradPoints<taps> chosen;
+  constexpr int row_points = winograd_points(rows);
+  constexpr int column_points = winograd_points(columns);
+  constexpr int points = row_points * column_points;
+  constexpr WinogradPoints<rows> of_rows;
+  constexpr WinogradPoints<columns> of_columns;
   const int64_t panel = product_kernels<T>().panel;
-  const int64_t point = weights_size(weights) / (points * points);
+  const int64_t point = weights_size(weights) / points;
   for (int64_t number = begin; number < end; ++number) {
     const int64_t gate = number % weights.gates;
     for (int64_t c = 0; c < weights.channels; ++c) {
@@ -56,21 +66,23 @@ void pack(const WinogradWeights<T>& weights, int64_t begin, int64_t end, T* pack
         const int64_t feature = number / weights.gates * panel + column;
         const int64_t count =
             std::clamp<int64_t>(weights.features - feature, 0, Wide::size());
-        double tap[taps * taps][Wide::size()] = {};
+        double tap[rows * columns][Wide::size()] = {};
         for (int64_t n = 0; n < count; ++n) {
           const int64_t output = gate * weights.features + feature + n;
-          for (int i = 0; i < taps; ++i) {
-            for (int j = 0; j < taps; ++j) {
-              tap[i * taps + j][n] = *weights.at(output, c, i, j);
+          for (int i = 0; i < rows; ++i) {
+            for (int j = 0; j < columns; ++j) {
+              tap[i * columns + j][n] = *weights.at(output, c, i, j);
             }
           }
         }
-        Wide in[taps * taps], out[points * points];
-        for (int i = 0; i < taps * taps; ++i) in[i] = Wide::loadu(tap[i]);
-        on_square<taps, points>(
-            in, out, [](const Wide* g, Wide* u) { evaluate<taps, taps>(g, u); });
-        for (int k = 0; k < points * points; ++k) {
-          const double scale = chosen.scale[k / points] * chosen.scale[k % points];
+        Wide in[rows * columns], out[points];
+        for (int i = 0; i < rows * columns; ++i) in[i] = Wide::loadu(tap[i]);
+        on_grid<rows, row_points, columns, column_points>(
+            in, out, [](const Wide* g, Wide* u) { evaluate<rows, rows>(g, u); },
+            [](const Wide* g, Wide* u) { evaluate<columns, columns>(g, u); });
+        for (int k = 0; k < points; ++k) {
+          const double scale =
+              of_rows.scale[k / column_points] * of_columns.scale[k % column_points];
           double row[Wide::size()];
           (out[k] * Wide(scale)).store(row);
           for (int n = 0; n < Wide::size(); ++n) {
@@ -84,8 +96,9 @@ void pack(const WinogradWeights<T>& weights, int64_t begin, int64_t end, T* pack
 
 template <typename T>
 void pack(const WinogradWeights<T>& weights, int64_t begin, int64_t end, T* packed) {
-  weights.taps == 3 ? pack<3>(weights, begin, end, packed)
-                    : pack<5>(weights, begin, end, packed);
+  for_taps(weights.tap_rows, weights.tap_columns, [&]<int rows, int columns>() {
+    pack<rows, columns>(weights, begin, end, packed);
+  });
 }
 
 // Bytes of the values of image and gradient at the points: they stay in the last-level
@@ -124,18 +137,19 @@ int64_t grad_buffer_size(const WinogradWeightsGrad<T>& grad) {
   return GradBuffer<T>(grad).size();
 }
 
-template <int taps, typename T>
+template <int rows, int columns, typename T>
 void transform_sides(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end) {
   const ProductKernels<T>& products = product_kernels<T>();
   const GradBuffer<T> parts(grad);
   for (int64_t tile = begin; tile < end; ++tile) {
-    transform_image<taps>(grad.tiles, grad.first + tile, grad.image, grad.channels,
-                          parts.image(grad.buffer) + tile * parts.row, parts.point);
+    transform_image<rows, columns>(
+        grad.tiles, grad.first + tile, grad.image, grad.channels,
+        parts.image(grad.buffer) + tile * parts.row, parts.point);
     // Packed as the right side of a product that sums over the tiles.
     for (int64_t n = 0; n < parts.panels; ++n) {
       PixelView<T> some = grad.grad;
       some.data += n * products.panel;
-      transform_grad<taps>(
+      transform_grad<rows, columns>(
           grad.tiles, grad.first + tile, some,
           std::min(products.panel, grad.outputs - n * products.panel),
           parts.grad(grad.buffer) + (n * grad.count + tile) * products.panel,
@@ -146,8 +160,9 @@ void transform_sides(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t 
 
 template <typename T>
 void transform_sides(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end) {
-  grad.tiles.taps == 3 ? transform_sides<3>(grad, begin, end)
-                       : transform_sides<5>(grad, begin, end);
+  for_taps(grad.tiles.tap_rows, grad.tiles.tap_columns, [&]<int rows, int columns>() {
+    transform_sides<rows, columns>(grad, begin, end);
+  });
 }
 
 template <typename T>
@@ -164,29 +179,36 @@ void sum_products(const WinogradWeightsGrad<T>& grad, int64_t point,
        grad.first == 0 ? zeros<T> : nullptr});
 }
 
-template <int taps, typename T>
+template <int rows, int columns, typename T>
 void finish_grad(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end,
                  T* weights_grad, int64_t output_stride) {
-  constexpr int points = winograd_points(taps);
-  constexpr WinogradPoints<taps> chosen;
+  constexpr int row_points = winograd_points(rows);
+  constexpr int column_points = winograd_points(columns);
+  constexpr int points = row_points * column_points, taps = rows * columns;
+  constexpr WinogradPoints<rows> of_rows;
+  constexpr WinogradPoints<columns> of_columns;
   const int64_t all = grad.outputs * grad.channels;
   for (int64_t c = begin; c < end; ++c) {
     for (int64_t o = 0; o < grad.outputs; o += kVecSize<T>) {
       const int64_t count = std::min(grad.outputs - o, kVecSize<T>);
-      Vec<T> in[points * points], out[taps * taps];
-      for (int k = 0; k < points * points; ++k) {
-        const double scale = chosen.scale[k / points] * chosen.scale[k % points];
+      Vec<T> in[points], out[taps];
+      for (int k = 0; k < points; ++k) {
+        const double scale =
+            of_rows.scale[k / column_points] * of_columns.scale[k % column_points];
         in[k] = load(grad.sums + k * all + c * grad.outputs + o, count) *
                 Vec<T>(static_cast<T>(scale));
       }
-      on_square<points, taps>(in, out, [](const Vec<T>* u, Vec<T>* g) {
-        evaluate_transposed<taps, taps>(u, g);
-      });
-      T rows[taps * taps][kVecSize<T>];
-      for (int i = 0; i < taps * taps; ++i) out[i].store(rows[i]);
+      on_grid<row_points, rows, column_points, columns>(
+          in, out,
+          [](const Vec<T>* u, Vec<T>* g) { evaluate_transposed<rows, rows>(u, g); },
+          [](const Vec<T>* u, Vec<T>* g) {
+            evaluate_transposed<columns, columns>(u, g);
+          });
+      T values[taps][kVecSize<T>];
+      for (int i = 0; i < taps; ++i) out[i].store(values[i]);
       for (int64_t n = 0; n < count; ++n) {
-        T* to = weights_grad + (o + n) * output_stride + c * taps * taps;
-        for (int i = 0; i < taps * taps; ++i) to[i] = rows[i][n];
+        T* to = weights_grad + (o + n) * output_stride + c * taps;
+        for (int i = 0; i < taps; ++i) to[i] = values[i][n];
       }
     }
   }
@@ -195,8 +217,9 @@ void finish_grad(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end,
 template <typename T>
 void finish_grad(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end,
                  T* weights_grad, int64_t output_stride) {
-  grad.tiles.taps == 3 ? finish_grad<3>(grad, begin, end, weights_grad, output_stride)
-                       : finish_grad<5>(grad, begin, end, weights_grad, output_stride);
+  for_taps(grad.tiles.tap_rows, grad.tiles.tap_columns, [&]<int rows, int columns>() {
+    finish_grad<rows, columns>(grad, begin, end, weights_grad, output_stride);
+  });
 }
 
 }  // namespace

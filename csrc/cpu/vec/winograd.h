@@ -34,27 +34,42 @@ constexpr int64_t kColumns = 64;
 template <typename T>
 constexpr T zeros[std::max(kColumns, kWinogradOutputs)] = {};
 
-// A patch: the pixels that a tile is made from, and which of them lie in the image.
+// A patch of the image, or of the result: the pixels that a tile is made from, or its
+// own, and which of them there are.
 struct Patch {
   int64_t sample, row, column;  // of its first pixel
   int64_t first_row, last_row, first_column, last_column;
 
-  // side: pixels of a side of the patch; margin: how far it begins before the tile.
-  Patch(const WinogradTiles& tiles, int64_t tile, int64_t side, int64_t margin) {
-    const int64_t column_number = tile % tiles.columns();
+  // rows, columns: of the tile.
+  static Patch of_result(const WinogradTiles& tiles, int64_t tile, int rows,
+                         int columns) {
+    Patch patch{};
     const int64_t row_number = tile / tiles.columns();
-    sample = row_number / tiles.rows();
-    row = row_number % tiles.rows() * kTileOutputs - margin;
-    column = column_number * kTileOutputs - margin;
-    first_row = std::max<int64_t>(0, -row);
-    last_row = std::min(side, tiles.height - row);
-    first_column = std::max<int64_t>(0, -column);
-    last_column = std::min(side, tiles.width - column);
+    patch.sample = row_number / tiles.rows();
+    patch.row = row_number % tiles.rows() * rows;
+    patch.column = tile % tiles.columns() * columns;
+    patch.last_row = std::min<int64_t>(rows, tiles.height - patch.row);
+    patch.last_column = std::min<int64_t>(columns, tiles.width - patch.column);
+    return patch;
   }
 
-  bool inside(int64_t side) const {
-    return first_row == 0 && first_column == 0 && last_row == side &&
-           last_column == side;
+  // side_rows, side_columns: of the patch.
+  static Patch of_image(const WinogradTiles& tiles, int64_t tile, int rows, int columns,
+                        int side_rows, int side_columns) {
+    Patch patch = of_result(tiles, tile, rows, columns);
+    patch.row -= tiles.pad_rows;
+    patch.column -= tiles.pad_columns;
+    patch.first_row = std::max<int64_t>(0, -patch.row);
+    patch.last_row = std::min<int64_t>(side_rows, tiles.image_height - patch.row);
+    patch.first_column = std::max<int64_t>(0, -patch.column);
+    patch.last_column =
+        std::min<int64_t>(side_columns, tiles.image_width - patch.column);
+    return patch;
+  }
+
+  bool whole(int64_t rows, int64_t columns) const {
+    return first_row == 0 && first_column == 0 && last_row == rows &&
+           last_column == columns;
   }
 
   bool holds(int64_t i, int64_t j) const {
@@ -72,59 +87,73 @@ void store(const Vec<T>& value, T* to, int64_t count) {
   count >= kVecSize<T> ? value.store(to) : value.store(to, count);
 }
 
-// The values of a patch at the points, for one vector of channels after the other.
-// f: the transform in one dimension; to: where the values at the first point begin,
-// those at the next being `point` further.
-template <int side, int points, typename T, typename F>
+// The values of a patch of rows by columns pixels at the points, for one vector of
+// channels after the other. f_rows, f_columns: the transforms in one dimension; to:
+// where the values at the first point begin, those at the next being `point` further.
+template <int rows, int columns, int row_points, int column_points, typename T,
+          typename FRows, typename FColumns>
 [[gnu::always_inline]] inline void transform_patch(const PixelView<T>& image,
                                                    const Patch& patch, int64_t channels,
-                                                   const F& f, T* to, int64_t point) {
+                                                   const FRows& f_rows,
+                                                   const FColumns& f_columns, T* to,
+                                                   int64_t point) {
   const int64_t origin =
       patch.sample * image.batch + patch.row * image.row + patch.column * image.col;
   const auto place = [&](int64_t i, int64_t j, int64_t c) {
     return image.data + (origin + i * image.row + j * image.col + c);
   };
-  const bool inside = patch.inside(side);
+  constexpr int points = row_points * column_points;
+  const bool whole = patch.whole(rows, columns);
   for (int64_t c = 0; c < channels; c += kVecSize<T>) {
     const int64_t count = channels - c;
-    Vec<T> in[side * side], out[points * points];
-    if (inside && count >= kVecSize<T>) {
-      for (int i = 0; i < side; ++i) {
-        for (int j = 0; j < side; ++j) {
-          in[i * side + j] = Vec<T>::loadu(place(i, j, c));
+    Vec<T> in[rows * columns], out[points];
+    if (whole && count >= kVecSize<T>) {
+      for (int i = 0; i < rows; ++i) {
+        for (int j = 0; j < columns; ++j) {
+          in[i * columns + j] = Vec<T>::loadu(place(i, j, c));
         }
       }
     } else {
-      for (int i = 0; i < side; ++i) {
-        for (int j = 0; j < side; ++j) {
-          in[i * side + j] =
+      for (int i = 0; i < rows; ++i) {
+        for (int j = 0; j < columns; ++j) {
+          in[i * columns + j] =
               patch.holds(i, j) ? load(place(i, j, c), count) : Vec<T>(T(0));
         }
       }
     }
-    on_square<side, points>(in, out, f);
-    for (int64_t k = 0; k < points * points; ++k) out[k].store(to + k * point + c);
+    on_grid<rows, row_points, columns, column_points>(in, out, f_rows, f_columns);
+    for (int64_t k = 0; k < points; ++k) out[k].store(to + k * point + c);
   }
 }
 
 // The forward transform, B^T d B, of the patch that a tile of outputs is made from.
-template <int taps, typename T>
+template <int rows, int columns, typename T>
 void transform_image(const WinogradTiles& tiles, int64_t tile,
                      const PixelView<T>& image, int64_t channels, T* to,
                      int64_t point) {
-  constexpr int side = winograd_points(taps);
-  transform_patch<side, side>(
-      image, Patch(tiles, tile, side, taps / 2), channels,
-      [](const Vec<T>* d, Vec<T>* values) { separate<taps>(d, values); }, to, point);
+  constexpr int side_rows = winograd_points(rows);
+  constexpr int side_columns = winograd_points(columns);
+  transform_patch<side_rows, side_columns, side_rows, side_columns>(
+      image,
+      Patch::of_image(tiles, tile, winograd_outputs(rows), winograd_outputs(columns),
+                      side_rows, side_columns),
+      channels, [](const Vec<T>* d, Vec<T>* values) { separate<rows>(d, values); },
+      [](const Vec<T>* d, Vec<T>* values) { separate<columns>(d, values); }, to, point);
 }
 
 // The transform of the gradient to a tile of outputs, for the gradient to the weights.
-template <int taps, typename T>
+template <int rows, int columns, typename T>
 void transform_grad(const WinogradTiles& tiles, int64_t tile, const PixelView<T>& grad,
                     int64_t channels, T* to, int64_t point) {
-  transform_patch<kTileOutputs, winograd_points(taps)>(
-      grad, Patch(tiles, tile, kTileOutputs, 0), channels,
-      [](const Vec<T>* y, Vec<T>* values) { evaluate<taps, kTileOutputs>(y, values); },
+  constexpr int tile_rows = winograd_outputs(rows);
+  constexpr int tile_columns = winograd_outputs(columns);
+  transform_patch<tile_rows, tile_columns, winograd_points(rows),
+                  winograd_points(columns)>(
+      grad, Patch::of_result(tiles, tile, tile_rows, tile_columns), channels,
+      [](const Vec<T>* y, Vec<T>* values) { evaluate<rows, tile_rows>(y, values); },
+      [](const Vec<T>* y, Vec<T>* values) {
+        evaluate<columns, tile_columns>(y, values);
+      },
       to, point);
 }
 
@@ -173,48 +202,56 @@ struct TileProducts {
   const T* data;
   int64_t point;
 
-  // Transforms one vector of columns back, to kTileOutputs * kTileOutputs outputs.
-  template <int taps>
+  // Transforms one vector of columns back, to the outputs of a tile.
+  template <int rows, int columns>
   void outputs(int64_t column, Vec<T>* out) const {
-    constexpr int points = winograd_points(taps);
-    Vec<T> in[points * points];
-    for (int64_t k = 0; k < points * points; ++k) {
+    constexpr int row_points = winograd_points(rows);
+    constexpr int column_points = winograd_points(columns);
+    constexpr int tile_rows = winograd_outputs(rows);
+    constexpr int tile_columns = winograd_outputs(columns);
+    Vec<T> in[row_points * column_points];
+    for (int64_t k = 0; k < row_points * column_points; ++k) {
       in[k] = Vec<T>::loadu(data + k * point + column);
     }
-    on_square<points, kTileOutputs>(in, out, [](const Vec<T>* values, Vec<T>* y) {
-      evaluate_transposed<taps, kTileOutputs>(values, y);
-    });
+    on_grid<row_points, tile_rows, column_points, tile_columns>(
+        in, out,
+        [](const Vec<T>* values, Vec<T>* y) {
+          evaluate_transposed<rows, tile_rows>(values, y);
+        },
+        [](const Vec<T>* values, Vec<T>* y) {
+          evaluate_transposed<columns, tile_columns>(values, y);
+        });
   }
 };
 
-// Adds the bias to a vector of outputs at every pixel of a tile. output: the first of
-// them; count: how many there are, where fewer than a vector.
-template <typename T>
+// Adds the bias to a vector of outputs at every pixel of a tile of so many. output: the
+// first of them; count: how many there are, where fewer than a vector.
+template <int pixels, typename T>
 void add_bias(const WinogradConv<T>& conv, int64_t output, int64_t count, Vec<T>* out) {
   if (conv.bias == nullptr) return;
   const Vec<T> bias = load(conv.bias + output, count);
-  for (int k = 0; k < kTileOutputs * kTileOutputs; ++k) out[k] = out[k] + bias;
+  for (int k = 0; k < pixels; ++k) out[k] = out[k] + bias;
 }
 
 // Stores a vector of outputs at every pixel of a tile that lies in the image.
-template <typename T>
+template <int rows, int columns, typename T>
 void store_outputs(const WinogradConv<T>& conv, const Patch& patch, int64_t output,
                    int64_t count, const Vec<T>* out) {
   T* to = conv.output + patch.sample * conv.batch + patch.row * conv.row +
           patch.column * conv.col + output;
   // The loops have constant bounds, so that `out` stays in registers.
-  const bool inside = patch.inside(kTileOutputs);
-  for (int i = 0; i < kTileOutputs; ++i) {
-    for (int j = 0; j < kTileOutputs; ++j) {
-      if (!inside && !patch.holds(i, j)) continue;
-      store(out[i * kTileOutputs + j], to + i * conv.row + j * conv.col, count);
+  const bool whole = patch.whole(rows, columns);
+  for (int i = 0; i < rows; ++i) {
+    for (int j = 0; j < columns; ++j) {
+      if (!whole && !patch.holds(i, j)) continue;
+      store(out[i * columns + j], to + i * conv.row + j * conv.col, count);
     }
   }
 }
 
 // Calls finish(patch, products, panel) for every tile and every group of panels that is
 // computed together; panel: the first of the group.
-template <int taps, typename T, typename F>
+template <int rows, int columns, typename T, typename F>
 void convolve(const WinogradConv<T>& conv, int64_t begin, int64_t end, T* buffer,
               const F& finish) {
   const ProductKernels<T>& products = product_kernels<T>();
@@ -228,9 +265,9 @@ void convolve(const WinogradConv<T>& conv, int64_t begin, int64_t end, T* buffer
     for (int64_t n = 0, channel = 0; n < kWinogradImages;
          channel += conv.channels[n++]) {
       for (int64_t tile = 0; tile < tiles; ++tile) {
-        transform_image<taps>(conv.tiles, first + tile, conv.images[n],
-                              conv.channels[n], values + tile * parts.row + channel,
-                              parts.point);
+        transform_image<rows, columns>(
+            conv.tiles, first + tile, conv.images[n], conv.channels[n],
+            values + tile * parts.row + channel, parts.point);
       }
     }
     for (int64_t panel = 0; panel < panels; panel += parts.panels) {
@@ -245,12 +282,29 @@ void convolve(const WinogradConv<T>& conv, int64_t begin, int64_t end, T* buffer
         }
       }
       for (int64_t tile = 0; tile < tiles; ++tile) {
-        finish(Patch(conv.tiles, first + tile, kTileOutputs, 0),
+        finish(Patch::of_result(conv.tiles, first + tile, winograd_outputs(rows),
+                                winograd_outputs(columns)),
                TileProducts<T>{product + tile * parts.columns, parts.product_point},
                panel);
       }
     }
   }
+}
+
+// f.template operator()<rows, columns>() for the taps.
+template <typename F>
+void for_taps(int64_t tap_rows, int64_t tap_columns, const F& f) {
+  if (tap_rows == 1) {
+    switch (tap_columns) {
+      case 3:
+        return f.template operator()<1, 3>();
+      case 5:
+        return f.template operator()<1, 5>();
+      default:
+        return f.template operator()<1, 7>();
+    }
+  }
+  tap_columns == 3 ? f.template operator()<3, 3>() : f.template operator()<5, 5>();
 }
 
 }  // namespace

@@ -72,10 +72,11 @@ void sum_gates(const WinogradConv<T>& conv, const Patch& patch,
     for (int64_t c = 0; c < features; c += kVecSize<T>) {
       const int64_t output = gate * conv.features + first + c;
       Vec<T> out[pixels];
-      products.template outputs<taps>(gate * sums.gate + c, out);
-      add_bias(conv, output, features - c, out);
+      products.template outputs<taps, taps>(gate * sums.gate + c, out);
+      add_bias<pixels>(conv, output, features - c, out);
       if (conv.output != nullptr) {
-        store_outputs(conv, patch, output, features - c, out);
+        store_outputs<kTileOutputs, kTileOutputs>(conv, patch, output, features - c,
+                                                  out);
       }
       for (int k = 0; k < pixels; ++k) out[k].store(sums.at(k, gate) + c);
     }
@@ -114,7 +115,7 @@ void convolve(const WinogradConv<T>& conv, const Args& args, int64_t begin, int6
               T* buffer) {
   const int64_t panel_size = product_kernels<T>().panel;
   const int64_t most = features_together(conv);
-  convolve<taps>(
+  convolve<taps, taps>(
       conv, begin, end, buffer,
       [&](const Patch& patch, const TileProducts<T>& products, int64_t panel) {
         const int64_t first = panel / conv.gates * panel_size;
@@ -132,7 +133,7 @@ void convolve(const WinogradConv<T>& conv, const Args& args, int64_t begin, int6
 template <typename Args, typename T>
 void convolve(const WinogradConv<T>& conv, const Args& args, int64_t begin, int64_t end,
               T* buffer) {
-  conv.tiles.taps == 3 ? convolve<3>(conv, args, begin, end, buffer)
+  conv.tiles.tap_rows == 3 ? convolve<3>(conv, args, begin, end, buffer)
                        : convolve<5>(conv, args, begin, end, buffer);
 }
 

@@ -1,0 +1,190 @@
+// conv2d on the CPU: by Winograd's convolution where it pays, else by torch's. Images
+// and results in planes are copied to channels last and back, and what is shorter than
+// float32 to that; a kernel of one column convolves the transposed image by one row.
+
+#include "cpu/conv/conv2d.h"
+
+#include <ATen/autocast_mode.h>
+#include <ATen/ops/conv2d.h>
+#include <ATen/ops/sum.h>
+
+#include <algorithm>
+#include <array>
+#include <tuple>
+
+#include "cpu/conv/conv_algorithm.h"
+#include "cpu/conv/packed_weights.h"
+#include "cpu/conv/winograd_conv.h"
+#include "cpu/gate_device.h"
+#include "operators/conv/conv2d.h"
+#include "tensors/library.h"
+
+namespace trajgru_ext {
+namespace {
+
+using at::Tensor;
+
+constexpr int64_t kNoDilation[] = {1, 1};
+
+ConvProblem problem(const Tensor& input, const Tensor& weight,
+                    at::IntArrayRef padding) {
+  return {weight, kNoDilation, input.size(2) + 2 * padding[0] - weight.size(2) + 1,
+          input.size(3) + 2 * padding[1] - weight.size(3) + 1};
+}
+
+// Whether the gradient to the image is a convolution of a padded gradient, as well.
+bool padded_within(const Tensor& weight, at::IntArrayRef padding) {
+  const auto within = [&](int64_t k) {
+    return padding[k] >= 0 && padding[k] < weight.size(2 + k);
+  };
+  return within(0) && within(1);
+}
+
+bool by_winograd(const Tensor& input, const Tensor& weight, at::IntArrayRef padding) {
+  const auto dtype = input.scalar_type();
+  const bool fits = (dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf) &&
+                    input.dim() == 4 && weight.dim() == 4 &&
+                    weight.scalar_type() == dtype &&
+                    input.size(1) == weight.size(1) && input.size(0) > 0 &&
+                    padded_within(weight, padding);
+  return fits && use_winograd_conv2d(problem(input, weight, padding));
+}
+
+// The convolution as the kernels have it: of one row of taps, where it is of one column.
+struct Turned {
+  bool turned;
+  std::array<int64_t, 2> taps, padding, rotated_padding;
+
+  Turned(const Tensor& weight, at::IntArrayRef by) : turned(weight.size(3) == 1) {
+    for (int k = 0; k < 2; ++k) {
+      const int from = turned ? 1 - k : k;
+      taps[k] = weight.size(2 + from);
+      padding[k] = by[from];
+      rotated_padding[k] = taps[k] - 1 - padding[k];
+    }
+  }
+
+  Tensor of(const Tensor& image) const {
+    return turned ? image.transpose(2, 3) : image;
+  }
+};
+
+// As the kernels read it.
+Tensor float_pixels(const Tensor& image) {
+  return contiguous(image.to(at::kFloat), at::MemoryFormat::ChannelsLast);
+}
+
+Tensor empty_pixels(const Tensor& like, int64_t channels, int64_t height,
+                    int64_t width) {
+  return at::empty({like.size(0), channels, height, width},
+                   like.options().dtype(at::kFloat).memory_format(
+                       at::MemoryFormat::ChannelsLast));
+}
+
+// As torch's convolution returns it: channels last where one of both operands is.
+Tensor as_torch(const Tensor& pixels, const Tensor& image, const Tensor& weight) {
+  constexpr auto last = at::MemoryFormat::ChannelsLast;
+  const bool channels_last = image.suggest_memory_format() == last ||
+                             weight.suggest_memory_format() == last;
+  return contiguous(pixels, channels_last ? last : at::MemoryFormat::Contiguous)
+      .to(image.scalar_type());
+}
+
+Tensor conv2d_on_cpu(const Tensor& input, const Tensor& weight,
+                     const OptionalTensor& bias, at::IntArrayRef padding) {
+  if (!by_winograd(input, weight, padding)) {
+    return plain_conv2d(input, weight, bias, padding);
+  }
+  const PlainDispatch plain;
+  const Turned way(weight, padding);
+  const ConvProblem conv = problem(input, weight, padding);
+  const Tensor output = empty_pixels(input, weight.size(0), conv.height, conv.width);
+  const OptionalTensor offset =
+      bias.has_value() ? OptionalTensor(bias->to(at::kFloat)) : std::nullopt;
+  winograd_conv({way.of(float_pixels(input))}, packed_weights({way.of(weight)}, false, 1),
+                offset, way.taps, way.padding, way.of(output));
+  return as_torch(output, input, weight);
+}
+
+Tensor input_grad(const Tensor& grad, const Tensor& input, const Tensor& weight,
+                  const Turned& way) {
+  const Tensor output =
+      empty_pixels(input, input.size(1), input.size(2), input.size(3));
+  winograd_conv({way.of(grad)}, packed_weights({way.of(weight)}, true, 1), std::nullopt,
+                way.taps, way.rotated_padding, way.of(output));
+  return as_torch(output, input, weight);
+}
+
+std::tuple<Tensor, Tensor, Tensor> backward_on_cpu(const Tensor& grad,
+                                                   const Tensor& input,
+                                                   const Tensor& weight,
+                                                   at::IntArrayRef padding,
+                                                   const std::array<bool, 3>& wanted) {
+  if (!by_winograd(input, weight, padding)) {
+    return plain_conv2d_backward(grad, input, weight, padding, wanted);
+  }
+  const PlainDispatch plain;
+  const Turned way(weight, padding);
+  const Tensor pixels = float_pixels(grad);
+  Tensor to_input = empty_result(input), to_weight = empty_result(weight);
+  Tensor to_bias = empty_result(weight);
+  if (wanted[0]) to_input = input_grad(pixels, input, weight, way);
+  if (wanted[1] && use_winograd_conv2d_weight_grad(problem(input, weight, padding))) {
+    const Tensor found = winograd_weights_grad(
+        way.of(pixels), way.of(float_pixels(input)), way.taps, way.padding);
+    to_weight = at::empty_like(weight).copy_(way.of(found));
+  } else if (wanted[1]) {
+    to_weight = std::get<1>(
+        plain_conv2d_backward(grad, input, weight, padding, {false, true, false}));
+  }
+  if (wanted[2]) {
+    to_bias =
+        CpuGateDevice::sum_pixels(pixels).sum({0, 2, 3}).to(weight.scalar_type());
+  }
+  return {to_input, to_weight, to_bias};
+}
+
+TRAJGRU_LIBRARY_IMPL(CPU, m) {
+  m.impl("conv2d", &conv2d_on_cpu);
+  m.impl("conv2d_backward", &backward_on_cpu);
+}
+
+// What autocast makes of an operand.
+Tensor cast(const Tensor& tensor, at::ScalarType dtype) {
+  return at::autocast::cached_cast(dtype, tensor, at::kCPU);
+}
+
+bool all_ones(at::IntArrayRef values) {
+  return std::all_of(values.begin(), values.end(), [](int64_t k) { return k == 1; });
+}
+
+}  // namespace
+
+Tensor conv2d_or_torch(const Tensor& input, const Tensor& weight,
+                       const OptionalTensor& bias, at::IntArrayRef stride,
+                       at::IntArrayRef padding, at::IntArrayRef dilation,
+                       int64_t groups) {
+  const auto plain = [](const Tensor& one) {
+    return one.defined() && one.is_cpu() && one.layout() == at::kStrided;
+  };
+  bool ours = groups == 1 && (padding.size() == 1 || padding.size() == 2) && plain(input) && plain(weight) && input.dim() == 4 &&
+              weight.dim() == 4 && all_ones(stride) && all_ones(dilation) &&
+              (!bias.has_value() ||
+               (plain(*bias) && bias->dim() == 1 && bias->size(0) == weight.size(0)));
+  if (ours) {
+    const std::array<int64_t, 2> both = {padding[0], padding[padding.size() - 1]};
+    const bool autocast = at::autocast::is_autocast_enabled(at::kCPU);
+    const auto dtype = autocast ? at::autocast::get_autocast_dtype(at::kCPU)
+                                : input.scalar_type();
+    const Tensor x = autocast ? cast(input, dtype) : input;
+    const Tensor w = autocast ? cast(weight, dtype) : weight;
+    const OptionalTensor b =
+        autocast && bias.has_value() ? OptionalTensor(cast(*bias, dtype)) : bias;
+    if (by_winograd(x, w, both) && (!b.has_value() || b->scalar_type() == dtype)) {
+      return call::conv2d(x, w, b, both);
+    }
+  }
+  return at::conv2d(input, weight, bias, stride, padding, dilation, groups);
+}
+
+}  // namespace trajgru_ext
