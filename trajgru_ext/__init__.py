@@ -17,8 +17,8 @@ from trajgru_ext import (  # noqa: E402 - loaded first
 from trajgru_ext.compat.accelerate import accelerate, restore  # noqa: E402 - as above
 from trajgru_ext.conv_algorithm import conv_algorithm  # noqa: E402 - as above
 from trajgru_ext.ops import *  # noqa: E402, F403 - the operators that ops lists
-from trajgru_ext.packed_weights import packed_weights  # noqa: E402 - as above
 from trajgru_ext.ops import _flops, _options, _registry  # noqa: E402 - as above
+from trajgru_ext.packed_weights import packed_weights  # noqa: E402 - as above
 
 _options.check_names(_extension.option_names())
 _registry.register_fakes("trajgru_ext")

@@ -118,19 +118,19 @@ TRAJGRU_HOST_DEVICE void evaluate(const V* coefficients, V* values) {
     values[0] = coefficients[0];
     return;
   } else {
-  constexpr WinogradPoints<taps> points;
-  values[0] = coefficients[0];
+    constexpr WinogradPoints<taps> points;
+    values[0] = coefficients[0];
 #pragma GCC unroll 10
-  for (int i = 0; i < points.kPairs; ++i) {
-    V part[2] = {coefficients[0], coefficients[1] * V(points.power[i][1])};
+    for (int i = 0; i < points.kPairs; ++i) {
+      V part[2] = {coefficients[0], coefficients[1] * V(points.power[i][1])};
 #pragma GCC unroll 10
-    for (int j = 2; j < k; ++j) {
-      part[j % 2] = fmadd(V(points.power[i][j]), coefficients[j], part[j % 2]);
+      for (int j = 2; j < k; ++j) {
+        part[j % 2] = fmadd(V(points.power[i][j]), coefficients[j], part[j % 2]);
+      }
+      values[1 + 2 * i] = part[0] + part[1];
+      values[2 + 2 * i] = part[0] - part[1];
     }
-    values[1 + 2 * i] = part[0] + part[1];
-    values[2 + 2 * i] = part[0] - part[1];
-  }
-  values[points.kCount - 1] = coefficients[k - 1];
+    values[points.kCount - 1] = coefficients[k - 1];
   }
 }
 
@@ -141,24 +141,24 @@ TRAJGRU_HOST_DEVICE void evaluate_transposed(const V* values, V* sums) {
     sums[0] = values[0];
     return;
   } else {
-  constexpr WinogradPoints<taps> points;
+    constexpr WinogradPoints<taps> points;
 #pragma GCC unroll 10
-  for (int i = 0; i < points.kPairs; ++i) {
-    const V part[2] = {values[1 + 2 * i] + values[2 + 2 * i],
-                       values[1 + 2 * i] - values[2 + 2 * i]};
-    if (i == 0) {
-      sums[0] = values[0] + part[0];
+    for (int i = 0; i < points.kPairs; ++i) {
+      const V part[2] = {values[1 + 2 * i] + values[2 + 2 * i],
+                         values[1 + 2 * i] - values[2 + 2 * i]};
+      if (i == 0) {
+        sums[0] = values[0] + part[0];
 #pragma GCC unroll 10
-      for (int j = 1; j < k; ++j) sums[j] = part[j % 2] * V(points.power[0][j]);
-    } else {
-      sums[0] = sums[0] + part[0];
+        for (int j = 1; j < k; ++j) sums[j] = part[j % 2] * V(points.power[0][j]);
+      } else {
+        sums[0] = sums[0] + part[0];
 #pragma GCC unroll 10
-      for (int j = 1; j < k; ++j) {
-        sums[j] = fmadd(V(points.power[i][j]), part[j % 2], sums[j]);
+        for (int j = 1; j < k; ++j) {
+          sums[j] = fmadd(V(points.power[i][j]), part[j % 2], sums[j]);
+        }
       }
     }
-  }
-  sums[k - 1] = sums[k - 1] + values[points.kCount - 1];
+    sums[k - 1] = sums[k - 1] + values[points.kCount - 1];
   }
 }
 
@@ -169,17 +169,17 @@ TRAJGRU_HOST_DEVICE void separate(const V* d, V* values) {
     values[0] = d[0];
     return;
   } else {
-  constexpr WinogradPoints<taps> points;
-  constexpr int pairs = points.kPairs;
-  values[0] = every_other<pairs + 1>(points.all, d);
+    constexpr WinogradPoints<taps> points;
+    constexpr int pairs = points.kPairs;
+    values[0] = every_other<pairs + 1>(points.all, d);
 #pragma GCC unroll 10
-  for (int i = 0; i < pairs; ++i) {
-    const V even = every_other<pairs>(points.others[i], d + 2);
-    const V odd = every_other<pairs>(points.others[i], d + 1) * V(points.power[i][1]);
-    values[1 + 2 * i] = even + odd;
-    values[2 + 2 * i] = even - odd;
-  }
-  values[points.kCount - 1] = every_other<pairs + 1>(points.all, d + 1);
+    for (int i = 0; i < pairs; ++i) {
+      const V even = every_other<pairs>(points.others[i], d + 2);
+      const V odd = every_other<pairs>(points.others[i], d + 1) * V(points.power[i][1]);
+      values[1 + 2 * i] = even + odd;
+      values[2 + 2 * i] = even - odd;
+    }
+    values[points.kCount - 1] = every_other<pairs + 1>(points.all, d + 1);
   }
 }
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accuracy import assert_as_exact
-from fuzz_arguments import Drawn, exact, spoiled
+from fuzz_arguments import NAMES, Drawn, exact, spoiled
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -23,7 +23,7 @@ from trajgru_ext.ops._catalog import OPERATORS
 pytestmark = pytest.mark.kernels
 
 SEEDS = st.integers(0, 2**62)
-EVERY = pytest.mark.parametrize("name", OPERATORS)
+EVERY = pytest.mark.parametrize("name", NAMES)
 
 
 @pytest.fixture(autouse=True)

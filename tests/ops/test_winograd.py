@@ -43,11 +43,12 @@ def winograd(
     *,
     rotated: bool = False,
 ) -> Tensor:
-    taps = weights[0].shape[-1]
+    taps = weights[0].shape[2:]
     outputs = weights[0].shape[1 if rotated else 0]
     output = image(images[0].shape[0], outputs, *images[0].shape[2:])
     packed = OPS.winograd_weights(weights, rotated)
-    OPS.winograd_conv(images, packed, bias, taps, output)
+    padding = [k // 2 for k in taps]
+    OPS.winograd_conv(images, packed, bias, taps, padding, output)
     return output
 
 
@@ -83,7 +84,7 @@ def test_cpu_convolution_and_gradients_are_those_of_conv2d(size, taps):
         lambda g, w: conv2d_input(x.shape, w, g, padding=taps // 2), seed, weight
     )
     assert_near(got, *wanted, taps)
-    got = OPS.winograd_weights_grad(seed, x, taps)
+    got = OPS.winograd_weights_grad(seed, x, taps, taps // 2)
     wanted = exactly(
         lambda x, g: conv2d_weight(x, weight.shape, g, padding=taps // 2), x, seed
     )
@@ -102,7 +103,7 @@ def test_cpu_two_images_slices_and_bias(taps):
     room = image(2, 50, 10, 11)
     before = room.clone()
     packed = OPS.winograd_weights(weights, False)
-    OPS.winograd_conv(parts, packed, bias, taps, room[:, 4:40])
+    OPS.winograd_conv(parts, packed, bias, taps, taps // 2, room[:, 4:40])
     wanted = exactly(
         lambda x, w, b: F.conv2d(x, w, b, padding=taps // 2),
         torch.cat(parts, 1),
@@ -122,7 +123,7 @@ def test_cpu_empty_batch():
         6,
         6,
     )
-    grad = OPS.winograd_weights_grad(image(0, 4, 6, 6), image(0, 8, 6, 6), 3)
+    grad = OPS.winograd_weights_grad(image(0, 4, 6, 6), image(0, 8, 6, 6), 3, 1)
     assert torch.equal(grad, torch.zeros(4, 8, 3, 3))
 
 
@@ -355,7 +356,7 @@ def test_training_goes_the_same_way(algorithm):
         ),
         (
             lambda: OPS.winograd_weights_grad(
-                torch.ones(1, 4, 8, 8), image(1, 2, 8, 8), 3
+                torch.ones(1, 4, 8, 8), image(1, 2, 8, 8), 3, 1
             ),
             "channels last",
         ),
@@ -365,6 +366,7 @@ def test_training_goes_the_same_way(algorithm):
                 OPS.winograd_weights([torch.ones(4, 2, 3, 3)], False),
                 None,
                 3,
+                1,
                 image(1, 4, 8, 8),
             ),
             "weights must be those of 3",
@@ -378,9 +380,9 @@ def test_training_goes_the_same_way(algorithm):
         ),
         (
             lambda: OPS.winograd_weights_grad(
-                image(1, 4, 2, 2), image(8, 4, 64, 64), 3
+                image(1, 4, 2, 2), image(8, 4, 64, 64), 3, 1
             ),
-            "grad must be as large as the image",
+            "must fit the result",
         ),
     ],
     ids=["taps", "dtype", "layout", "weights", "gates", "outputs", "sizes"],

@@ -2,8 +2,13 @@
 
 from torch import Tensor, nn
 
-from trajgru_ext.ops.conv2d import DTYPES, FEWEST_CHANNELS, FEWEST_OUTPUTS, KERNELS
-from trajgru_ext.ops.conv2d import conv2d
+from trajgru_ext.ops.conv2d import (
+    DTYPES,
+    FEWEST_CHANNELS,
+    FEWEST_OUTPUTS,
+    KERNELS,
+    conv2d,
+)
 
 _PLAIN = (Tensor, nn.Parameter)
 

@@ -31,7 +31,8 @@ _NOT_IN_THE_FORMULA = ("recompute", "return_flows")
 class Operator:
     """An operator, by its public name.
 
-    family: where its Tensor side stands in csrc/operators, or "sequences".
+    family: where its Tensor side stands in csrc/operators ("conv": what it cannot
+        compute, torch does), or "sequences".
     sample: its arguments by name, from a source.
     cases: choices worth trying, by what is added to the name; of a source these make
         the arguments that are always tried.
@@ -130,6 +131,32 @@ def flow_conv(s: Source) -> Arguments:
         "weight": s.weight(outputs, links * channels),
         "bias": _bias(s, outputs),
         "flow_scale": s.choose("flow_scale", 1.0, -1.0, 0.5),
+    }
+
+
+@_entry(
+    "conv",
+    cases={
+        "": {},
+        "5x5": {"kernel": (5, 5)},
+        "1x5": {"kernel": (1, 5)},
+        "7x1": {"kernel": (7, 1)},
+        "strided": {"stride": (2, 1), "dilation": (1, 2)},
+    },
+    products=True,
+)
+def conv2d(s: Source) -> Arguments:
+    batch, channels, height, width = s.sizes("BCHW")
+    (outputs,) = s.sizes("O")
+    kernel = s.choose("kernel", (3, 3), (5, 5), (1, 3), (1, 5), (5, 1), (7, 1))
+    dilation = s.choose("dilation", (1, 1), (1, 2))
+    return {
+        "input": s.tensor(batch, channels, height, width),
+        "weight": s.weight(outputs, channels, *kernel),
+        "bias": _bias(s, outputs),
+        "stride": s.choose("stride", (1, 1), (2, 1)),
+        "padding": tuple(k // 2 * d for k, d in zip(kernel, dilation, strict=True)),
+        "dilation": dilation,
     }
 
 

@@ -50,6 +50,27 @@ def _apart(x: int, h: int, steps: int, wanted: Sequence[bool]) -> int:
     return of_inputs + h * (steps * to_h_weight + (steps if to_h else steps - 1))
 
 
+def conv2d(
+    input: Shape, weight: Shape, *rest: Any, out_shape: Shape, **named: Any
+) -> int:
+    """Products and sums, as torch's convolution."""
+    batch, _, height, width = out_shape
+    return _convolution((batch, 0, height, width), weight)
+
+
+def conv2d_backward(
+    grad: Shape,
+    input: Shape,
+    weight: Shape,
+    padding: Sequence[int],
+    wanted: Sequence[bool],
+    **named: Any,
+) -> int:
+    """Those of the gradients to image and weight."""
+    to_input, to_weight, _ = wanted
+    return _convolution(grad, weight) * (to_input + to_weight)
+
+
 def flow_conv(
     input: Shape, flows: Shape, weight: Shape, *rest: Any, **named: Any
 ) -> int:
@@ -191,6 +212,8 @@ def nothing(*rest: Any, **named: Any) -> int:
 def register() -> None:
     """Register the formulas with torch's counter; of all others, that they count 0."""
     formulas: dict[str, Callable[..., int]] = {
+        "conv2d": conv2d,
+        "conv2d_backward": conv2d_backward,
         "flow_conv": flow_conv,
         "flow_conv_backward": flow_conv_backward,
         "conv_lstm": conv_rnn,

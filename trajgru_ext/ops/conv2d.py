@@ -4,8 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.parameter import Parameter
+from torch.nn.functional import conv2d as torch_conv2d
 
 from trajgru_ext import _C
 from trajgru_ext.ops import _registry
@@ -18,7 +17,7 @@ KERNELS = {(3, 3), (5, 5)} | {s for k in (3, 5, 7) for s in ((1, k), (k, 1))}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # With fewer they pay for no size.
 FEWEST_CHANNELS, FEWEST_OUTPUTS = 8, 16
-_PLAIN = (Tensor, Parameter)
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 @overridable
@@ -68,22 +67,20 @@ def conv2d(
         if sides is not None:
             if _eager(input, weight, bias):
                 try:
-                    found: Tensor = _C.conv2d(
-                        input, weight, bias, stride, sides, dilation, groups
-                    )
+                    options = _pair(stride), sides, _pair(dilation), groups
+                    found: Tensor = _C.conv2d(input, weight, bias, *options)
                 except TypeError:
                     pass  # torch tells what is wrong
                 else:
                     return found
             elif (
-                stride in (1, (1, 1))
-                and dilation in (1, (1, 1))
+                all(tuple(_pair(one)) == (1, 1) for one in (stride, dilation))
                 and groups == 1
                 and _may_pay(input, weight)
             ):
                 traced: Tensor = operator("conv2d")(input, weight, bias, sides)
                 return traced
-    return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    return torch_conv2d(input, weight, bias, stride, padding, dilation, groups)
 
 
 def _may_pay(input: Tensor, weight: Tensor) -> bool:
@@ -91,13 +88,15 @@ def _may_pay(input: Tensor, weight: Tensor) -> bool:
 
     Where tracing, which sees no autocast in our operator.
     """
-    if torch.is_autocast_enabled("cpu") or weight.dim() != 4 or input.dim() != 4:
+    tensors = isinstance(input, Tensor) and isinstance(weight, Tensor)
+    if torch.is_autocast_enabled("cpu") or not tensors or weight.dim() != 4:
         return False
     outputs, channels, *kernel = weight.shape
     return (
         weight.device.type == input.device.type == "cpu"
         and weight.dtype in DTYPES
         and input.dtype == weight.dtype
+        and input.dim() == 4
         and tuple(kernel) in KERNELS
         and channels >= FEWEST_CHANNELS
         and outputs >= FEWEST_OUTPUTS
@@ -111,15 +110,20 @@ def _eager(*operands: Any) -> bool:
     return all(one is None or type(one) in _PLAIN for one in operands)
 
 
+def _pair(value: Any) -> Any:
+    """One number for rows and columns, or whatever was given."""
+    return (value, value) if isinstance(value, int) else value
+
+
 def _padding(weight: Tensor, padding: Any, dilation: Any) -> Any:
     """The padding in numbers; None where both sides of an axis differ."""
     if not isinstance(padding, str):
-        return (padding, padding) if isinstance(padding, int) else padding
+        return _pair(padding)
     if padding == "valid":
         return (0, 0)
     kernel = tuple(weight.shape[2:])
     odd = len(kernel) == 2 and all(taps % 2 == 1 for taps in kernel)
-    if padding != "same" or not odd or dilation not in (1, (1, 1), [1, 1]):
+    if padding != "same" or not odd or tuple(_pair(dilation)) != (1, 1):
         return None
     return tuple(taps // 2 for taps in kernel)
 
@@ -128,7 +132,7 @@ def _padding(weight: Tensor, padding: Any, dilation: Any) -> Any:
 def _fake_conv2d(
     input: Tensor, weight: Tensor, bias: Tensor | None, padding: list[int]
 ) -> Tensor:
-    return F.conv2d(input, weight, bias, 1, padding)
+    return torch_conv2d(input, weight, bias, 1, padding)
 
 
 @fake("conv2d_backward")
@@ -152,4 +156,4 @@ def _fake_conv2d_backward(
 def _conv2d(
     input: Tensor, weight: Tensor, bias: Tensor | None, padding: list[int]
 ) -> Tensor:
-    return F.conv2d(input, weight, bias, 1, padding)
+    return torch_conv2d(input, weight, bias, 1, padding)

@@ -42,15 +42,16 @@ bool padded_within(const Tensor& weight, at::IntArrayRef padding) {
 
 bool by_winograd(const Tensor& input, const Tensor& weight, at::IntArrayRef padding) {
   const auto dtype = input.scalar_type();
-  const bool fits = (dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf) &&
-                    input.dim() == 4 && weight.dim() == 4 &&
-                    weight.scalar_type() == dtype &&
-                    input.size(1) == weight.size(1) && input.size(0) > 0 &&
-                    padded_within(weight, padding);
+  const bool fits =
+      (dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf) &&
+      input.dim() == 4 && weight.dim() == 4 && weight.scalar_type() == dtype &&
+      input.size(1) == weight.size(1) && input.size(0) > 0 &&
+      padded_within(weight, padding);
   return fits && use_winograd_conv2d(problem(input, weight, padding));
 }
 
-// The convolution as the kernels have it: of one row of taps, where it is of one column.
+// The convolution as the kernels have it: of one row of taps, where it is of one
+// column.
 struct Turned {
   bool turned;
   std::array<int64_t, 2> taps, padding, rotated_padding;
@@ -76,16 +77,16 @@ Tensor float_pixels(const Tensor& image) {
 
 Tensor empty_pixels(const Tensor& like, int64_t channels, int64_t height,
                     int64_t width) {
-  return at::empty({like.size(0), channels, height, width},
-                   like.options().dtype(at::kFloat).memory_format(
-                       at::MemoryFormat::ChannelsLast));
+  return at::empty(
+      {like.size(0), channels, height, width},
+      like.options().dtype(at::kFloat).memory_format(at::MemoryFormat::ChannelsLast));
 }
 
 // As torch's convolution returns it: channels last where one of both operands is.
 Tensor as_torch(const Tensor& pixels, const Tensor& image, const Tensor& weight) {
   constexpr auto last = at::MemoryFormat::ChannelsLast;
-  const bool channels_last = image.suggest_memory_format() == last ||
-                             weight.suggest_memory_format() == last;
+  const bool channels_last =
+      image.suggest_memory_format() == last || weight.suggest_memory_format() == last;
   return contiguous(pixels, channels_last ? last : at::MemoryFormat::Contiguous)
       .to(image.scalar_type());
 }
@@ -101,8 +102,9 @@ Tensor conv2d_on_cpu(const Tensor& input, const Tensor& weight,
   const Tensor output = empty_pixels(input, weight.size(0), conv.height, conv.width);
   const OptionalTensor offset =
       bias.has_value() ? OptionalTensor(bias->to(at::kFloat)) : std::nullopt;
-  winograd_conv({way.of(float_pixels(input))}, packed_weights({way.of(weight)}, false, 1),
-                offset, way.taps, way.padding, way.of(output));
+  winograd_conv({way.of(float_pixels(input))},
+                packed_weights({way.of(weight)}, false, 1), offset, way.taps,
+                way.padding, way.of(output));
   return as_torch(output, input, weight);
 }
 
@@ -138,8 +140,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_on_cpu(const Tensor& grad,
         plain_conv2d_backward(grad, input, weight, padding, {false, true, false}));
   }
   if (wanted[2]) {
-    to_bias =
-        CpuGateDevice::sum_pixels(pixels).sum({0, 2, 3}).to(weight.scalar_type());
+    to_bias = CpuGateDevice::sum_pixels(pixels).sum({0, 2, 3}).to(weight.scalar_type());
   }
   return {to_input, to_weight, to_bias};
 }
@@ -167,15 +168,16 @@ Tensor conv2d_or_torch(const Tensor& input, const Tensor& weight,
   const auto plain = [](const Tensor& one) {
     return one.defined() && one.is_cpu() && one.layout() == at::kStrided;
   };
-  bool ours = groups == 1 && (padding.size() == 1 || padding.size() == 2) && plain(input) && plain(weight) && input.dim() == 4 &&
-              weight.dim() == 4 && all_ones(stride) && all_ones(dilation) &&
+  bool ours = groups == 1 && (padding.size() == 1 || padding.size() == 2) &&
+              plain(input) && plain(weight) && input.dim() == 4 && weight.dim() == 4 &&
+              all_ones(stride) && all_ones(dilation) &&
               (!bias.has_value() ||
                (plain(*bias) && bias->dim() == 1 && bias->size(0) == weight.size(0)));
   if (ours) {
     const std::array<int64_t, 2> both = {padding[0], padding[padding.size() - 1]};
     const bool autocast = at::autocast::is_autocast_enabled(at::kCPU);
-    const auto dtype = autocast ? at::autocast::get_autocast_dtype(at::kCPU)
-                                : input.scalar_type();
+    const auto dtype =
+        autocast ? at::autocast::get_autocast_dtype(at::kCPU) : input.scalar_type();
     const Tensor x = autocast ? cast(input, dtype) : input;
     const Tensor w = autocast ? cast(weight, dtype) : weight;
     const OptionalTensor b =

@@ -19,7 +19,8 @@ bool forced() {
 // Whether Winograd's convolution can compute it at all.
 bool possible(const ConvProblem& conv) {
   return conv.dilation[0] == 1 && conv.dilation[1] == 1 &&
-         conv.height * conv.width > 1 && chosen != ConvAlgorithm::direct;
+         std::min(conv.height, conv.width) > 0 && conv.height * conv.width > 1 &&
+         chosen != ConvAlgorithm::direct;
 }
 
 // Whether it can within a sequence.
@@ -68,9 +69,9 @@ bool pays(const ConvProblem& conv, int64_t channels) {
 #define TRAJGRU_CPU_HAS(feature) false
 #endif
 
-// Whether tiles of float32 pay for images of the weight's dtype: not where the processor
-// multiplies in that itself, which by AVX512-BF16 is twice as fast as in float32 and by
-// AMX many times.
+// Whether tiles of float32 pay for images of the weight's dtype: not where the
+// processor multiplies in that itself, which by AVX512-BF16 is twice as fast as in
+// float32 and by AMX many times.
 bool floats_pay(const at::Tensor& weight) {
   constexpr int64_t kManyChannels = 64;
   switch (weight.scalar_type()) {
@@ -115,8 +116,8 @@ bool use_winograd_weight_grad(const ConvProblem& conv) {
 }
 
 bool use_winograd_conv2d(const ConvProblem& conv) {
-  return possible_conv2d(conv) && (forced() || (pays(conv, conv.weight.size(1)) &&
-                                                floats_pay(conv.weight)));
+  return possible_conv2d(conv) &&
+         (forced() || (pays(conv, conv.weight.size(1)) && floats_pay(conv.weight)));
 }
 
 bool use_winograd_conv2d_weight_grad(const ConvProblem& conv) {
@@ -133,7 +134,8 @@ bool use_winograd_gates(const OptionalTensor& x_weight, at::IntArrayRef x_dilati
   if (features == 1 || !possible_same(h_conv)) return false;
   if (x_weight.has_value()) {
     const ConvProblem x_conv{*x_weight, x_dilation, h_conv.height, h_conv.width};
-    if (!possible_same(x_conv) || x_weight->size(2) != h_conv.weight.size(2)) return false;
+    if (!possible_same(x_conv) || x_weight->size(2) != h_conv.weight.size(2))
+      return false;
     channels += x_weight->size(1);
   }
   const bool full = 3 * divide_up(features, kPanel) * kPanel <= 4 * features;

@@ -68,9 +68,9 @@ void add_grads_on_cpu(const Tensor& grad, const Tensor& image, const Tensor& wei
     direct_conv_add_grads(grad, image, weight, dilation, weight_sum, bias_sum);
     return;
   }
-  weight_sum->add_(
-      winograd_weights_grad(with_pixels(grad), with_pixels(image),
-                            weight.sizes().slice(2), same_padding(weight, dilation)));
+  weight_sum->add_(winograd_weights_grad(with_pixels(grad), with_pixels(image),
+                                         weight.sizes().slice(2),
+                                         same_padding(weight, dilation)));
   if (bias_sum.has_value()) {
     bias_sum->add_(CpuGateDevice::sum_pixels(grad).sum({0, 2, 3}));
   }

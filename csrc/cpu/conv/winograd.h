@@ -1,7 +1,7 @@
 #pragma once
 
-// Winograd's convolution of stride 1 (math/winograd.h), on channels-last images, with as
-// many rows of taps as columns or with one.
+// Winograd's convolution of stride 1 (math/winograd.h), on channels-last images, with
+// as many rows of taps as columns or with one.
 
 #include "cpu/capability.h"
 #include "cpu/views.h"

@@ -134,7 +134,7 @@ template <typename Args, typename T>
 void convolve(const WinogradConv<T>& conv, const Args& args, int64_t begin, int64_t end,
               T* buffer) {
   conv.tiles.tap_rows == 3 ? convolve<3>(conv, args, begin, end, buffer)
-                       : convolve<5>(conv, args, begin, end, buffer);
+                           : convolve<5>(conv, args, begin, end, buffer);
 }
 
 }  // namespace

@@ -14,8 +14,8 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-Tensor plain_conv2d(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
-              at::IntArrayRef padding) {
+Tensor plain_conv2d(const Tensor& input, const Tensor& weight,
+                    const OptionalTensor& bias, at::IntArrayRef padding) {
   const PlainDispatch plain;
   return at::convolution(input, weight, bias, {1, 1}, padding, {1, 1}, false, {0, 0},
                          1);
@@ -29,11 +29,9 @@ std::tuple<Tensor, Tensor, Tensor> torch_conv2d_backward(
       c10::fromIntArrayRefSlow(padding), {1, 1}, false, {0, 0}, 1, wanted);
 }
 
-std::tuple<Tensor, Tensor, Tensor> plain_conv2d_backward(const Tensor& grad,
-                                                   const Tensor& input,
-                                                   const Tensor& weight,
-                                                   at::IntArrayRef padding,
-                                                   const std::array<bool, 3>& wanted) {
+std::tuple<Tensor, Tensor, Tensor> plain_conv2d_backward(
+    const Tensor& grad, const Tensor& input, const Tensor& weight,
+    at::IntArrayRef padding, const std::array<bool, 3>& wanted) {
   const PlainDispatch plain;
   auto [to_input, to_weight, to_bias] =
       torch_conv2d_backward(grad, input, weight, padding, wanted);
@@ -62,15 +60,16 @@ class Conv2d : public torch::autograd::Function<Conv2d> {
     if (!grads[0].defined()) return variable_list(4);
     const variable_list saved = context->get_saved_variables();
     const auto padding = context->saved_data["padding"].toIntVector();
-    const std::array<bool, 3> wanted = {context->needs_input_grad(0),
-                                        context->needs_input_grad(1),
-                                        context->saved_data["bias"].toBool() &&
-                                            context->needs_input_grad(2)};
-    const auto gradients = at::GradMode::is_enabled() ? torch_conv2d_backward
-                                                      : call_backward;
+    const std::array<bool, 3> wanted = {
+        context->needs_input_grad(0), context->needs_input_grad(1),
+        context->saved_data["bias"].toBool() && context->needs_input_grad(2)};
+    const auto gradients =
+        at::GradMode::is_enabled() ? torch_conv2d_backward : call_backward;
     auto [to_input, to_weight, to_bias] =
         gradients(grads[0], saved[0], saved[1], padding, wanted);
-    const auto found = [&](int k, const Tensor& to) { return wanted[k] ? to : Tensor(); };
+    const auto found = [&](int k, const Tensor& to) {
+      return wanted[k] ? to : Tensor();
+    };
     return {found(0, to_input), found(1, to_weight), found(2, to_bias), Tensor()};
   }
 

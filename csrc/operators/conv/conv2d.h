@@ -15,7 +15,7 @@ namespace trajgru_ext {
 
 // [B, C, H, W], padded, to [B, O, H', W']; weight: [O, C, k, k'].
 at::Tensor plain_conv2d(const at::Tensor& input, const at::Tensor& weight,
-                  const OptionalTensor& bias, at::IntArrayRef padding);
+                        const OptionalTensor& bias, at::IntArrayRef padding);
 
 // The gradients to input, weight and bias, as far as they are wanted.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> plain_conv2d_backward(
