@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from trajgru_ext.nn._by_modules import wide_enough
 from trajgru_ext.nn._recurrent import as_integer, check_given, check_positive
-from trajgru_ext.ops import lstm_gates
+from trajgru_ext.ops.lstm_gates import lstm_gates
 
 
 class ConvLSTMCell(nn.Module):

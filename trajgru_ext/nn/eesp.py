@@ -8,10 +8,10 @@ from torch.nn.functional import conv2d
 
 from trajgru_ext.nn._as_built import ByWeights
 from trajgru_ext.nn._recurrent import check_given, check_positive
-from trajgru_ext.ops import hff_concat
 from trajgru_ext.ops._layout import channels_last_on_cpu, in_format, memory_format
 from trajgru_ext.ops._options import check_choice
 from trajgru_ext.ops._overrides import leaf
+from trajgru_ext.ops.hff_concat import hff_concat
 
 
 class _Layers(nn.Module):

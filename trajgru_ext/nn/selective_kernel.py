@@ -10,7 +10,8 @@ from torch.nn.functional import linear
 from trajgru_ext.nn._as_built import ByWeights
 from trajgru_ext.nn._recurrent import check_given, check_positive
 from trajgru_ext.nn._resnet import ResNet, conv
-from trajgru_ext.ops import channel_mean, sk_select
+from trajgru_ext.ops.channel_mean import channel_mean
+from trajgru_ext.ops.sk_select import sk_select
 
 
 class SelectiveKernelConv(ByWeights):

@@ -3,9 +3,8 @@
 from torch import Tensor, nn
 
 from trajgru_ext.nn._recurrent import as_integer, check_given
-from trajgru_ext.ops import spatial_pyramid_pool
 from trajgru_ext.ops._options import check_choice
-from trajgru_ext.ops.spatial_pyramid_pool import check_levels
+from trajgru_ext.ops.spatial_pyramid_pool import check_levels, spatial_pyramid_pool
 
 # As published implementations name the modes.
 _POOL_TYPES = {"max_pool": "max", "avg_pool": "mean"}

@@ -4,7 +4,8 @@ from torch import Tensor, nn
 
 from trajgru_ext.nn._recurrent import check_given, check_positive
 from trajgru_ext.nn._resnet import ResNet, conv
-from trajgru_ext.ops import channel_mean, se_scale
+from trajgru_ext.ops.channel_mean import channel_mean
+from trajgru_ext.ops.se_scale import se_scale
 
 
 class SqueezeExcitation(nn.Module):
