@@ -149,6 +149,7 @@ def extension():
         name="trajgru_ext._C",
         sources=sources(
             "csrc/*.cpp",
+            "csrc/autograd/*.cpp",
             "csrc/operators/*/*.cpp",
             "csrc/sequences/*.cpp",
             "csrc/cpu/*.cpp",

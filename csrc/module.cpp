@@ -2,6 +2,7 @@
 // it was built and what it chose to run here.
 
 #include <ATen/Parallel.h>
+#include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "autograd/derivatives.h"
 #include "cpu/conv/conv2d.h"
 #include "cpu/conv/conv_algorithm.h"
 #include "cpu/conv/packed_weights.h"
@@ -62,6 +64,18 @@ void set_conv_algorithm_name(const std::string& name) {
   set_conv_algorithm(static_cast<ConvAlgorithm>(found - kConvAlgorithms.begin()));
 }
 
+// Python's function, called from the threads of the backward pass. Never destroyed:
+// the interpreter may be gone before.
+void set_again(const py::function& function) {
+  auto* kept = new py::function(function);
+  set_differentiate_again([kept](const Again& again) {
+    const py::gil_scoped_acquire gil;
+    const py::object found =
+        (*kept)(again.name, again.tensors, again.numbers, again.needs, again.grads);
+    return found.cast<OptionalTensors>();
+  });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -72,6 +86,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_conv_algorithm", &set_conv_algorithm_name, "Chooses it.");
   m.def("conv2d", &conv2d_or_torch, "torch's conv2d, faster where it can be.",
         py::call_guard<py::gil_scoped_release>());
+  m.def("differentiable", &differentiable, "An operator and its first derivative.",
+        py::call_guard<py::gil_scoped_release>());
+  m.def("set_differentiate_again", &set_again, "Says what the next derivatives are.");
   m.def("packed_weights_limit", &packed_weights_limit, "The most bytes kept.");
   m.def("set_packed_weights_limit", &set_packed_weights_limit, "Sets it.");
   m.def("packed_weights_bytes", &packed_weights_bytes, "How many are kept.");

@@ -130,6 +130,14 @@ def all_hooked() -> str | None:
     return _HOOKED if hooked else None
 
 
+def hooked(module: nn.Module) -> bool:
+    """Whether a call of the module runs more than its class's forward."""
+    own = vars(module)
+    if "forward" in own or "_conv_forward" in own or all_hooked() is not None:
+        return True
+    return any(own[hooks] for hooks, _ in _HOOKS)
+
+
 class ByWeights(nn.Module):
     """A module that reads the weights of those inside it, while they are as built."""
 

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trajgru_ext.nn._as_built import hooked
+from trajgru_ext.nn.conv2d import convolved
 from trajgru_ext.ops._overrides import leaf
 from trajgru_ext.ops._sequences import number_of_steps, past_the_end, without_padding
 
@@ -21,7 +23,7 @@ def call(owner: nn.Module, name: str, image: Tensor, channels: int) -> Tensor:
 
     """
     kind = type(owner).__name__
-    result: Any = getattr(owner, name)(image)
+    result: Any = result_of(getattr(owner, name), image)
     if hasattr(type(result), "__torch_function__") and not isinstance(result, Tensor):
         proxy: Tensor = result  # while torch.fx traces; it has no sizes
         return proxy
@@ -35,6 +37,17 @@ def call(owner: nn.Module, name: str, image: Tensor, channels: int) -> Tensor:
             f"{list(result.shape)}"
         )
     return result
+
+
+def result_of(module: Any, image: Tensor) -> Any:
+    """What a module makes of an image, a plain convolution by `conv2d`."""
+    if type(module) is nn.Sequential and not hooked(module):
+        for inner in module:
+            image = result_of(inner, image)
+        return image
+    if type(module) is nn.Conv2d and not hooked(module):
+        return convolved(module, image, module.weight, module.bias)
+    return module(image)
 
 
 def zero_if_none(

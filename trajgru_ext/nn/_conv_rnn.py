@@ -18,6 +18,7 @@ from trajgru_ext.nn._recurrent import (
     state_of_layer,
 )
 from trajgru_ext.ops._arguments import recorded_by_jit
+from trajgru_ext.ops._autograd import transforming
 from trajgru_ext.ops._options import check_choice
 from trajgru_ext.ops._sequences import RECOMPUTE
 
@@ -68,6 +69,17 @@ def convolution(
     )
 
 
+# Below either a step's overhead counts, and the gates aren't updated in the cache.
+_FEW_FEATURES, _FEW_PIXELS = 24, 256
+
+
+def _numbers(tensors: list[Any]) -> bool:
+    """Whether these are plain tensors, and nothing is traced or transformed."""
+    if torch.compiler.is_compiling() or transforming() or recorded_by_jit():
+        return False
+    return all(type(one) in (Tensor, nn.Parameter) for one in tensors)
+
+
 class Cell(ByWeights):
     """A cell: one step, and whole sequences, of an input and a state."""
 
@@ -80,6 +92,37 @@ class Cell(ByWeights):
             return None
         check_given(type(self).__name__, input=input)
         return input[None]
+
+    def _alone(self, input: Tensor | None, *states: Tensor | None) -> bool:
+        """Whether a step is computed as one: by its convolutions and the gates.
+
+        That is so where its arguments are as they should be and nothing but numbers,
+        and a sequence of one step would take longer: where there is a gradient, or
+        little to compute.
+        """
+        given = [one for one in (input, *states) if one is not None]
+        if not given or not _numbers(given):
+            return False
+        first, features = given[0], self.hidden_channels
+        if first.dim() != 4 or torch.is_autocast_enabled(first.device.type):
+            return False
+        batch, _, *size = first.shape
+        if input is not None and input.shape[1] != self.input_channels:
+            return False
+        wanted = (batch, features, *size)
+        if any(one is not None and one.shape != wanted for one in states):
+            return False
+        parameters = list(self.parameters())
+        if any(
+            one.dtype != first.dtype or one.device != first.device
+            for one in (*given, *parameters)
+        ):
+            return False
+        if torch.is_grad_enabled() and any(
+            one.requires_grad for one in (*parameters, *given)
+        ):
+            return True
+        return features < _FEW_FEATURES or size[0] * size[1] < _FEW_PIXELS
 
     def _check_inputs(
         self, name: str, inputs: Tensor | None, any_channels: bool

@@ -23,11 +23,18 @@ class Conv2d(nn.Conv2d):
     def _conv_forward(
         self, input: Tensor, weight: Tensor, bias: Tensor | None
     ) -> Tensor:
-        if self.padding_mode != "zeros":
-            padded: Tensor = super()._conv_forward(input, weight, bias)
-            return padded
-        options = self.stride, self.padding, self.dilation, self.groups
-        return conv2d(input, weight, bias, *options)
+        return convolved(self, input, weight, bias)
+
+
+def convolved(
+    conv: nn.Conv2d, input: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """What a convolution's settings make of the operands."""
+    if conv.padding_mode != "zeros":
+        padded: Tensor = nn.Conv2d._conv_forward(conv, input, weight, bias)
+        return padded
+    options = conv.stride, conv.padding, conv.dilation, conv.groups
+    return conv2d(input, weight, bias, *options)
 
 
 def may_pay(conv: nn.Conv2d) -> bool:

@@ -157,6 +157,10 @@ class ConvGRUCell(Cell):
             TypeError, ValueError: as `conv_gru`.
 
         """
+        if self._alone(input, h):
+            zoneout, h = self.zoneout if self.training else 0, self._complete(input, h)
+            mask = zoneout_mask(zoneout, None, h, self.hidden_channels, 1)
+            return self._step(input, h, None if mask is None else mask[0])
         inputs = self._one_step(input)
         return self._sequence("input", inputs, h, steps=1)[0][0]
 
@@ -217,13 +221,17 @@ class ConvGRUCell(Cell):
         steps: int | None,
     ) -> tuple[Tensor, Tensor]:
         """Run over a sequence by calling the convolutions as they are."""
-        step = self._step_after if self.reset == "after" else self._step_before
 
         def one(t: int, input: Tensor | None, h: Tensor) -> Tensor:
-            return step(input, h, None if mask is None else mask[t])
+            return self._step(input, h, None if mask is None else mask[t])
 
         h = self._complete(inputs, h)
         return run_steps(type(self).__name__, one, inputs, h, lengths, steps)
+
+    def _step(self, input: Tensor | None, h: Tensor, mask: Tensor | None) -> Tensor:
+        """Take a step by calling the convolutions as they are."""
+        step = self._step_after if self.reset == "after" else self._step_before
+        return step(input, h, mask)
 
     def _step_after(
         self, input: Tensor | None, h: Tensor, mask: Tensor | None

@@ -129,6 +129,8 @@ class ConvLSTMCell(Cell):
             TypeError, ValueError: as `conv_lstm`.
 
         """
+        if self._alone(input, *self._both_states(state)):
+            return self._step(0, input, self._complete(input, state))
         inputs = self._one_step(input)
         outputs, (_, c) = self._sequence("input", inputs, state, steps=1)
         return outputs[0], c

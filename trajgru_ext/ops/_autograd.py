@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from trajgru_ext import _C
 from trajgru_ext.ops import _registry
 
 
@@ -23,6 +24,9 @@ class Function(torch.autograd.Function):
     and `gradients` the plain tuple that `backward` returns; what is left out is None. A
     `forward` of any number of tensors has neither.
     """
+
+    derivative: ClassVar[str] = ""
+    """The operator whose first derivative csrc/autograd has, where it has."""
 
     Arguments: ClassVar[Callable[..., Any]]
     gradients: ClassVar[Callable[..., tuple[Any, ...]]]
@@ -50,6 +54,12 @@ class Function(torch.autograd.Function):
         cls.Arguments = staticmethod(arguments)
         cls.gradients = staticmethod(gradients)
 
+    @staticmethod
+    def options_of(numbers: list[float]) -> Any:
+        """The last argument, from its numbers."""
+        (number,) = numbers
+        return number
+
     @classmethod
     def call(cls, *args: Any) -> Any:
         """Apply the Function; with its forward-mode derivative where eager.
@@ -65,6 +75,8 @@ class Function(torch.autograd.Function):
         if transforming():
             return _with_jvp(cls).apply(*args)
         if _differentiating(args):
+            if cls.derivative and _registry.namespace() == "trajgru_ext":
+                return _by_compiled_derivative(cls.derivative, args)
             # What torch's own `apply` adds for transforms (it inspects the signature)
             # takes as long as a small operator.
             plain: Any = super(torch.autograd.Function, _with_jvp(cls))
@@ -80,6 +92,51 @@ class Function(torch.autograd.Function):
         """
         compiling = torch.compiler.is_compiling()
         return cls.forward(*args) if compiling else cls.call(*args)
+
+
+def _by_compiled_derivative(name: str, args: tuple[Any, ...]) -> Any:
+    """Call an operator of some tensors and options, or one number."""
+    *tensors, options = args
+    numbers = [options] if isinstance(options, float) else options.numbers()
+    results = _C.differentiable(name, tensors, numbers)
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+class _Context:
+    """What `setup_context` leaves for `backward`."""
+
+    saved_tensors: tuple[Tensor | None, ...]
+
+    def __init__(self, needs: tuple[bool, ...]) -> None:
+        self.needs_input_grad = needs
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        self.saved_tensors = tensors
+
+    def save_for_forward(self, *tensors: Tensor | None) -> None:
+        """Do nothing: this is for a backward pass."""
+
+    def set_materialize_grads(self, value: bool) -> None:
+        """Do nothing: gradients that are not there are None."""
+
+
+def _differentiate_again(
+    name: str,
+    tensors: list[Tensor | None],
+    numbers: list[float],
+    needs: list[bool],
+    grads: list[Tensor | None],
+) -> list[Tensor | None]:
+    """The gradients to the tensors as functions that can be differentiated."""
+    (function,) = (one for one in Function.__subclasses__() if one.derivative == name)
+    options = function.options_of(numbers)
+    context = _Context((*needs, False))
+    function.setup_context(context, (*tensors, options), None)
+    found = function.backward(context, *grads)
+    return list(found[: len(tensors)])
+
+
+_C.set_differentiate_again(_differentiate_again)
 
 
 def transforming() -> bool:

@@ -23,6 +23,11 @@ def operator(name: str) -> Any:
     return getattr(getattr(torch.ops, _namespace), name).default
 
 
+def namespace() -> str:
+    """Where the operators are looked up."""
+    return _namespace
+
+
 def replaced() -> bool:
     """Whether functions are in the operators' places, which autograd sees through.
 

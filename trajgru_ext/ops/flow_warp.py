@@ -101,6 +101,8 @@ def _by_pytorch(input: Tensor, flow: Tensor, flow_scale: float = 1.0) -> Tensor:
 
 
 class _FlowWarp(Function):
+    derivative = "flow_warp"
+
     @staticmethod
     def forward(input: Tensor, flow: Tensor, flow_scale: float) -> Tensor:
         output: Tensor = operator("flow_warp")(input, flow, flow_scale)

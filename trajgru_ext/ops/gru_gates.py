@@ -8,7 +8,7 @@ from torch import Tensor
 from trajgru_ext.ops import _gates
 from trajgru_ext.ops._arguments import check_tensors
 from trajgru_ext.ops._autograd import Function, fill_empty, wanted_only, wanted_or_none
-from trajgru_ext.ops._options import GruOptions
+from trajgru_ext.ops._options import GruOptions, read
 from trajgru_ext.ops._overrides import overridable
 from trajgru_ext.ops._registry import fake, operator
 
@@ -135,6 +135,12 @@ def gru_formula(mask: Tensor | None, options: GruOptions) -> _gates.Formula:
 
 
 class _GruGates(Function):
+    derivative = "gru_gates"
+
+    @staticmethod
+    def options_of(numbers: list[float]) -> GruOptions:
+        return read(GruOptions, numbers)
+
     @staticmethod
     def forward(
         x_gates: Tensor | None,

@@ -12,7 +12,7 @@ from trajgru_ext.ops._arguments import (
     check_tensors,
 )
 from trajgru_ext.ops._autograd import Function, fill_empty, wanted_only, wanted_or_none
-from trajgru_ext.ops._options import GruOptions
+from trajgru_ext.ops._options import GruOptions, read
 from trajgru_ext.ops._overrides import overridable
 from trajgru_ext.ops._registry import fake, operator
 
@@ -122,6 +122,12 @@ def gru_output_formula(mask: Tensor | None, options: GruOptions) -> _gates.Formu
 
 
 class _GruOutput(Function):
+    derivative = "gru_output"
+
+    @staticmethod
+    def options_of(numbers: list[float]) -> GruOptions:
+        return read(GruOptions, numbers)
+
     @staticmethod
     def forward(
         u: Tensor,

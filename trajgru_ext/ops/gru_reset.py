@@ -8,7 +8,7 @@ from torch import Tensor
 from trajgru_ext.ops import _gates
 from trajgru_ext.ops._arguments import check_tensors
 from trajgru_ext.ops._autograd import Function, fill_empty, wanted_only
-from trajgru_ext.ops._options import GruOptions, gate_order
+from trajgru_ext.ops._options import GruOptions, gate_order, read
 from trajgru_ext.ops._overrides import overridable
 from trajgru_ext.ops._registry import fake, operator
 
@@ -106,6 +106,12 @@ def gru_reset_formula(options: GruOptions) -> _gates.Formula:
 
 
 class _GruReset(Function):
+    derivative = "gru_reset"
+
+    @staticmethod
+    def options_of(numbers: list[float]) -> GruOptions:
+        return read(GruOptions, numbers)
+
     @staticmethod
     def forward(
         x_gates: Tensor | None,

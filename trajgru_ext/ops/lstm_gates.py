@@ -14,7 +14,7 @@ from trajgru_ext.ops._autograd import (
     wanted_only,
     wanted_or_none,
 )
-from trajgru_ext.ops._options import LstmOptions
+from trajgru_ext.ops._options import LstmOptions, read
 from trajgru_ext.ops._overrides import overridable
 from trajgru_ext.ops._registry import fake, operator
 
@@ -192,6 +192,12 @@ def lstm_formula(options: LstmOptions) -> _gates.Formula:
 
 
 class _LstmGates(Function):
+    derivative = "lstm_gates"
+
+    @staticmethod
+    def options_of(numbers: list[float]) -> LstmOptions:
+        return read(LstmOptions, numbers)
+
     @staticmethod
     def forward(
         x_gates: Tensor | None,

@@ -6,6 +6,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <tuple>
 
 #include "tensors/calls.h"
@@ -19,6 +20,11 @@ at::Tensor plain_conv2d(const at::Tensor& input, const at::Tensor& weight,
 
 // The gradients to input, weight and bias, as far as they are wanted.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> plain_conv2d_backward(
+    const at::Tensor& grad, const at::Tensor& input, const at::Tensor& weight,
+    at::IntArrayRef padding, const std::array<bool, 3>& wanted);
+
+// The same by torch, which can be differentiated again.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> torch_conv2d_backward(
     const at::Tensor& grad, const at::Tensor& input, const at::Tensor& weight,
     at::IntArrayRef padding, const std::array<bool, 3>& wanted);
 
