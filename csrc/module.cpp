@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "autograd/cells.h"
 #include "autograd/derivatives.h"
 #include "cpu/conv/conv2d.h"
 #include "cpu/conv/conv_algorithm.h"
@@ -88,6 +89,10 @@ PYBIND11_MODULE(_C, m) {
         py::call_guard<py::gil_scoped_release>());
   m.def("differentiable", &differentiable, "An operator and its first derivative.",
         py::call_guard<py::gil_scoped_release>());
+  const py::call_guard<py::gil_scoped_release> unlocked;
+  m.def("lstm_cell", &lstm_cell, "A step of a ConvLSTM.", unlocked);
+  m.def("gru_cell_after", &gru_cell_after, "A step of a ConvGRU.", unlocked);
+  m.def("gru_cell_before", &gru_cell_before, "Its reset before.", unlocked);
   m.def("set_differentiate_again", &set_again, "Says what the next derivatives are.");
   m.def("packed_weights_limit", &packed_weights_limit, "The most bytes kept.");
   m.def("set_packed_weights_limit", &set_packed_weights_limit, "Sets it.");

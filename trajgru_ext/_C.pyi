@@ -23,3 +23,30 @@ def differentiable(
     name: str, tensors: Sequence[Tensor | None], numbers: Sequence[float]
 ) -> list[Tensor]: ...
 def set_differentiate_again(function: Callable[..., Any]) -> None: ...
+
+CellConv = tuple[Tensor, Tensor | None, Sequence[int], Sequence[int]]
+
+def lstm_cell(
+    input: Tensor | None,
+    h: Tensor,
+    c: Tensor,
+    conv: CellConv,
+    peephole: Sequence[Tensor | None],
+    options: Sequence[float],
+) -> list[Tensor]: ...
+def gru_cell_after(
+    input: Tensor | None,
+    h: Tensor,
+    i2h: CellConv | None,
+    h2h: CellConv,
+    options: Sequence[float],
+    mask: Tensor | None,
+) -> Tensor: ...
+def gru_cell_before(
+    input: Tensor | None,
+    h: Tensor,
+    conv_gates: CellConv,
+    conv_can: CellConv,
+    options: Sequence[float],
+    mask: Tensor | None,
+) -> Tensor: ...

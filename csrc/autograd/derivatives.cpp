@@ -105,6 +105,14 @@ OptionalTensors optional(const variable_list& tensors) {
   return found;
 }
 
+// All arguments, undefined where they are not given.
+variable_list spread(const Derivative& derivative, at::TensorList tensors,
+                     const std::vector<int64_t>& places) {
+  variable_list all(derivative.results.size());
+  for (size_t k = 0; k < places.size(); ++k) all[places[k]] = tensors[k];
+  return all;
+}
+
 class Differentiable : public torch::autograd::Function<Differentiable> {
  public:
   static constexpr bool is_traceable = true;
@@ -169,15 +177,6 @@ class Differentiable : public torch::autograd::Function<Differentiable> {
     }
     return found;
   }
-
- private:
-  // All arguments, undefined where they are not given.
-  static variable_list spread(const Derivative& derivative, at::TensorList tensors,
-                              const std::vector<int64_t>& places) {
-    variable_list all(derivative.results.size());
-    for (size_t k = 0; k < places.size(); ++k) all[places[k]] = tensors[k];
-    return all;
-  }
 };
 
 }  // namespace
@@ -196,7 +195,15 @@ std::vector<Tensor> differentiable(const std::string& name,
     given.push_back(*tensors[k]);
     places.push_back(static_cast<int64_t>(k));
   }
-  return Differentiable::apply(at::TensorList(given), name, places, numbers);
+  const bool wanted = at::GradMode::is_enabled() &&
+                      std::any_of(given.begin(), given.end(), [](const Tensor& one) {
+                        return one.requires_grad();
+                      });
+  if (wanted) {
+    return Differentiable::apply(at::TensorList(given), name, places, numbers);
+  }
+  const Entry& what = entry(name);
+  return call(what, spread(what.derivative, given, places), numbers);
 }
 
 }  // namespace trajgru_ext

@@ -57,7 +57,7 @@ class ConvGRUCell(nn.ConvGRUCell):
 
         """
         check_given(type(self).__name__, input_tensor=input_tensor, h_cur=h_cur)
-        return self._step_before(input_tensor, h_cur, None)
+        return self._step(input_tensor, h_cur, None)
 
     def init_hidden(self, batch_size: int) -> Tensor:
         """A state of 0, on the device and in the dtype of the weights."""

@@ -133,9 +133,15 @@ def all_hooked() -> str | None:
 def hooked(module: nn.Module) -> bool:
     """Whether a call of the module runs more than its class's forward."""
     own = vars(module)
-    if "forward" in own or "_conv_forward" in own or all_hooked() is not None:
-        return True
-    return any(own[hooks] for hooks, _ in _HOOKS)
+    return bool(
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or "forward" in own
+        or "_conv_forward" in own
+        or all_hooked()
+    )
 
 
 class ByWeights(nn.Module):

@@ -30,10 +30,10 @@ def call(owner: nn.Module, name: str, image: Tensor, channels: int) -> Tensor:
     if not isinstance(result, Tensor):
         got = type(result).__name__
         raise TypeError(f"{kind}: {name} must return a Tensor, got {got}")
-    wanted = [image.shape[0], channels, *image.shape[2:]]
-    if list(result.shape) != wanted:
+    wanted = (image.shape[0], channels, *image.shape[2:])
+    if result.shape != wanted:
         raise ValueError(
-            f"{kind}: {name} must return {wanted} of {list(image.shape)}, got "
+            f"{kind}: {name} must return {list(wanted)} of {list(image.shape)}, got "
             f"{list(result.shape)}"
         )
     return result
@@ -41,12 +41,13 @@ def call(owner: nn.Module, name: str, image: Tensor, channels: int) -> Tensor:
 
 def result_of(module: Any, image: Tensor) -> Any:
     """What a module makes of an image, a plain convolution by `conv2d`."""
-    if type(module) is nn.Sequential and not hooked(module):
+    kind = type(module)
+    if kind is nn.Conv2d and not hooked(module):
+        return convolved(module, image, module.weight, module.bias)
+    if kind is nn.Sequential and not hooked(module):
         for inner in module:
             image = result_of(inner, image)
         return image
-    if type(module) is nn.Conv2d and not hooked(module):
-        return convolved(module, image, module.weight, module.bias)
     return module(image)
 
 
@@ -67,6 +68,8 @@ def zero_if_none(
 def wide_enough(state: Tensor, *gates: Tensor) -> Tensor:
     """The state in a dtype that holds those of the gates, which modules choose."""
     dtype = state.dtype
+    if all(one.dtype == dtype for one in gates):
+        return state
     for one in gates:
         dtype = torch.promote_types(dtype, one.dtype)
     return state.to(dtype)

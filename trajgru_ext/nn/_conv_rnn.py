@@ -6,7 +6,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from trajgru_ext.nn._as_built import Built, ByWeights, all_hooked, change, kind_of
+from trajgru_ext.nn._as_built import (
+    Built,
+    ByWeights,
+    all_hooked,
+    change,
+    hooked,
+    kind_of,
+)
 from trajgru_ext.nn._by_modules import run_steps, zero_if_none
 from trajgru_ext.nn._recurrent import (
     any_tensor,
@@ -20,6 +27,7 @@ from trajgru_ext.nn._recurrent import (
 from trajgru_ext.ops._arguments import recorded_by_jit
 from trajgru_ext.ops._autograd import transforming
 from trajgru_ext.ops._options import check_choice
+from trajgru_ext.ops._registry import replaced
 from trajgru_ext.ops._sequences import RECOMPUTE
 
 Pair = int | tuple[int, int]
@@ -73,11 +81,18 @@ def convolution(
 _FEW_FEATURES, _FEW_PIXELS = 24, 256
 
 
-def _numbers(tensors: list[Any]) -> bool:
-    """Whether these are plain tensors, and nothing is traced or transformed."""
-    if torch.compiler.is_compiling() or transforming() or recorded_by_jit():
-        return False
-    return all(type(one) in (Tensor, nn.Parameter) for one in tensors)
+_PLAIN = (Tensor, nn.Parameter)
+
+
+def _more_than_computed(device: str) -> bool:
+    """Whether something is traced, transformed or cast, beside being computed."""
+    return (
+        torch.compiler.is_compiling()
+        or transforming()
+        or recorded_by_jit()
+        or replaced()
+        or torch.is_autocast_enabled(device)
+    )
 
 
 class Cell(ByWeights):
@@ -93,36 +108,68 @@ class Cell(ByWeights):
         check_given(type(self).__name__, input=input)
         return input[None]
 
-    def _alone(self, input: Tensor | None, *states: Tensor | None) -> bool:
-        """Whether a step is computed as one: by its convolutions and the gates.
+    def _is_plain(self, input: Tensor | None, *states: Tensor | None) -> bool:
+        """Whether a step's arguments fit, and are nothing but numbers to compute with.
 
-        That is so where its arguments are as they should be and nothing but numbers,
-        and a sequence of one step would take longer: where there is a gradient, or
-        little to compute.
+        Not where anything is traced, transformed or cast, or of another dtype.
+        """
+        first = input if states[0] is None else states[0]
+        if first is None or type(first) not in _PLAIN or first.dim() != 4:
+            return False
+        batch, _, height, width = first.shape
+        dtype, device = first.dtype, first.device
+        if _more_than_computed(device.type):
+            return False
+        for one in states:
+            if one is not None and (
+                type(one) not in _PLAIN
+                or one.shape != (batch, self.hidden_channels, height, width)
+                or one.dtype != dtype
+                or one.device != device
+            ):
+                return False
+        if input is not None and (
+            type(input) not in _PLAIN
+            or input.shape != (batch, self.input_channels, height, width)
+            or input.dtype != dtype
+            or input.device != device
+        ):
+            return False
+        for one in self._own_parameters():
+            if one.dtype != dtype or one.device != device:
+                return False
+        return True
+
+    def _is_quick_alone(self, input: Tensor | None, *states: Tensor | None) -> bool:
+        """Whether a step of plain arguments takes longer as a sequence of one.
+
+        That is so where there is a gradient, or little to compute.
         """
         given = [one for one in (input, *states) if one is not None]
-        if not given or not _numbers(given):
-            return False
-        first, features = given[0], self.hidden_channels
-        if first.dim() != 4 or torch.is_autocast_enabled(first.device.type):
-            return False
-        batch, _, *size = first.shape
-        if input is not None and input.shape[1] != self.input_channels:
-            return False
-        wanted = (batch, features, *size)
-        if any(one is not None and one.shape != wanted for one in states):
-            return False
-        parameters = list(self.parameters())
-        if any(
-            one.dtype != first.dtype or one.device != first.device
-            for one in (*given, *parameters)
-        ):
-            return False
-        if torch.is_grad_enabled() and any(
-            one.requires_grad for one in (*parameters, *given)
-        ):
+        few = given[0].shape[2] * given[0].shape[3] < _FEW_PIXELS
+        if few or self.hidden_channels < _FEW_FEATURES:
             return True
-        return features < _FEW_FEATURES or size[0] * size[1] < _FEW_PIXELS
+        wanted = (one.requires_grad for one in (*given, *self._own_parameters()))
+        return torch.is_grad_enabled() and any(wanted)
+
+    def _own_parameters(self) -> list[Tensor]:
+        """Those of the cell and its convolutions, quicker than `parameters`."""
+        found = list(self._parameters.values())
+        for module in self._modules.values():
+            if module is not None:
+                found += module._parameters.values()
+        return [one for one in found if one is not None]
+
+    def _plain_convolution(self, name: str) -> Any:
+        """What a compiled step reads of a convolution; None where it runs more."""
+        conv: Any = self._modules.get(name)
+        if type(conv) is not nn.Conv2d or hooked(conv):
+            return None
+        if conv.stride != (1, 1) or conv.groups != 1 or conv.padding_mode != "zeros":
+            return None
+        if isinstance(conv.padding, str):
+            return None
+        return conv.weight, conv.bias, conv.padding, conv.dilation
 
     def _check_inputs(
         self, name: str, inputs: Tensor | None, any_channels: bool

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trajgru_ext import _C
 from trajgru_ext.nn._by_modules import call, run_steps, wide_enough, zero_if_none
 from trajgru_ext.nn._conv_rnn import (
     Cell,
@@ -29,6 +30,7 @@ from trajgru_ext.ops._options import (
     ACTIVATIONS,
     RESETS,
     UPDATES,
+    GruOptions,
     check_choice,
     check_slope,
 )
@@ -157,10 +159,12 @@ class ConvGRUCell(Cell):
             TypeError, ValueError: as `conv_gru`.
 
         """
-        if self._alone(input, h):
+        if self._is_plain(input, h) and self._is_quick_alone(input, h):
             zoneout, h = self.zoneout if self.training else 0, self._complete(input, h)
             mask = zoneout_mask(zoneout, None, h, self.hidden_channels, 1)
-            return self._step(input, h, None if mask is None else mask[0])
+            one = None if mask is None else mask[0]
+            new = self._compiled_step(input, h, one)
+            return self._step(input, h, one) if new is None else new
         inputs = self._one_step(input)
         return self._sequence("input", inputs, h, steps=1)[0][0]
 
@@ -229,9 +233,30 @@ class ConvGRUCell(Cell):
         return run_steps(type(self).__name__, one, inputs, h, lengths, steps)
 
     def _step(self, input: Tensor | None, h: Tensor, mask: Tensor | None) -> Tensor:
-        """Take a step by calling the convolutions as they are."""
+        """Take a step by the convolutions as they are."""
+        if self._is_plain(input, h):
+            new = self._compiled_step(input, h, mask)
+            if new is not None:
+                return new
         step = self._step_after if self.reset == "after" else self._step_before
         return step(input, h, mask)
+
+    def _compiled_step(
+        self, input: Tensor | None, h: Tensor, mask: Tensor | None
+    ) -> Tensor | None:
+        """Take a step in one call; None where a convolution is not as it was made."""
+        names = ("i2h", "h2h") if self.reset == "after" else ("conv_gates", "conv_can")
+        given = [self._plain_convolution(name) for name in names]
+        if given[1] is None or (given[0] is None and self.input_channels > 0):
+            return None
+        if self.reset == "before" and input is None and self.input_channels > 0:
+            return None
+        order = self.order if self.reset == "after" else self.order + "n"
+        choices = order, self.activation, self.negative_slope, self.update, self.reset
+        options = GruOptions.choose("gru_gates", *choices).numbers()
+        step: Any = _C.gru_cell_after if self.reset == "after" else _C.gru_cell_before
+        new: Tensor = step(input, h, *given, options, mask)
+        return new
 
     def _step_after(
         self, input: Tensor | None, h: Tensor, mask: Tensor | None

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trajgru_ext import _C
 from trajgru_ext.nn._by_modules import call, run_steps, wide_enough, zero_if_none
 from trajgru_ext.nn._conv_rnn import (
     Cell,
@@ -25,7 +26,7 @@ from trajgru_ext.nn._recurrent import (
 )
 from trajgru_ext.ops import conv_lstm, lstm_gates
 from trajgru_ext.ops._arguments import check_number
-from trajgru_ext.ops._options import gate_order
+from trajgru_ext.ops._options import LstmOptions, gate_order
 
 State = tuple[Tensor, Tensor]
 PEEPHOLES = (None, "channel", "element")
@@ -129,8 +130,12 @@ class ConvLSTMCell(Cell):
             TypeError, ValueError: as `conv_lstm`.
 
         """
-        if self._alone(input, *self._both_states(state)):
-            return self._step(0, input, self._complete(input, state))
+        h, c = self._both_states(state)
+        if self._is_plain(input, h, c) and self._is_quick_alone(input, h, c):
+            if h is None or c is None:
+                h, c = self._complete(input, (h, c))
+            new = self._compiled_step(input, h, c)
+            return self._step(0, input, (h, c)) if new is None else new
         inputs = self._one_step(input)
         outputs, (_, c) = self._sequence("input", inputs, state, steps=1)
         return outputs[0], c
@@ -187,11 +192,27 @@ class ConvLSTMCell(Cell):
         return outputs, (last_state(outputs, h), last)
 
     def _step(self, _: int, input: Tensor | None, state: State) -> State:
-        """Take a step by calling the convolution as it is."""
+        """Take a step by the convolution as it is."""
         h, c = state
+        if self._is_plain(input, h, c):
+            new = self._compiled_step(input, h, c)
+            if new is not None:
+                return new
         gates = call(self, "conv", self._joined(input, h), 4 * self.hidden_channels)
         c, peephole = wide_enough(c, gates), self._peephole()
         return lstm_gates(gates, None, c, peephole, self.order, self.forget_bias)
+
+    def _compiled_step(
+        self, input: Tensor | None, h: Tensor, c: Tensor
+    ) -> State | None:
+        """Take a step in one call; None where the convolution is not as it was made."""
+        conv = self._plain_convolution("conv")
+        if conv is None or (input is None and self.input_channels > 0):
+            return None
+        options = LstmOptions.choose("lstm_gates", self.order, self.forget_bias)
+        weights = self._peephole() or (None, None, None)
+        new_h, new_c = _C.lstm_cell(input, h, c, conv, weights, options.numbers())
+        return new_h, new_c
 
     def _peephole(self) -> tuple[Tensor, Tensor, Tensor] | None:
         w_ci, w_cf, w_co = self.Wci, self.Wcf, self.Wco

@@ -5,7 +5,8 @@ dispatcher knows no structs, they travel as a list of numbers, one a field, and 
 names of the fields are compared when the package is imported.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from trajgru_ext.ops._arguments import check_number
@@ -40,6 +41,23 @@ def gate_order(op: str, order: Any, usual: str, gates: str) -> tuple[int, ...]:
     return tuple(order.index(gate) for gate in gates)
 
 
+Chosen = TypeVar("Chosen")
+
+
+def _remembered(choose: Callable[..., Chosen], *choices: Any) -> Chosen:
+    """What was chosen before for the same choices: a step makes them every time."""
+    try:
+        found: Chosen = _cached(choose, *choices)
+        return found
+    except TypeError:  # of what cannot be hashed, or of the choices
+        return choose(*choices)
+
+
+@functools.lru_cache(maxsize=512)
+def _cached(choose: Callable[..., Any], *choices: Any) -> Any:
+    return choose(*choices)
+
+
 class GruOptions(NamedTuple):
     """What a GRU's update can be told; each operator reads what concerns it."""
 
@@ -62,6 +80,20 @@ class GruOptions(NamedTuple):
         reset: str = "after",
     ) -> "GruOptions":
         """Check the choices as users write them."""
+        return _remembered(
+            cls._choose, op, order, activation, negative_slope, update, reset
+        )
+
+    @classmethod
+    def _choose(
+        cls,
+        op: str,
+        order: str,
+        activation: str,
+        negative_slope: float,
+        update: str,
+        reset: str,
+    ) -> "GruOptions":
         r, u, n = gate_order(op, order, "run", "run")
         check_choice(op, "activation", activation, ACTIVATIONS)
         check_number(op, "negative_slope", negative_slope)
@@ -84,7 +116,7 @@ class GruOptions(NamedTuple):
 
     def numbers(self) -> list[float]:
         """As the operators take them."""
-        return [float(field) for field in self]
+        return list(map(float, self))
 
 
 class LstmOptions(NamedTuple):
@@ -99,6 +131,10 @@ class LstmOptions(NamedTuple):
     @classmethod
     def choose(cls, op: str, order: str, forget_bias: float) -> "LstmOptions":
         """Check the choices as users write them."""
+        return _remembered(cls._choose, op, order, forget_bias)
+
+    @classmethod
+    def _choose(cls, op: str, order: str, forget_bias: float) -> "LstmOptions":
         i, f, g, o = gate_order(op, order, "ifog", "ifgo")
         check_number(op, "forget_bias", forget_bias)
         return cls(i, f, g, o, float(forget_bias))
@@ -111,7 +147,7 @@ class LstmOptions(NamedTuple):
 
     def numbers(self) -> list[float]:
         """As the operators take them."""
-        return [float(field) for field in self]
+        return list(map(float, self))
 
 
 Options = TypeVar("Options", GruOptions, LstmOptions)

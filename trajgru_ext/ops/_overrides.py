@@ -5,10 +5,14 @@ by `__torch_function__`, as they do in one of torch's own functions.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
-from torch.overrides import handle_torch_function, has_torch_function
+from torch.overrides import (
+    handle_torch_function,
+    has_torch_function,
+    has_torch_function_variadic,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -23,6 +27,14 @@ def leaf(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def whole(*args: P.args, **kwargs: P.kwargs) -> R:
+        # Without a list nothing has to be looked into, which takes as long as a small
+        # operator.
+        if not (
+            has_torch_function_variadic(*args, *kwargs.values())
+            or _has_list(args)
+            or (kwargs and _has_list(kwargs.values()))
+        ):
+            return function(*args, **kwargs)
         operands = tuple(_operands((*args, *kwargs.values())))
         if has_torch_function(operands):
             overridden: R = handle_torch_function(whole, operands, *args, **kwargs)
@@ -37,6 +49,14 @@ def overridable(function: Callable[P, R]) -> Callable[P, R]:
     public = leaf(function)
     public.__module__ = "trajgru_ext"
     return public
+
+
+def _has_list(values: Iterable[Any]) -> bool:
+    for one in values:
+        kind = type(one)
+        if kind is list or kind is tuple or issubclass(kind, (list, tuple)):
+            return True
+    return False
 
 
 def _operands(values: tuple[Any, ...]) -> Iterator[Any]:

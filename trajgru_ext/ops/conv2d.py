@@ -63,23 +63,25 @@ def conv2d(
 
     """
     if not transforming() and not _registry.replaced():
-        sides = _padding(weight, padding, dilation)
-        if sides is not None:
-            if _eager(input, weight, bias):
-                try:
-                    options = _pair(stride), sides, _pair(dilation), groups
-                    found: Tensor = _C.conv2d(input, weight, bias, *options)
-                except TypeError:
-                    pass  # torch tells what is wrong
-                else:
-                    return found
-            elif (
-                all(tuple(_pair(one)) == (1, 1) for one in (stride, dilation))
-                and groups == 1
-                and _may_pay(input, weight)
-            ):
-                traced: Tensor = operator("conv2d")(input, weight, bias, sides)
-                return traced
+        sides = (padding, padding) if type(padding) is int else padding
+        if isinstance(sides, str):
+            sides = _padding(weight, sides, dilation)
+        if sides is not None and _eager(input, weight, bias):
+            options = _pair(stride), sides, _pair(dilation), groups
+            try:
+                found: Tensor = _C.conv2d(input, weight, bias, *options)
+            except TypeError:
+                pass  # torch tells what is wrong
+            else:
+                return found
+        elif (
+            sides is not None
+            and all(tuple(_pair(one)) == (1, 1) for one in (stride, dilation))
+            and groups == 1
+            and _may_pay(input, weight)
+        ):
+            traced: Tensor = operator("conv2d")(input, weight, bias, sides)
+            return traced
     return torch_conv2d(input, weight, bias, stride, padding, dilation, groups)
 
 
@@ -103,11 +105,14 @@ def _may_pay(input: Tensor, weight: Tensor) -> bool:
     )
 
 
-def _eager(*operands: Any) -> bool:
+def _eager(input: Any, weight: Any, bias: Any) -> bool:
     """Whether there is nothing but numbers: no tracing and no fake tensors."""
-    if torch.compiler.is_compiling():
-        return False
-    return all(one is None or type(one) in _PLAIN for one in operands)
+    return (
+        type(input) in _PLAIN
+        and type(weight) in _PLAIN
+        and (bias is None or type(bias) in _PLAIN)
+        and not torch.compiler.is_compiling()
+    )
 
 
 def _pair(value: Any) -> Any:
@@ -115,10 +120,8 @@ def _pair(value: Any) -> Any:
     return (value, value) if isinstance(value, int) else value
 
 
-def _padding(weight: Tensor, padding: Any, dilation: Any) -> Any:
+def _padding(weight: Tensor, padding: str, dilation: Any) -> Any:
     """The padding in numbers; None where both sides of an axis differ."""
-    if not isinstance(padding, str):
-        return _pair(padding)
     if padding == "valid":
         return (0, 0)
     kernel = tuple(weight.shape[2:])

@@ -1,0 +1,50 @@
+#include "autograd/cells.h"
+
+#include <ATen/ops/cat.h>
+
+#include "autograd/derivatives.h"
+#include "cpu/conv/conv2d.h"
+
+namespace trajgru_ext {
+namespace {
+
+using at::Tensor;
+
+Tensor convolve(const Tensor& image, const CellConv& conv) {
+  const auto& [weight, bias, padding, dilation] = conv;
+  return conv2d_or_torch(image, weight, bias, {1, 1}, padding, dilation, 1);
+}
+
+Tensor joined(const OptionalTensor& input, const Tensor& state) {
+  return input.has_value() ? at::cat({*input, state}, 1) : state;
+}
+
+}  // namespace
+
+std::vector<Tensor> lstm_cell(const OptionalTensor& input, const Tensor& h,
+                              const Tensor& c, const CellConv& conv,
+                              const std::vector<OptionalTensor>& peephole,
+                              const std::vector<double>& options) {
+  OptionalTensors operands = {convolve(joined(input, h), conv), std::nullopt, c};
+  operands.insert(operands.end(), peephole.begin(), peephole.end());
+  return differentiable("lstm_gates", operands, options);
+}
+
+Tensor gru_cell_after(const OptionalTensor& input, const Tensor& h,
+                      const std::optional<CellConv>& i2h, const CellConv& h2h,
+                      const std::vector<double>& options, const OptionalTensor& mask) {
+  OptionalTensor x_gates;
+  if (input.has_value()) x_gates = convolve(*input, i2h.value());
+  return differentiable("gru_gates", {x_gates, convolve(h, h2h), h, mask}, options)[0];
+}
+
+Tensor gru_cell_before(const OptionalTensor& input, const Tensor& h,
+                       const CellConv& conv_gates, const CellConv& conv_can,
+                       const std::vector<double>& options, const OptionalTensor& mask) {
+  const Tensor gates = convolve(joined(input, h), conv_gates);
+  const auto halves = differentiable("gru_reset", {gates, std::nullopt, h}, options);
+  const Tensor candidate = convolve(joined(input, halves[1]), conv_can);
+  return differentiable("gru_output", {halves[0], candidate, h, mask}, options)[0];
+}
+
+}  // namespace trajgru_ext
