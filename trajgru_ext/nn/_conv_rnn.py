@@ -136,7 +136,7 @@ class Cell(ByWeights):
         ):
             return False
         for one in self._own_parameters():
-            if one.dtype != dtype or one.device != device:
+            if type(one) not in _PLAIN or one.dtype != dtype or one.device != device:
                 return False
         return True
 
@@ -160,16 +160,23 @@ class Cell(ByWeights):
                 found += module._parameters.values()
         return [one for one in found if one is not None]
 
-    def _plain_convolution(self, name: str) -> Any:
-        """What a compiled step reads of a convolution; None where it runs more."""
+    def _plain_convolution(self, name: str, inputs: int, outputs: int) -> Any:
+        """What a compiled step reads of a convolution that keeps the size.
+
+        None where there is none, or one that runs more or makes something else.
+        """
         conv: Any = self._modules.get(name)
         if type(conv) is not nn.Conv2d or hooked(conv):
             return None
         if conv.stride != (1, 1) or conv.groups != 1 or conv.padding_mode != "zeros":
             return None
-        if isinstance(conv.padding, str):
+        weight, padding, dilation = conv.weight, conv.padding, conv.dilation
+        if weight.shape[:2] != (outputs, inputs) or isinstance(padding, str):
             return None
-        return conv.weight, conv.bias, conv.padding, conv.dilation
+        for k in (0, 1):
+            if 2 * padding[k] != dilation[k] * (weight.shape[2 + k] - 1):
+                return None
+        return weight, conv.bias, padding, dilation
 
     def _check_inputs(
         self, name: str, inputs: Tensor | None, any_channels: bool

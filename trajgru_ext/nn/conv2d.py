@@ -1,5 +1,8 @@
 """A 2-D convolution with the parameters, hooks and results of PyTorch's."""
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from trajgru_ext.ops.conv2d import (
@@ -29,12 +32,25 @@ class Conv2d(nn.Conv2d):
 def convolved(
     conv: nn.Conv2d, input: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """What a convolution's settings make of the operands."""
-    if conv.padding_mode != "zeros":
-        padded: Tensor = nn.Conv2d._conv_forward(conv, input, weight, bias)
-        return padded
+    """What a convolution's settings make of the operands.
+
+    By torch where an operand is of a class that says itself what torch's functions make
+    of it.
+    """
+    if conv.padding_mode != "zeros" or any(map(_overrides, (input, weight, bias))):
+        plain: Tensor = nn.Conv2d._conv_forward(conv, input, weight, bias)
+        return plain
     options = conv.stride, conv.padding, conv.dilation, conv.groups
     return conv2d(input, weight, bias, *options)
+
+
+def _overrides(operand: Tensor | None) -> bool:
+    kind: Any = type(operand)
+    if kind in _PLAIN or not isinstance(operand, Tensor):
+        return False
+    disabled = torch._C._disabled_torch_function_impl
+    overrides: bool = kind.__torch_function__ is not disabled
+    return overrides
 
 
 def may_pay(conv: nn.Conv2d) -> bool:

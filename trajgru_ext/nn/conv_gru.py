@@ -245,8 +245,14 @@ class ConvGRUCell(Cell):
         self, input: Tensor | None, h: Tensor, mask: Tensor | None
     ) -> Tensor | None:
         """Take a step in one call; None where a convolution is not as it was made."""
-        names = ("i2h", "h2h") if self.reset == "after" else ("conv_gates", "conv_can")
-        given = [self._plain_convolution(name) for name in names]
+        features, channels = self.hidden_channels, self.input_channels
+        both = channels + features
+        sizes: dict[str, tuple[int, int]] = (
+            {"i2h": (channels, 3 * features), "h2h": (features, 3 * features)}
+            if self.reset == "after"
+            else {"conv_gates": (both, 2 * features), "conv_can": (both, features)}
+        )
+        given = [self._plain_convolution(name, *size) for name, size in sizes.items()]
         if given[1] is None or (given[0] is None and self.input_channels > 0):
             return None
         if self.reset == "before" and input is None and self.input_channels > 0:

@@ -206,7 +206,9 @@ class ConvLSTMCell(Cell):
         self, input: Tensor | None, h: Tensor, c: Tensor
     ) -> State | None:
         """Take a step in one call; None where the convolution is not as it was made."""
-        conv = self._plain_convolution("conv")
+        features = self.hidden_channels
+        sizes = self.input_channels + features, 4 * features
+        conv = self._plain_convolution("conv", *sizes)
         if conv is None or (input is None and self.input_channels > 0):
             return None
         options = LstmOptions.choose("lstm_gates", self.order, self.forget_bias)
