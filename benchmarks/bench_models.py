@@ -58,9 +58,11 @@ def results(model: nn.Module, arguments: Arguments) -> Results:
     return [*outputs, *gradients.values(), *infer(model.eval(), arguments)]
 
 
-def exact(name: str, model: nn.Module, arguments: Arguments, small: bool) -> Results:
+def exact(
+    name: str, model: nn.Module, arguments: Arguments, options: argparse.Namespace
+) -> Results:
     """The results of the port in float64."""
-    port, _ = model_and_arguments(name, small)
+    port, _ = model_and_arguments(name, options.small, past=options.past)
     port.load_state_dict(model.state_dict())
     return results(port.double(), change(arguments, Tensor.double))
 
@@ -87,10 +89,11 @@ def prepare_sides(
     name: str, options: argparse.Namespace
 ) -> tuple[dict[str, tuple[nn.Module, Arguments]], dict[str, float], dict[str, float]]:
     """Every side's model and arguments, its error, and milliseconds of a first step."""
-    model, given = model_and_arguments(name, options.small, options.openstl)
+    where = options.small, options.openstl, options.past
+    model, given = model_and_arguments(name, *where)
     of_images = CASES[name].of_images
     last = change(given, channels_last) if of_images else given
-    wanted = exact(name, model, given, options.small)
+    wanted = exact(name, model, given, options)
     sides = {"ours": given, EAGER: given, "eager, channels last": last}
     sides |= {COMPILED: given} if options.compile else {}
     sides |= {"ours, channels last": last}
@@ -182,6 +185,13 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument(
         "--openstl", type=Path, help=f"a checkout of OpenSTL: its {', '.join(OPENSTL)}"
+    )
+    parser.add_argument(
+        "--past",
+        type=int,
+        default=10,
+        help="frames that OpenSTL's models see, and as many follow: a step takes as "
+        "long with fewer, and the whole less",
     )
     parser.add_argument("--compile", action="store_true", help="takes minutes a model")
     parser.add_argument("--small", action="store_true", help="sizes to try it with")

@@ -83,10 +83,10 @@ def _run(file: Path) -> dict[str, Any]:
 
 
 def _openstl(
-    name: str, small: bool, path: Path | None = None
+    name: str, small: bool, path: Path | None = None, past: int = 10
 ) -> tuple[nn.Module, Arguments]:
     kind, _, reverse = OPENSTL[name]
-    batch, features, past = (1, [8, 8, 8], 2) if small else (4, [128] * 4, 10)
+    batch, features, past = (1, [8, 8, 8], 2) if small else (4, [128] * 4, past)
     changes = {"in_shape": (past, 1, 12, 12), "patch_size": 2, "filter_size": 3}
     lengths = {"pre_seq_length": past, "aft_seq_length": past, "total_length": 2 * past}
     configs = openstl.moving_mnist(
@@ -164,7 +164,7 @@ CASES = {
 
 
 def model_and_arguments(
-    name: str, small: bool = False, checkout: Path | None = None
+    name: str, small: bool = False, checkout: Path | None = None, past: int = 10
 ) -> tuple[nn.Module, Arguments]:
     """A model and what it is called with.
 
@@ -172,11 +172,12 @@ def model_and_arguments(
         name: one of CASES.
         small: whether the sizes are those for a test.
         checkout: where OpenSTL is, whose own classes then stand for the ports.
+        past: frames that OpenSTL's models see, and as many follow.
 
     """
     torch.manual_seed(0)
-    if checkout is not None and name in OPENSTL:
-        return _openstl(name, small, checkout)
+    if name in OPENSTL:
+        return _openstl(name, small, checkout, past)
     return CASES[name].make(name, small)
 
 
