@@ -270,3 +270,27 @@ def test_errors():
         accelerate(3)
     with pytest.raises(ValueError, match="accelerate: recompute must be one of"):
         accelerate(nn.Identity(), recompute="all")
+
+
+class ZerosOfAParameter(nn.Module):
+    """Sizes of an argument in a method of a tensor that no tracer sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, x):
+        weight = next(self.parameters())
+        zeros = weight.new_zeros(x.shape[0], 2, *x.shape[2:])
+        i, f, g, o = self.conv(x).chunk(4, 1)
+        return torch.sigmoid(o) * torch.tanh(
+            f.sigmoid() * zeros + i.sigmoid() * g.tanh()
+        )
+
+
+def test_a_tensor_that_is_not_traced_is_no_crash():
+    torch.manual_seed(0)
+    model, x = ZerosOfAParameter(), torch.randn(2, 3, 5, 6)
+    wanted = model(x)
+    accelerate(model)
+    torch.testing.assert_close(model(x), wanted)

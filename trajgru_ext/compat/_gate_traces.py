@@ -1,11 +1,12 @@
 """The graph of what a module's own `forward` computes, its modules being leaves.
 
 A graph stands for the forward only for arguments that take the same way through it. So
-a proxy says of itself that it is a Tensor, which callers check; what depends on a
+a proxy is said to be a Tensor, which callers check; what depends on a
 value, draws random numbers, changes a tensor in place, keeps states between calls or
 switches gradients or autocast cannot be traced.
 """
 
+import builtins
 import inspect
 import random
 import sys
@@ -50,14 +51,7 @@ class Trace(NamedTuple):
 
 
 class _Value(fx.Proxy):
-    """A proxy that says it is a Tensor."""
-
-    @property  # type: ignore[misc]  # isinstance asks for it
-    def __class__(self) -> type:
-        caller = sys._getframe(1)
-        if not caller.f_globals.get("__name__", "").startswith("torch.fx."):
-            self.tracer.asked.add(self.node)  # type: ignore[attr-defined]
-        return Tensor
+    """A proxy of a Tensor, which `_proxies_are_tensors` says that it is."""
 
     def __getattr__(self, name: str) -> Any:
         if not hasattr(Tensor, name):
@@ -196,6 +190,30 @@ def _random_states() -> list[Any]:
     return states if numpy is None else [*states, str(numpy.random.get_state())]
 
 
+@contextmanager
+def _proxies_are_tensors() -> Iterator[None]:
+    """While traced, `isinstance` in Python says of a proxy that it is a Tensor.
+
+    Not the proxy itself, by its `__class__`: torch's C++ would believe it and read a
+    Tensor's memory.
+    """
+    original, tensor = builtins.isinstance, torch.empty(0)
+
+    def is_instance(value: Any, kinds: Any) -> bool:
+        if type(value) is not _Value:
+            return original(value, kinds)
+        caller = sys._getframe(1)
+        if not caller.f_globals.get("__name__", "").startswith("torch.fx."):
+            value.tracer.asked.add(value.node)  # type: ignore[attr-defined]
+        return original(value, kinds) or original(tensor, kinds)
+
+    builtins.isinstance = is_instance
+    try:
+        yield
+    finally:
+        builtins.isinstance = original
+
+
 def trace(
     module: nn.Module, kind: type, names: tuple[str, ...], constants: dict[str, Any]
 ) -> Trace:
@@ -211,7 +229,7 @@ def trace(
     inner = [(m, dict(vars(m))) for m in module.modules() if m is not module]
     tracer, numbers = _Tracer(names, constants), _random_states()
     try:
-        with _traced_modes(), torch.random.fork_rng(devices=[]):
+        with _traced_modes(), _proxies_are_tensors(), torch.random.fork_rng(devices=[]):
             graph = tracer.trace(root)
             drawn = _random_states() != numbers
     except Untraceable:

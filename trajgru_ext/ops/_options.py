@@ -9,6 +9,8 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import torch
+
 from trajgru_ext.ops._arguments import check_number
 
 ACTIVATIONS = ("tanh", "relu", "leaky_relu")
@@ -46,6 +48,8 @@ Chosen = TypeVar("Chosen")
 
 def _remembered(choose: Callable[..., Chosen], *choices: Any) -> Chosen:
     """What was chosen before for the same choices: a step makes them every time."""
+    if torch.compiler.is_compiling():
+        return choose(*choices)  # it warns of what it does not remember
     try:
         found: Chosen = _cached(choose, *choices)
         return found
