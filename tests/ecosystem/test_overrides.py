@@ -62,6 +62,12 @@ MODULES = {
         lambda: compat.precipitation_nowcasting.TrajGRU(3, 8, (2, 8, 8)),
         SEQUENCE,
     ),
+    "published traj_gru of half pixels": (
+        lambda: compat.precipitation_nowcasting.TrajGRU(
+            3, 8, (2, 8, 8), align_corners=False
+        ),
+        SEQUENCE,
+    ),
     "published peepholes": (
         lambda: compat.precipitation_nowcasting.ConvLSTM(3, 8, (2, 8, 8), 3),
         SEQUENCE,

@@ -12,6 +12,46 @@ from trajgru_ext.nn._frames import channels_last, on_frames
 SLOPE = 0.2  # of leaky ReLUs
 
 
+class activation:
+    """An activation by name: "leaky" with a slope, "relu" or "sigmoid"."""
+
+    def __init__(
+        self, act_type: str, negative_slope: float = SLOPE, inplace: bool = True
+    ) -> None:
+        if act_type not in ("leaky", "relu", "sigmoid"):
+            raise ValueError(
+                "activation: act_type must be one of 'leaky', 'relu', 'sigmoid', got "
+                f"{act_type!r}"
+            )
+        self._act_type = act_type
+        self.negative_slope = negative_slope
+        self.inplace = inplace
+
+    def __call__(self, input: Tensor) -> Tensor:
+        """The activation of a tensor, in its place if so chosen."""
+        if self._act_type == "sigmoid":
+            return torch.sigmoid(input)
+        if self._act_type == "relu":
+            return nn.functional.relu(input, self.inplace)
+        return nn.functional.leaky_relu(input, self.negative_slope, self.inplace)
+
+
+def activation_options(act_type: Any) -> dict[str, Any]:
+    """A TrajGRU's, of an `activation`, also the original's, or torch.tanh or relu."""
+    functions = {torch.tanh: "tanh", torch.relu: "relu", nn.functional.relu: "relu"}
+    names = {"leaky": "leaky_relu", "relu": "relu"}
+    kind = getattr(act_type, "_act_type", act_type)
+    if isinstance(kind, str) and kind in names:
+        slope = act_type.negative_slope
+        return {"activation": names[kind], "negative_slope": slope}
+    if callable(kind) and kind in functions:
+        return {"activation": functions[kind]}
+    raise ValueError(
+        "TrajGRU: act_type must be an activation 'leaky' or 'relu', torch.tanh or "
+        f"torch.relu, got {kind!r}"
+    )
+
+
 class Stage(nn.Sequential):
     """Convolutions of frames, which are faster with the channels of a pixel together.
 

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trajgru_ext.compat._half_pixels import of_half_pixels
 from trajgru_ext.compat._precipitation_networks import (
     EF,
-    SLOPE,
     Encoder,
     Forecaster,
     Stage,
+    activation,
+    activation_options,
     make_layers,
 )
 from trajgru_ext.nn import TrajGRU as _TrajGRU
@@ -60,46 +62,6 @@ def wrap(input: Tensor, flow: Tensor) -> Tensor:
     outside is 0 up to the border, both unlike the original.
     """
     return flow_warp(input, flow)
-
-
-class activation:
-    """An activation by name: "leaky" with a slope, "relu" or "sigmoid"."""
-
-    def __init__(
-        self, act_type: str, negative_slope: float = SLOPE, inplace: bool = True
-    ) -> None:
-        if act_type not in ("leaky", "relu", "sigmoid"):
-            raise ValueError(
-                "activation: act_type must be one of 'leaky', 'relu', 'sigmoid', got "
-                f"{act_type!r}"
-            )
-        self._act_type = act_type
-        self.negative_slope = negative_slope
-        self.inplace = inplace
-
-    def __call__(self, input: Tensor) -> Tensor:
-        """The activation of a tensor, in its place if so chosen."""
-        if self._act_type == "sigmoid":
-            return torch.sigmoid(input)
-        if self._act_type == "relu":
-            return nn.functional.relu(input, self.inplace)
-        return nn.functional.leaky_relu(input, self.negative_slope, self.inplace)
-
-
-def activation_options(act_type: Any) -> dict[str, Any]:
-    """A TrajGRU's, of an `activation`, also the original's, or torch.tanh or relu."""
-    functions = {torch.tanh: "tanh", torch.relu: "relu", nn.functional.relu: "relu"}
-    names = {"leaky": "leaky_relu", "relu": "relu"}
-    kind = getattr(act_type, "_act_type", act_type)
-    if isinstance(kind, str) and kind in names:
-        slope = act_type.negative_slope
-        return {"activation": names[kind], "negative_slope": slope}
-    if callable(kind) and kind in functions:
-        return {"activation": functions[kind]}
-    raise ValueError(
-        "TrajGRU: act_type must be an activation 'leaky' or 'relu', torch.tanh or "
-        f"torch.relu, got {kind!r}"
-    )
 
 
 class TrajGRU(_TrajGRU):
@@ -163,21 +125,11 @@ class TrajGRU(_TrajGRU):
         self.b_h_w = b_h_w
         self.align_corners = align_corners
 
-    def _of_flows(self, images: Tensor | None) -> Affine | None:
-        if self.align_corners or images is None or images.dim() < 2:
+    def _of_flows(self, inputs: Tensor | None, h: Tensor | None) -> Affine | None:
+        if self.align_corners:
             return None
-        # Read at x - s u - (1 - s) x - 1/2, with s = W / (W - 1), and so for y.
-        height, width = images.shape[-2:]
-        scales = [size / max(size - 1, 1) for size in (width, height)]
-        like = any_tensor(self)
-        dtype = torch.promote_types(like.dtype, torch.float32)
-        options: dict[str, Any] = {"dtype": dtype, "device": like.device}
-        x = torch.arange(width, **options).expand(height, width)
-        y = torch.arange(height, **options)[:, None].expand(height, width)
-        pairs = zip(scales, (x, y), strict=True)
-        offset = torch.stack([(1 - scale) * place + 0.5 for scale, place in pairs])
-        scale = torch.tensor(scales * self.links, **options)
-        return Affine(scale, offset.repeat(self.links, 1, 1))
+        scale, offset = of_half_pixels(inputs, h, any_tensor(self), self.links)
+        return Affine(scale, offset)
 
     def forward(  # type: ignore[override]  # the original's names
         self,

@@ -117,7 +117,7 @@ class _TrajGRU(ByWeights):
             return outputs, every_flow if return_flows else None
         with_inputs = inputs is not None
         flows_conv, flow_offset = _parameters(self.flows_conv), None
-        if (affine := self._of_flows(inputs if h is None else h)) is not None:
+        if (affine := self._of_flows(inputs, h)) is not None:
             flows_conv, flow_offset = _then(flows_conv, affine)
         outputs, flows = traj_gru(
             inputs,
@@ -145,8 +145,8 @@ class _TrajGRU(ByWeights):
         check_inputs(kind, name, inputs, channels, by_modules, beside, letters)
         return by_modules
 
-    def _of_flows(self, images: Tensor | None) -> Affine | None:
-        """What is done to the flows of images of this size, if anything."""
+    def _of_flows(self, inputs: Tensor | None, h: Tensor | None) -> Affine | None:
+        """What is done to the flows of images of their size, if anything."""
         return None
 
     def _call_modules(
@@ -157,7 +157,7 @@ class _TrajGRU(ByWeights):
         steps: int | None,
     ) -> tuple[Tensor, Tensor]:
         """The states and flows of a sequence, by calling the modules as they are."""
-        kind, affine = type(self).__name__, self._of_flows(inputs if h is None else h)
+        kind, affine = type(self).__name__, self._of_flows(inputs, h)
         gates = 3 * self.hidden_channels
         # As in the published implementations, which see all frames at once here.
         of_inputs = None

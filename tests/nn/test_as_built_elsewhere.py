@@ -1,0 +1,106 @@
+"""Altered layers compiled, exported, replicated and prepared for quantisation."""
+
+import pytest
+import torch
+from alterations import ALTERATIONS, IN_DOUBLE, assert_same, outputs_and_gradients
+from as_built_layers import (
+    BATCH,
+    CHANNELS,
+    CONVOLUTIONS,
+    LAYERS,
+    PLACES,
+    SIZE,
+    STEPS,
+    altered,
+    made,
+    normal,
+)
+from torch import nn
+from torch.ao.quantization import get_default_qat_qconfig, prepare_qat
+
+from trajgru_ext.nn import (
+    hko7_conv_gru,
+)
+
+# Backward hooks of modules are what torch.compile does not trace in one graph.
+COMPILED = [name for name in IN_DOUBLE if not name.startswith("backward")]
+
+
+@pytest.mark.parametrize(
+    ("layer", "alter"),
+    [
+        *(("lstm", name) for name in COMPILED),
+        *((layer, name) for layer in LAYERS for name in ("adapter", "pruned")),
+    ],
+)
+def test_compiles_as_it_is(layer, alter):
+    """Also what is altered, if it is before it is compiled."""
+    alter = ALTERATIONS[alter]
+    torch.compiler.reset()
+    place = CONVOLUTIONS[layer][0]
+    module = altered(layer, place, alter).eval()
+    inputs = normal(STEPS, BATCH, CHANNELS, *SIZE)
+    compiled = torch.compile(module, fullgraph=True, backend="eager")
+    wanted = LAYERS[layer][1](module, inputs)
+    got = LAYERS[layer][1](compiled, inputs)
+    assert_same([got], [wanted], 1e-10)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_exports_as_it_is(layer):
+    inputs = normal(STEPS, BATCH, CHANNELS, *SIZE)
+    operator = {"lstm": "conv_lstm", "gru": "conv_gru", "traj": "traj_gru"}
+    name = f"trajgru_ext.{operator[layer.split('_')[0]]}.default"
+    if layer == "traj_gru":
+        name = "trajgru_ext.traj_gru.default"
+    for alter in (None, ALTERATIONS["adapter"], ALTERATIONS["forward_hook"]):
+        place = CONVOLUTIONS[layer][0]
+        module = made(layer) if alter is None else altered(layer, place, alter)
+        exported = torch.export.export(module.eval(), (inputs,))
+        called = {str(node.target) for node in exported.graph.nodes}
+        whole = len(getattr(module, "cell_list", [1])) > 1 or alter is None
+        assert (name in called) == whole
+        assert_same([exported.module()(inputs)], [module(inputs)], 1e-10)
+
+
+def test_a_network_shows_what_is_altered():
+    net = hko7_conv_gru()
+    assert "by modules" not in repr(net)
+    nn.utils.weight_norm(net.encoder[1].cell_list[0].h2h)
+    assert repr(net).count("by modules") == 2  # of the layer and of its cell
+
+
+@PLACES
+def test_replicas_of_data_parallel_are_as_built(layer, place):
+    """Their parameters are attributes."""
+    module, inputs = made(layer), normal(STEPS, BATCH, CHANNELS, *SIZE)
+    wanted = LAYERS[layer][1](module, inputs)
+    owner, _, name = place.rpartition(".")
+    conv = module.get_submodule(place)
+    replica = conv._replicate_for_data_parallel()
+    for key, parameter in conv.named_parameters():
+        setattr(replica, key, parameter * 1)
+    if conv.bias is None:
+        replica._parameters["bias"] = None
+    setattr(module.get_submodule(owner), name, replica)
+    assert module.computes() == "by weights"
+    assert_same([LAYERS[layer][1](module, inputs)], [wanted], 1e-12)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_prepared_for_quantisation(layer):
+    """The whole of a layer, as torch does it."""
+    results = []
+    inputs = normal(STEPS, BATCH, CHANNELS, *SIZE, dtype=torch.float32)
+    for run in LAYERS[layer][1:]:
+        module = made(layer, torch.float32)
+        for conv in module.modules():
+            if isinstance(conv, nn.Conv2d):
+                conv.qconfig = get_default_qat_qconfig("fbgemm")
+        prepare_qat(module.train(), inplace=True)
+        assert module.computes().startswith("by modules")
+        results.append(
+            outputs_and_gradients(module, lambda one, run=run: run(one, inputs))
+        )
+    assert len(results[0][2]) > 0
+    assert_same(*results, 1e-3)
