@@ -18,9 +18,7 @@ from as_built_layers import (
 from torch import nn
 from torch.ao.quantization import get_default_qat_qconfig, prepare_qat
 
-from trajgru_ext.nn import (
-    hko7_conv_gru,
-)
+from trajgru_ext.nn import ConvGRUCell, ConvLSTMCell, TrajGRUCell, hko7_conv_gru
 
 # Backward hooks of modules are what torch.compile does not trace in one graph.
 COMPILED = [name for name in IN_DOUBLE if not name.startswith("backward")]
@@ -104,3 +102,30 @@ def test_prepared_for_quantisation(layer):
         )
     assert len(results[0][2]) > 0
     assert_same(*results, 1e-3)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_tracer_is_told_why_not(layer):
+    module = altered(layer, CONVOLUTIONS[layer][0], ALTERATIONS["forward_hook"])
+    with pytest.raises(TypeError, match=r"use torch\.export, or trace it as built"):
+        torch.fx.symbolic_trace(module)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_an_own_way_to_convolve_counts(layer):
+    """As people patch convolutions to make seamless images."""
+    module = made(layer)
+    name = CONVOLUTIONS[layer][0]
+    conv = module.get_submodule(name)
+    conv._conv_forward = lambda x, weight, bias: 2 * nn.Conv2d._conv_forward(
+        conv, x, weight, bias
+    )
+    assert "_conv_forward of its own" in module.computes()
+
+
+@pytest.mark.parametrize("kind", [ConvLSTMCell, ConvGRUCell, TrajGRUCell])
+def test_cells_on_the_meta_device(kind):
+    cell = kind(3, 4, device="meta")
+    found = cell(torch.empty(2, 3, 6, 7, device="meta"))
+    h = found[0] if isinstance(found, tuple) else found
+    assert (h.shape, h.device.type) == ((2, 4, 6, 7), "meta")

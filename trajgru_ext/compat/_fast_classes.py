@@ -32,7 +32,25 @@ class Swap(NamedTuple):
 
 
 def fast_class(ours: type, own: type, attributes: dict[str, Any]) -> type:
-    """Our class on a module of its own one, with our class's attributes."""
+    """Our class on a module's own one, with our class's attributes.
+
+    The same class for the same attributes, as modules of one class had one before; but
+    each plan of a forward has its own.
+    """
+    if "_plan" in attributes:
+        return _made(ours, own, attributes)
+    try:
+        return _remembered(ours, own, tuple(attributes.items()))
+    except TypeError:  # of attributes that cannot be hashed
+        return _made(ours, own, attributes)
+
+
+@functools.cache
+def _remembered(ours: type, own: type, attributes: tuple[tuple[str, Any], ...]) -> type:
+    return _made(ours, own, dict(attributes))
+
+
+def _made(ours: type, own: type, attributes: dict[str, Any]) -> type:
     parts = (ours, own, attributes)
     names = {"_stands_for": ours, **attributes, "_parts": parts}
     bases = (Accelerated, ours, own)

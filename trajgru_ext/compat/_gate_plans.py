@@ -21,6 +21,7 @@ from trajgru_ext.compat._gate_forms import (
     TANH,
     activation_of,
 )
+from trajgru_ext.compat._gate_reads import Read
 from trajgru_ext.compat._gate_rewrites import Alone, compiled, rewrite
 from trajgru_ext.compat._gate_traces import (
     Trace,
@@ -47,6 +48,7 @@ class Variant(NamedTuple):
     lengths: tuple[int, ...]
     """For each 0 where it is a Tensor, or how long a sequence of them it is."""
     updates: tuple[str, ...]
+    reads: tuple[Read, ...]
 
     def takes(self, given: dict[str, Any]) -> bool:
         """Whether those arguments are what they were taken for."""
@@ -74,6 +76,7 @@ class Plan:
 
     def __init__(self, module: nn.Module, kind: type, by_mode: bool) -> None:
         self.kind, self.by_mode = kind, by_mode
+        self.forward = inspect.getattr_static(kind, "forward")
         self.parameters = _parameters(kind)
         self.variants: dict[Way, Variant | None] = {}
         own = vars(module)
@@ -101,12 +104,14 @@ class Plan:
         self.variants[way] = None
         constants = {name: value for name, _, value in way.constants}
         names = tuple(name for name in self.parameters if name not in constants)
-        before = module.training
-        vars(module)["training"] = way.mode if self.by_mode else before
+        before = [(one, one.training) for one in module.modules()]
+        for one, mode in before:
+            vars(one)["training"] = way.mode if self.by_mode else mode
         try:
             traced = trace(module, self.kind, names, constants)
         finally:
-            vars(module)["training"] = before
+            for one, mode in before:
+                vars(one)["training"] = mode
         try:
             what, swallowed = rewrite(traced.graph, module, probe)
             function = compiled(traced.graph)
@@ -115,7 +120,8 @@ class Plan:
         except Exception as error:  # a graph may hold anything
             raise Alone(f"its graph is an odd one, {error}") from error
         if what:
-            found = Variant(function, names, _lengths(traced), tuple(what))
+            rest = tuple(what), traced.reads
+            found = Variant(function, names, _lengths(traced), *rest)
             self.variants[way] = found
             for name in swallowed:
                 self.activations[name] = activation_of(module.get_submodule(name))
@@ -143,10 +149,14 @@ class Plan:
             with contextlib.suppress(Alone, Untraceable):
                 self.add(module, way, probe=False)
         found = self.variants.get(way)
-        return found if found is not None and found.takes(given) else None
+        if found is None or not found.takes(given):
+            return None
+        return found if all(read.holds(module) for read in found.reads) else None
 
     def stands_for(self, module: nn.Module) -> bool:
         """Whether the module is as it was when it was traced."""
+        if inspect.getattr_static(self.kind, "forward") is not self.forward:
+            return False
         own = vars(module)
         for name, value in self.attributes.items():
             now = own.get(name, _MISSING)
@@ -282,9 +292,9 @@ class GateUpdates:
         super().__init_subclass__(**options)
         if "_parts" not in vars(cls):
             return  # one that is parametrised
-        original = cls._parts[1].forward
+        own = cls._parts[1]
 
-        @functools.wraps(original)
+        @functools.wraps(own.forward)
         def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
             plan = cls._plan
             given = None if plan is None else _given(plan.parameters, args, kwargs)
@@ -293,7 +303,7 @@ class GateUpdates:
                 if variant is not None:
                     values = [given[name] for name in variant.names]
                     return variant.function(self, *values)
-            return original(self, *args, **kwargs)
+            return own.forward(self, *args, **kwargs)
 
         cls.forward = forward  # type: ignore[attr-defined]
 

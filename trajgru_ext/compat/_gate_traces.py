@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from trajgru_ext.compat._gate_forms import channels_of
+from trajgru_ext.compat._gate_reads import Read, Unsteady, noted, values_read
 
 _CHANGES = ("iadd", "isub", "imul", "itruediv", "ipow", "setitem")
 _IN_PLACE = {*_CHANGES, *(f"__{name}__" for name in _CHANGES)}
@@ -48,6 +49,8 @@ class Trace(NamedTuple):
     """Those whose class was asked for: Tensors."""
     constants: dict[str, Any]
     """Those that must have these values."""
+    reads: tuple[Read, ...]
+    """What else of the module it holds."""
 
 
 class _Value(fx.Proxy):
@@ -230,7 +233,8 @@ def trace(
     tracer, numbers = _Tracer(names, constants), _random_states()
     try:
         with _traced_modes(), _proxies_are_tensors(), torch.random.fork_rng(devices=[]):
-            graph = tracer.trace(root)
+            with noted() as reads:
+                graph = tracer.trace(root)
             drawn = _random_states() != numbers
     except Untraceable:
         raise
@@ -248,8 +252,12 @@ def trace(
     if any(kept) or not all(same(before[name], after[name]) for name in before):
         raise Untraceable("it keeps something from call to call")
     _check_in_place(graph, module)
+    try:
+        values = values_read(root, module, reads)
+    except Unsteady as unsteady:
+        raise Untraceable(str(unsteady)) from None
     asked = frozenset(n.target for n in tracer.asked if n.op == "placeholder")
-    return Trace(graph, names, asked, constants)  # type: ignore[arg-type]
+    return Trace(graph, names, asked, constants, values)  # type: ignore[arg-type]
 
 
 def _restored(module: nn.Module, attributes: dict[str, Any]) -> bool:

@@ -76,6 +76,9 @@ def accelerate(
     left alone too, as those of PredRNN's two memories, or of a convolution for each
     gate of an LSTM.
 
+    Tools that look up a module's exact class (quantisation, `fuse_modules`) need
+    `restore` first.
+
     Args:
         model: any module; it may itself be such a layer.
         verify: a sample of the model's input, or a tuple of its arguments. The model

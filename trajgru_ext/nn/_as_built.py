@@ -83,8 +83,9 @@ def _other_attribute(own: dict[str, Any], made: Built) -> str | None:
     for hooks, what in _HOOKS:
         if own[hooks]:
             return f" has {what}"
-    if "forward" in own:
-        return " has a forward of its own"
+    for name in ("forward", "_conv_forward"):
+        if name in own:
+            return f" has a {name} of its own"
     for name, value in made.settings.items():
         if own[name] != value:
             return f" has {name}={own[name]!r}, not {value!r}"

@@ -75,6 +75,16 @@ def wide_enough(state: Tensor, *gates: Tensor) -> Tensor:
     return state.to(dtype)
 
 
+def refuse_tracing(kind: str, *values: Any) -> None:
+    """Raise a TypeError where torch.fx traces, which records no such steps."""
+    for one in values:
+        if hasattr(type(one), "__torch_function__") and not isinstance(one, Tensor):
+            raise TypeError(
+                f"{kind}: torch.fx cannot trace the steps of a layer in which modules "
+                "are altered (see computes()); use torch.export, or trace it as built"
+            )
+
+
 def run_steps(
     kind: str,
     step: Step,
@@ -87,6 +97,7 @@ def run_steps(
 
     Of a cell that is not ours the state may be None, but then there must be a step.
     """
+    refuse_tracing(kind, inputs, steps, _first(state))
     steps = number_of_steps(kind, inputs, steps)
     if steps < 0:
         raise ValueError(f"{kind}: steps must not be below 0, got {steps}")

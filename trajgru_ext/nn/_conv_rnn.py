@@ -82,6 +82,7 @@ _FEW_FEATURES, _FEW_PIXELS = 24, 256
 
 
 _PLAIN = (Tensor, nn.Parameter)
+_COMPUTING = ("cpu", "cuda")  # as opposed to the meta device
 
 
 def _more_than_computed(device: str) -> bool:
@@ -118,7 +119,7 @@ class Cell(ByWeights):
             return False
         batch, _, height, width = first.shape
         dtype, device = first.dtype, first.device
-        if _more_than_computed(device.type):
+        if device.type not in _COMPUTING or _more_than_computed(device.type):
             return False
         for one in states:
             if one is not None and (

@@ -183,6 +183,7 @@ def both_states(kind: str, state: Any) -> tuple[Tensor | None, Tensor | None]:
         return None, None
     if not isinstance(state, tuple | list) or len(state) != 2:
         got = type(state).__name__
+        got += f" of {len(state)}" if isinstance(state, tuple | list) else ""
         raise TypeError(f"{kind}: state must be (h, c), got {got}")
     h, c = state
     return h, c

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from trajgru_ext import _C
-from trajgru_ext.nn._by_modules import call, run_steps, wide_enough, zero_if_none
+from trajgru_ext.nn._by_modules import (
+    call,
+    refuse_tracing,
+    run_steps,
+    wide_enough,
+    zero_if_none,
+)
 from trajgru_ext.nn._conv_rnn import (
     Cell,
     Layers,
@@ -229,6 +235,7 @@ class ConvGRUCell(Cell):
         def one(t: int, input: Tensor | None, h: Tensor) -> Tensor:
             return self._step(input, h, None if mask is None else mask[t])
 
+        refuse_tracing(type(self).__name__, inputs, h)
         h = self._complete(inputs, h)
         return run_steps(type(self).__name__, one, inputs, h, lengths, steps)
 

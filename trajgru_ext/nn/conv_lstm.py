@@ -7,7 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from trajgru_ext import _C
-from trajgru_ext.nn._by_modules import call, run_steps, wide_enough, zero_if_none
+from trajgru_ext.nn._by_modules import (
+    call,
+    refuse_tracing,
+    run_steps,
+    wide_enough,
+    zero_if_none,
+)
 from trajgru_ext.nn._conv_rnn import (
     Cell,
     Layers,
@@ -168,8 +174,9 @@ class ConvLSTMCell(Cell):
         by_modules = self._change() is not None
         self._check_inputs(name, inputs, by_modules)
         if by_modules:
-            whole = self._complete(inputs, state)
             kind = type(self).__name__
+            refuse_tracing(kind, inputs, h, c)
+            whole = self._complete(inputs, state)
             return run_steps(kind, self._step, inputs, whole, lengths, steps)
         weight, bias = self.conv.weight, self.conv.bias
         channels = self.input_channels

@@ -6,7 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from trajgru_ext.nn._as_built import ByWeights
-from trajgru_ext.nn._by_modules import call, run_steps, wide_enough, zero_if_none
+from trajgru_ext.nn._by_modules import (
+    call,
+    refuse_tracing,
+    run_steps,
+    wide_enough,
+    zero_if_none,
+)
 from trajgru_ext.nn._recurrent import (
     any_tensor,
     as_integer,
@@ -157,7 +163,9 @@ class _TrajGRU(ByWeights):
         steps: int | None,
     ) -> tuple[Tensor, Tensor]:
         """The states and flows of a sequence, by calling the modules as they are."""
-        kind, affine = type(self).__name__, self._of_flows(inputs, h)
+        kind = type(self).__name__
+        refuse_tracing(kind, inputs, h)
+        affine = self._of_flows(inputs, h)
         gates = 3 * self.hidden_channels
         # As in the published implementations, which see all frames at once here.
         of_inputs = None

@@ -54,6 +54,14 @@ class Operator:
         """Whether each step rounds what the one before has rounded."""
         return self.family == "sequences"
 
+    @property
+    def any_threads(self) -> bool:
+        """Whether the CPU's results are the same bits for any number of threads.
+
+        What torch convolves need not be.
+        """
+        return self.family != "conv"
+
     def call(self, module: Any, arguments: Arguments) -> tuple[Tensor, ...]:
         """The results of the module's function of this name, ours or the formula."""
         if module is reference:

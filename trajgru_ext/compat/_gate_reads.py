@@ -1,0 +1,111 @@
+"""What a traced forward reads of modules, beside their tensors: it holds its values.
+
+A graph has no reads of attributes: what they gave is in it. So they are noted while the
+forward is traced, with their values, and compared at every call.
+"""
+
+import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+_FIXED = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+_MISSING = object()
+
+
+class Read(NamedTuple):
+    """A value that a graph holds."""
+
+    path: str
+    """Of the module inside; "" for the one that was traced."""
+    name: str
+    """Of the attribute; "" for the names of the modules in a list or dict of them."""
+    value: Any
+
+    def holds(self, module: nn.Module) -> bool:
+        """Whether it would be read again."""
+        inner: Any = module
+        for name in self.path.split(".") if self.path else ():
+            inner = None if inner is None else vars(inner)["_modules"].get(name)
+        if inner is None:
+            return False
+        if not self.name:
+            return bool(tuple(vars(inner)["_modules"]) == self.value)
+        if self.value is _MISSING:  # a method, which nothing on the module hides
+            return self.name not in vars(inner)
+        now = getattr(inner, self.name, _MISSING)
+        return type(now) is type(self.value) and bool(now == self.value)
+
+
+class Unsteady(Exception):
+    """What is read may be changed without a trace."""
+
+
+@contextmanager
+def noted() -> Iterator[list[tuple[nn.Module, str, Any]]]:
+    """While it lasts, the reads that are not torch's own are put on the list."""
+    reads: list[tuple[nn.Module, str, Any]] = []
+
+    def read(self: Any, name: str) -> Any:
+        value = object.__getattribute__(self, name)
+        if not name.startswith("__"):
+            reader = sys._getframe(1).f_globals.get("__name__", "")
+            if reader.partition(".")[0] not in ("torch", "trajgru_ext"):
+                reads.append((self, name, value))
+        return value
+
+    modules: Any = nn.Module
+    modules.__getattribute__ = read
+    try:
+        yield reads
+    finally:
+        del modules.__getattribute__
+
+
+def values_read(
+    root: nn.Module, module: nn.Module, reads: list[tuple[nn.Module, str, Any]]
+) -> tuple[Read, ...]:
+    """What must stay as it is; Unsteady is raised where that cannot be seen.
+
+    Args:
+        root: the stand-in that was traced.
+        module: the one it stands for.
+        reads: what was noted.
+
+    """
+    paths = {id(inner): path for path, inner in module.named_modules()}
+    paths[id(root)] = ""
+    found = [
+        Read(path, "", tuple(inner._modules))
+        for path, inner in module.named_modules()
+        if isinstance(inner, nn.ModuleList | nn.ModuleDict)
+    ]
+    for owner, name, value in reads:
+        path = paths.get(id(owner))
+        if path is None:
+            raise Unsteady(f"it reads {name} of a module that is not inside it")
+        of_class = inspect.getattr_static(type(owner), name, None)
+        if isinstance(of_class, property) or isinstance(value, (Tensor, nn.Module)):
+            continue
+        if callable(value):
+            hidden = name not in vars(owner)
+            found += [Read(path, name, _MISSING)] if hidden else []
+        elif not _is_fixed(value):
+            what = f"{path}.{name}" if path else name
+            raise Unsteady(f"it reads {what}, which may be changed in place")
+        elif path or name not in vars(owner):  # those of the root are compared already
+            found.append(Read(path, name, value))
+    unique = {(one.path, one.name): one for one in found}
+    return tuple(unique.values())
+
+
+def _is_fixed(value: Any) -> bool:
+    if isinstance(value, (tuple, list, set, frozenset)):
+        return all(map(_is_fixed, value))
+    if isinstance(value, dict):
+        return all(map(_is_fixed, value.values()))
+    return isinstance(value, _FIXED)
