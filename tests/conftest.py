@@ -78,3 +78,12 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     device = "cuda" if name == "cuda" else "cpu"
     with _registry.using(namespace):
         yield Backend(name, device, namespace)
+
+
+@pytest.fixture
+def one_thread():
+    """Tiny tensors and models gain nothing by more, and wait for them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,11 +1,10 @@
 """Which way the sequence operators compute their convolutions on the CPU."""
 
-from types import TracebackType
-
 from trajgru_ext import _C
+from trajgru_ext._switch import Switch
 
 
-class conv_algorithm:
+class conv_algorithm(Switch[str]):
     """Choose how sequences compute their convolutions on the CPU.
 
     ``"direct"``: by torch. ``"winograd"``: by a quarter to a sixth of the products
@@ -31,16 +30,4 @@ class conv_algorithm:
     """
 
     def __init__(self, name: str) -> None:
-        self._before = _C.conv_algorithm()
-        _C.set_conv_algorithm(name)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        _C.set_conv_algorithm(self._before)
+        super().__init__(_C.conv_algorithm, _C.set_conv_algorithm, name)

@@ -1,11 +1,10 @@
 """How much memory the CPU's transformed convolution weights may take."""
 
-from types import TracebackType
-
 from trajgru_ext import _C
+from trajgru_ext._switch import Switch
 
 
-class packed_weights:
+class packed_weights(Switch[int]):
     """Choose how many bytes of packed convolution weights are kept.
 
     Winograd's convolutions on the CPU (`conv2d`, and those of cells and sequences) read
@@ -34,22 +33,11 @@ class packed_weights:
             raise TypeError(f"packed_weights: limit must be an integer, got {kind}")
         if limit < 0:
             raise ValueError(f"packed_weights: limit must be at least 0, got {limit}")
-        self._before = _C.packed_weights_limit()
-        _C.set_packed_weights_limit(limit.__index__())
+        chosen = limit.__index__()
+        super().__init__(_C.packed_weights_limit, _C.set_packed_weights_limit, chosen)
 
     @staticmethod
     def kept() -> int:
         """Return the bytes that are kept now."""
         found: int = _C.packed_weights_bytes()
         return found
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        _C.set_packed_weights_limit(self._before)

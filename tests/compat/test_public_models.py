@@ -14,14 +14,7 @@ from trajgru_ext import accelerate, restore
 # steps and group norms that divide by small deviations.
 ROUND_OFF = 1e-10
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Models this small gain nothing from others, and wait for them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def state_in(module):

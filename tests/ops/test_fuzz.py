@@ -20,19 +20,10 @@ import trajgru_ext
 from trajgru_ext import reference
 from trajgru_ext.ops._catalog import OPERATORS
 
-pytestmark = pytest.mark.kernels
+pytestmark = [pytest.mark.kernels, pytest.mark.usefixtures("one_thread")]
 
 SEEDS = st.integers(0, 2**62)
 EVERY = pytest.mark.parametrize("name", NAMES)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny tensors gain nothing by more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def derivatives(

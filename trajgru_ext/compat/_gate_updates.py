@@ -144,20 +144,27 @@ def _two_sums(
 
 def gru_call(x: Terms | None, h: Terms | None, order: str, *options: Any) -> Call:
     """The call of `gru_gates` for the state and the terms of x_gates and h_gates."""
-    devices = _devices()
 
-    def call(tensors: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
-        state, *terms = tensors
-        if not _images(tensors, devices):
-            return None
-        gates = _two_sums(x, h, terms, state)
-        return None if gates is None else (gru_gates(*gates, state, order, *options),)
+    def update(*operands: Any) -> tuple[Tensor, ...]:
+        x_gates, h_gates, state = operands
+        return (gru_gates(x_gates, h_gates, state, order, *options),)
 
-    return call
+    return _of_two_sums(x, h, update)
 
 
 def reset_call(x: Terms, h: Terms | None, order: str) -> Call:
     """The call of `gru_reset` for the state and the terms of x_gates and h_gates."""
+
+    def update(*operands: Any) -> tuple[Tensor, ...]:
+        x_gates, h_gates, state = operands
+        return gru_reset(x_gates, h_gates, state, order)
+
+    return _of_two_sums(x, h, update)
+
+
+def _of_two_sums(
+    x: Terms | None, h: Terms | None, update: Callable[..., tuple[Tensor, ...]]
+) -> Call:
     devices = _devices()
 
     def call(tensors: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
@@ -165,7 +172,7 @@ def reset_call(x: Terms, h: Terms | None, order: str) -> Call:
         if not _images(tensors, devices):
             return None
         gates = _two_sums(x, h, terms, state)
-        return None if gates is None else gru_reset(*gates, state, order)
+        return None if gates is None else update(*gates, state)
 
     return call
 

@@ -26,6 +26,9 @@ _HOOKS = (
     ("_backward_pre_hooks", "a backward pre-hook"),
 )
 
+# Attributes of an instance that stand before its class's.
+_OWN = ("forward", "_conv_forward")
+
 _PLAIN = (Tensor, nn.Parameter)
 
 _HOOKED = "a hook of all modules (torch.nn.modules.module) is set"
@@ -83,7 +86,7 @@ def _other_attribute(own: dict[str, Any], made: Built) -> str | None:
     for hooks, what in _HOOKS:
         if own[hooks]:
             return f" has {what}"
-    for name in ("forward", "_conv_forward"):
+    for name in _OWN:
         if name in own:
             return f" has a {name} of its own"
     for name, value in made.settings.items():
@@ -134,15 +137,13 @@ def all_hooked() -> str | None:
 def hooked(module: nn.Module) -> bool:
     """Whether a call of the module runs more than its class's forward."""
     own = vars(module)
-    return bool(
-        own["_forward_hooks"]
-        or own["_forward_pre_hooks"]
-        or own["_backward_hooks"]
-        or own["_backward_pre_hooks"]
-        or "forward" in own
-        or "_conv_forward" in own
-        or all_hooked()
-    )
+    for hooks, _ in _HOOKS:
+        if own[hooks]:
+            return True
+    for name in _OWN:
+        if name in own:
+            return True
+    return all_hooked() is not None
 
 
 class ByWeights(nn.Module):

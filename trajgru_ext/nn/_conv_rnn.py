@@ -80,7 +80,6 @@ def convolution(
 # Below either a step's overhead counts, and the gates aren't updated in the cache.
 _FEW_FEATURES, _FEW_PIXELS = 24, 256
 
-
 _PLAIN = (Tensor, nn.Parameter)
 _COMPUTING = ("cpu", "cuda")  # as opposed to the meta device
 
