@@ -55,9 +55,18 @@ class ConvLSTMCell(Cell):
         image_size: (H, W), for peepholes per element.
         order: the slices' order in the weight, a permutation of "ifog".
         forget_bias: added in the forget gate.
-        device, dtype: of the parameters.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Source: Shi et al. 2015 (arXiv 1506.04214).
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nn import ConvLSTMCell
+        >>> cell, state = ConvLSTMCell(3, 8, peephole="channel"), None
+        >>> for frame in torch.randn(4, 2, 3, 16, 16):
+        ...     state = cell(frame, state)
+        >>> h, c = state
 
     """
 
@@ -258,9 +267,26 @@ class ConvLSTM(Layers):
         return_all_layers: whether the outputs of all layers are returned, in a list.
         recompute: what the backward pass computes again to save memory: "none" or
             "gates"; see `conv_lstm`.
-        options: those of `ConvLSTMCell`.
+        dilation: of the convolutions, one number or (height, width).
+        bias: whether the convolutions have biases.
+        peephole: None, "channel" for weights `[1, F, 1, 1]` or "element" for
+            `[1, F, H, W]`; they begin at zero.
+        image_size: (H, W), for peepholes per element.
+        order: the slices' order in the weights, a permutation of "ifog".
+        forget_bias: added in the forget gate.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Source: Shi et al. 2015 (arXiv 1506.04214).
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nn import ConvLSTM
+        >>> layers = ConvLSTM(3, [16, 8], num_layers=2)
+        >>> outputs, states = layers(torch.randn(5, 2, 3, 16, 16))
+        >>> ahead, states = layers(None, states, steps=10)
+        >>> outputs.shape, ahead.shape
+        (torch.Size([5, 2, 8, 16, 16]), torch.Size([10, 2, 8, 16, 16]))
 
     """
 
@@ -274,12 +300,29 @@ class ConvLSTM(Layers):
         batch_first: bool = False,
         return_all_layers: bool = False,
         recompute: str = "none",
-        **options: Any,
+        dilation: Pair = 1,
+        bias: bool = True,
+        peephole: str | None = None,
+        image_size: tuple[int, int] | None = None,
+        order: str = "ifog",
+        forget_bias: float = 0.0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         kind = type(self).__name__
         (num_layers,) = check_positive(kind, num_layers=num_layers)
         given = input_channels, hidden_channels, kernel_size, num_layers
         sizes = layer_sizes(kind, *given)
+        options: dict[str, Any] = {
+            "dilation": dilation,
+            "bias": bias,
+            "peephole": peephole,
+            "image_size": image_size,
+            "order": order,
+            "forget_bias": forget_bias,
+            "device": device,
+            "dtype": dtype,
+        }
         cells = [ConvLSTMCell(*size, **options) for size in sizes]
         super().__init__(cells, batch_first, return_all_layers, recompute)
 

@@ -61,6 +61,13 @@ def conv2d(
     Raises:
         RuntimeError, TypeError, ValueError: as torch's.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext import conv2d
+        >>> images, weight = torch.randn(2, 16, 32, 32), torch.randn(32, 16, 3, 3)
+        >>> conv2d(images, weight, padding="same").shape
+        torch.Size([2, 32, 32, 32])
+
     """
     if not transforming() and not _registry.replaced():
         sides = (padding, padding) if type(padding) is int else padding

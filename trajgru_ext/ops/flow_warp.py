@@ -65,6 +65,15 @@ def flow_warp(input: Tensor, flow: Tensor, flow_scale: float = 1.0) -> Tensor:
     Source: Shi et al. 2017, "Deep Learning for Precipitation Nowcasting: A Benchmark
     and A New Model" (arXiv 1706.03458), equations 3 and 4.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext import flow_warp
+        >>> image = torch.tensor([[[[1.0, 2.0, 4.0]]]])
+        >>> flow = torch.zeros(1, 2, 1, 3)
+        >>> flow[:, 0] = 0.5
+        >>> flow_warp(image, flow)
+        tensor([[[[1.5000, 3.0000, 2.0000]]]])
+
     """
     check_tensors("flow_warp", input=input, flow=flow)
     check_number("flow_warp", "flow_scale", flow_scale)
