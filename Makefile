@@ -29,7 +29,7 @@ SANITIZED := $(TESTS) --quiet -m kernels -k "cuda-emulated and not fuzz" tests
 test sanitize sanitize-cpu sanitize-threads fuzz: export OMP_WAIT_POLICY = passive
 
 .PHONY: help build demo test lint format sanitize sanitize-cpu sanitize-threads valgrind \
-  emulations fuzz mutations cuda-static cuda-sectors wheel bench clean
+  emulations fuzz mutations cuda-static cuda-sectors wheel docs bench clean
 
 help: ## this list
 	@awk -F ':|## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$NF }' $(MAKEFILE_LIST)
@@ -144,6 +144,11 @@ wheel: build ## a wheel and a source distribution, and what they hold
 	cd build/wheel && venv/bin/trajgru-ext info
 	$(BIN)/python setup.py --quiet sdist --dist-dir build/wheel
 	$(BIN)/python tests/tools/check_distribution.py build/wheel/*.whl build/wheel/*.tar.gz
+
+# The pages in docs/; warnings are errors, and links are checked.
+docs: build ## the site of the documents, in build/site
+	$(PIP) --no-build-isolation --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 bench: build ## measure everything and write the report
 	$(BIN)/python benchmarks/run.py $(BENCH)
