@@ -10,11 +10,34 @@ import os
 import platform
 import re
 import shutil
+import site
 import subprocess
+import sysconfig
 from pathlib import Path
 
-import torch
 from setuptools import setup
+
+HERE = Path(__file__).parent.resolve()
+
+try:
+    import torch
+except ModuleNotFoundError:
+    # An environment that pip isolates hides the packages beside this Python, of which
+    # torch is the one that the extension has to fit.
+    site.addsitedir(sysconfig.get_path("platlib"))
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise SystemExit(
+            "trajgru_ext: there is no torch here to build against; install it, then "
+            "`pip install .` in the same environment"
+        ) from None
+
+oldest = re.search(r'"torch>=([\d.]+)"', (HERE / "pyproject.toml").read_text())[1]
+if [*map(int, torch.__version__.split(".")[:2])] < [*map(int, oldest.split("."))]:
+    raise SystemExit(
+        f"trajgru_ext: needs torch {oldest} or newer, got {torch.__version__}"
+    )
 
 if "CUDA_HOME" not in os.environ and shutil.which("nvcc"):
     # The nvcc on PATH may be a script somewhere else: it knows where its toolkit is.
@@ -27,9 +50,7 @@ if "CUDA_HOME" not in os.environ and shutil.which("nvcc"):
     if found := re.search(r"^#\$ TOP=(.*)$", said, re.MULTILINE):
         os.environ["CUDA_HOME"] = os.path.realpath(found[1])
 
-from torch.utils import cpp_extension
-
-HERE = Path(__file__).parent.resolve()
+from torch.utils import cpp_extension  # noqa: E402 - CUDA_HOME is read by it
 
 # From the oldest that CUDA 13 builds for to the newest; PTX for what comes later.
 CUDA_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
