@@ -69,7 +69,7 @@ struct Located {
 
 // f(Located) for the tile's pixels in order. Most are interior, and are located many at
 // a time; the others one by one.
-template <typename coord_t, typename F>
+template <Padding kPadding = Padding::zeros, typename coord_t, typename F>
 void for_each_cell(const ImageSize& size, const FlowView<const coord_t>& flow,
                    coord_t flow_scale, const Tile& tile, const F& f) {
   const bool small = std::max(size.height, size.width) <
@@ -92,7 +92,8 @@ void for_each_cell(const ImageSize& size, const FlowView<const coord_t>& flow,
         at.cell = {cells.row[p], cells.col[p], cells.fy[p], cells.fx[p]};
       } else {
         at.interior = false;
-        at.target = locate(row, at.col, u[p], v[p], size.height, size.width, at.cell);
+        at.target =
+            locate<kPadding>(row, at.col, u[p], v[p], size.height, size.width, at.cell);
       }
       f(at);
     }
