@@ -193,8 +193,9 @@ struct Corners {
 // the gradient to the flow where kDots. kAll: no pointer of `at` is null.
 template <bool kSums, bool kDots, bool kAll, typename grad_t, typename scalar_t,
           typename coord_t>
-void spread(const Cell<coord_t, int64_t>& cell, const grad_t* grad, int64_t channels,
-            const Corners<scalar_t, coord_t>& at, coord_t& du, coord_t& dv) {
+C10_ALWAYS_INLINE void spread(const Cell<coord_t, int64_t>& cell, const grad_t* grad,
+                              int64_t channels, const Corners<scalar_t, coord_t>& at,
+                              coord_t& du, coord_t& dv) {
   using W = Wide<scalar_t>;
   W dots[kCorners];
   for (int k = 0; k < kCorners; ++k) dots[k] = W::zero();
@@ -249,10 +250,10 @@ struct Band {
 // that has the first corner inside the image also computes the gradient to the flow, du
 // and dv; returns whether it did.
 template <bool kSums, bool kDots, typename grad_t, typename scalar_t, typename coord_t>
-bool pull_back(const ImageSize& size, const Located<coord_t>& place,
-               const Band<coord_t>& band, const scalar_t* image,
-               const PixelView<scalar_t>& input, const grad_t* grad, int64_t channels,
-               coord_t& du, coord_t& dv) {
+C10_ALWAYS_INLINE bool pull_back(const ImageSize& size, const Located<coord_t>& place,
+                                 const Band<coord_t>& band, const scalar_t* image,
+                                 const PixelView<scalar_t>& input, const grad_t* grad,
+                                 int64_t channels, coord_t& du, coord_t& dv) {
   const Cell<coord_t, int64_t>& cell = place.cell;
   const int64_t corner = cell.row * size.width + cell.col;
   Corners<scalar_t, coord_t> at;
