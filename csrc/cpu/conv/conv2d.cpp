@@ -127,11 +127,13 @@ std::tuple<Tensor, Tensor, Tensor> backward_on_cpu(const Tensor& grad,
   }
   const PlainDispatch plain;
   const Turned way(weight, padding);
-  const Tensor pixels = float_pixels(grad);
+  const bool our_weight_grad =
+      wanted[1] && use_winograd_conv2d_weight_grad(problem(input, weight, padding));
   Tensor to_input = empty_result(input), to_weight = empty_result(weight);
-  Tensor to_bias = empty_result(weight);
+  Tensor to_bias = empty_result(weight), pixels;
+  if (wanted[0] || our_weight_grad || wanted[2]) pixels = float_pixels(grad);
   if (wanted[0]) to_input = input_grad(pixels, input, weight, way);
-  if (wanted[1] && use_winograd_conv2d_weight_grad(problem(input, weight, padding))) {
+  if (our_weight_grad) {
     const Tensor found = winograd_weights_grad(
         way.of(pixels), way.of(float_pixels(input)), way.taps, way.padding);
     to_weight = at::empty_like(weight).copy_(way.of(found));
