@@ -173,12 +173,10 @@ class ConvGRUCell(Cell):
             TypeError, ValueError: as `conv_gru`.
 
         """
-        if self._is_plain(input, h) and self._is_quick_alone(input, h):
+        if self._is_plain(input, h):
             zoneout, h = self.zoneout if self.training else 0, self._complete(input, h)
             mask = zoneout_mask(zoneout, None, h, self.hidden_channels, 1)
-            one = None if mask is None else mask[0]
-            new = self._compiled_step(input, h, one)
-            return self._step(input, h, one) if new is None else new
+            return self._plain_step(input, h, None if mask is None else mask[0])
         inputs = self._one_step(input)
         return self._sequence("input", inputs, h, steps=1)[0][0]
 
@@ -249,17 +247,19 @@ class ConvGRUCell(Cell):
 
     def _step(self, input: Tensor | None, h: Tensor, mask: Tensor | None) -> Tensor:
         """Take a step by the convolutions as they are."""
-        if self._is_plain(input, h):
-            new = self._compiled_step(input, h, mask)
-            if new is not None:
-                return new
+        plain = self._is_plain(input, h)
+        return (self._plain_step if plain else self._step_by_calls)(input, h, mask)
+
+    def _step_by_calls(
+        self, input: Tensor | None, h: Tensor, mask: Tensor | None
+    ) -> Tensor:
         step = self._step_after if self.reset == "after" else self._step_before
         return step(input, h, mask)
 
-    def _compiled_step(
+    def _plain_step(
         self, input: Tensor | None, h: Tensor, mask: Tensor | None
-    ) -> Tensor | None:
-        """Take a step in one call; None where a convolution is not as it was made."""
+    ) -> Tensor:
+        """Take a step of plain arguments: one call where the convolutions are plain."""
         features, channels = self.hidden_channels, self.input_channels
         both = channels + features
         sizes: dict[str, tuple[int, int]] = (
@@ -268,10 +268,12 @@ class ConvGRUCell(Cell):
             else {"conv_gates": (both, 2 * features), "conv_can": (both, features)}
         )
         given = [self._plain_convolution(name, *size) for name, size in sizes.items()]
-        if given[1] is None or (given[0] is None and self.input_channels > 0):
-            return None
-        if self.reset == "before" and input is None and self.input_channels > 0:
-            return None
+        if (
+            given[1] is None
+            or (given[0] is None and channels > 0)
+            or (input is None and channels > 0 and self.reset == "before")
+        ):
+            return self._step_by_calls(input, h, mask)
         order = self.order if self.reset == "after" else self.order + "n"
         choices = order, self.activation, self.negative_slope, self.update, self.reset
         options = GruOptions.choose("gru_gates", *choices).numbers()

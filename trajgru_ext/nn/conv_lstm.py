@@ -146,11 +146,10 @@ class ConvLSTMCell(Cell):
 
         """
         h, c = self._both_states(state)
-        if self._is_plain(input, h, c) and self._is_quick_alone(input, h, c):
+        if self._is_plain(input, h, c):
             if h is None or c is None:
                 h, c = self._complete(input, (h, c))
-            new = self._compiled_step(input, h, c)
-            return self._step(0, input, (h, c)) if new is None else new
+            return self._plain_step(input, h, c)
         inputs = self._one_step(input)
         outputs, (_, c) = self._sequence("input", inputs, state, steps=1)
         return outputs[0], c
@@ -209,24 +208,21 @@ class ConvLSTMCell(Cell):
 
     def _step(self, _: int, input: Tensor | None, state: State) -> State:
         """Take a step by the convolution as it is."""
-        h, c = state
-        if self._is_plain(input, h, c):
-            new = self._compiled_step(input, h, c)
-            if new is not None:
-                return new
+        plain = self._is_plain(input, *state)
+        return (self._plain_step if plain else self._step_by_calls)(input, *state)
+
+    def _step_by_calls(self, input: Tensor | None, h: Tensor, c: Tensor) -> State:
         gates = call(self, "conv", self._joined(input, h), 4 * self.hidden_channels)
         c, peephole = wide_enough(c, gates), self._peephole()
         return lstm_gates(gates, None, c, peephole, self.order, self.forget_bias)
 
-    def _compiled_step(
-        self, input: Tensor | None, h: Tensor, c: Tensor
-    ) -> State | None:
-        """Take a step in one call; None where the convolution is not as it was made."""
+    def _plain_step(self, input: Tensor | None, h: Tensor, c: Tensor) -> State:
+        """Take a step of plain arguments: one call where the convolution is plain."""
         features = self.hidden_channels
         sizes = self.input_channels + features, 4 * features
         conv = self._plain_convolution("conv", *sizes)
         if conv is None or (input is None and self.input_channels > 0):
-            return None
+            return self._step_by_calls(input, h, c)
         options = LstmOptions.choose("lstm_gates", self.order, self.forget_bias)
         weights = self._peephole() or (None, None, None)
         new_h, new_c = _C.lstm_cell(input, h, c, conv, weights, options.numbers())

@@ -73,8 +73,8 @@ def conv2d(
     if (
         type(input) in _PLAIN
         and type(weight) in _PLAIN
-        and (groups != 1 or input.numel() < _FEWEST_ELEMENTS)
         and not torch.compiler.is_compiling()
+        and (groups != 1 or _small_and_alone(input))
         and not _C.conv_algorithm_forced()
     ):
         return torch_conv2d(input, weight, bias, stride, padding, dilation, groups)
@@ -82,6 +82,11 @@ def conv2d(
 
 
 conv2d.__module__ = "trajgru_ext"
+
+
+def _small_and_alone(image: Tensor) -> bool:
+    """Whether torch convolves it as well; several threads wait for one another."""
+    return image.numel() < _FEWEST_ELEMENTS and torch.get_num_threads() == 1
 
 
 def _conv2d(
