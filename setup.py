@@ -16,6 +16,7 @@ import sysconfig
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.egg_info import egg_info
 
 HERE = Path(__file__).parent.resolve()
 
@@ -144,6 +145,17 @@ class Build(cpp_extension.BuildExtension):
         self.copy_file(str(note), str(HERE / "trajgru_ext" / "_build.py"))
 
 
+class Version(egg_info):
+    """Adds to a wheel that is to be given away what it was built against."""
+
+    def finalize_options(self):
+        if os.environ.get("TRAJGRU_WHEEL"):
+            release = ".".join(torch.__version__.split(".")[:2])
+            cuda = "cpu" if NO_CUDA else f"cu{torch.version.cuda.replace('.', '')}"
+            self.tag_build = f"+torch{release}.{cuda}"
+        super().finalize_options()
+
+
 def extension():
     make = cpp_extension.CppExtension if NO_CUDA else cpp_extension.CUDAExtension
     flags = ["-O3", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wextra"]
@@ -187,4 +199,7 @@ def extension():
     )
 
 
-setup(ext_modules=[extension()], cmdclass={"build_ext": Build})
+setup(
+    ext_modules=[extension()],
+    cmdclass={"build_ext": Build, "egg_info": Version},
+)
