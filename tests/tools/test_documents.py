@@ -61,5 +61,15 @@ def test_links(page):
             assert (page.parent / path).exists(), target
 
 
+def test_every_public_name_is_in_the_reference():
+    pages = [
+        *(ROOT / "docs" / "reference").glob("*.md"),
+        ROOT / "docs" / "ecosystem.md",
+    ]
+    text = "".join(page.read_text() for page in pages)
+    shown = set(re.findall(r"^::: trajgru_ext\.\S*?(\w+)$", text, re.M))
+    assert {thing.__name__ for thing in PUBLIC} <= shown
+
+
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
