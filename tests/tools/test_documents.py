@@ -12,6 +12,13 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 import trajgru_ext
 from trajgru_ext import compat, decompositions, nn, onnx
+from trajgru_ext.compat import (
+    convgru_pytorch,
+    convlstm_pytorch,
+    convolutional_lstm_pytorch,
+    openstl,
+    precipitation_nowcasting,
+)
 
 ROOT = next(p for p in Path(__file__).parents if (p / "pyproject.toml").exists())
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -23,6 +30,18 @@ PUBLIC = [
     *(getattr(nn, name) for name in nn.__all__),
     *(compat.load, decompositions.decomposed, onnx.export),
 ]
+PUBLISHED = [
+    *(convlstm_pytorch.ConvLSTM, convlstm_pytorch.ConvLSTMCell),
+    *(convgru_pytorch.ConvGRU, convgru_pytorch.ConvGRUCell),
+    *(convolutional_lstm_pytorch.ConvLSTM, convolutional_lstm_pytorch.ConvLSTMCell),
+    *(precipitation_nowcasting.TrajGRU, precipitation_nowcasting.ConvLSTM),
+    *(precipitation_nowcasting.make_layers, precipitation_nowcasting.EF),
+    *(precipitation_nowcasting.wrap, openstl.ConvLSTMCell),
+]
+
+
+def qualified(thing) -> str:
+    return f"{thing.__module__}.{thing.__name__}"
 
 
 def named(page: Path) -> str:
@@ -38,7 +57,7 @@ def test_programs(page, tmp_path, monkeypatch):
         example.evaluate()
 
 
-@pytest.mark.parametrize("thing", PUBLIC, ids=lambda thing: thing.__name__)
+@pytest.mark.parametrize("thing", [*PUBLIC, *PUBLISHED], ids=qualified)
 def test_docstrings(thing, tmp_path, monkeypatch):
     """Every public name shows its use, and the use is true."""
     monkeypatch.chdir(tmp_path)
