@@ -3,6 +3,7 @@
 import doctest
 import inspect
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,25 @@ def test_links(page):
         path = target.partition("#")[0]
         if path and not re.match(r"[a-z]+:", path):
             assert (page.parent / path).exists(), target
+
+
+def test_pictures(tmp_path, monkeypatch):
+    """The program that draws them still does."""
+    program = ROOT / "docs" / "make" / "pictures.py"
+    drawn = runpy.run_path(str(program))
+    monkeypatch.setitem(drawn["save"].__globals__, "PICTURES", tmp_path)
+    for name, draw in drawn.items():
+        if name.startswith("draw_"):
+            draw()
+    names = {picture.name for picture in tmp_path.iterdir()}
+    assert names == {
+        "corners.png",
+        "formats.png",
+        "links.png",
+        "motion.png",
+        "sign.png",
+    }
+    assert all((ROOT / "docs" / "pictures" / name).exists() for name in names)
 
 
 def test_every_public_name_is_in_the_reference():
