@@ -143,7 +143,8 @@ TRAJGRU_HOST_DEVICE LstmMemory<V> lstm_memory(V a_i, V a_f, V a_g, V c) {
   return memory;
 }
 
-// The gradients to the gates before their activation, and to the old c, from that to c'.
+// The gradients to the gates before their activation, and to the old c, from that to
+// c'.
 template <typename V>
 TRAJGRU_HOST_DEVICE LstmMemory<V> lstm_memory_grad(const LstmMemory<V>& memory, V c,
                                                    V to_c) {
