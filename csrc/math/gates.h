@@ -69,6 +69,11 @@ struct GruUpdate {
   Activation activation;
   T negative_slope;   // of leaky_relu
   bool u_weighs_old;  // u multiplies the old state, not the candidate
+
+  template <typename Other>
+  void set(const GruUpdate<Other>& to) {
+    *this = {to.activation, static_cast<T>(to.negative_slope), to.u_weighs_old};
+  }
 };
 
 template <typename V, typename T>
