@@ -1,17 +1,18 @@
 """Backends that the operators run on, and the options of the test run."""
 
-import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from emulation.build import NAMESPACE, build
+from emulation import device as emulated
 from hypothesis import HealthCheck, Phase, settings
 
 from trajgru_ext import _build
+from trajgru_ext.check import ieee_float32
 from trajgru_ext.ops import _registry
 
 settings.register_profile(
@@ -52,20 +53,18 @@ def radar_frames(request: pytest.FixtureRequest) -> Path:
 class Backend:
     name: str
     device: str
-    namespace: str
 
     def operator(self, name: str):
         return _registry.operator(name)
 
-
-@functools.cache
-def load_emulation() -> None:
-    torch.ops.load_library(build(os.environ.get("TRAJGRU_SANITIZER", "")))
-    _registry.register_fakes(NAMESPACE)
+    def compile(self, function: Callable, **options: Any) -> Callable:
+        """In one graph; Inductor makes no code for an emulated device."""
+        by = "aot_eager" if self.device == emulated.NAME else "inductor"
+        return torch.compile(function, fullgraph=True, backend=by, **options)
 
 
 @pytest.fixture(params=["cpu", "cuda-emulated", "cuda"])
-def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+def backend(request: pytest.FixtureRequest) -> Backend:
     """The operators on the CPU, from the CUDA sources on the host, and on a GPU."""
     name = request.param
     if name == "cuda" and _build.no_cuda_kernels:
@@ -73,11 +72,15 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     if name == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     if name == "cuda-emulated":
-        load_emulation()
-    namespace = NAMESPACE if name == "cuda-emulated" else "trajgru_ext"
-    device = "cuda" if name == "cuda" else "cpu"
-    with _registry.using(namespace):
-        yield Backend(name, device, namespace)
+        emulated.load()
+    return Backend(name, emulated.NAME if name == "cuda-emulated" else name)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _float32():
+    """On a GPU products and convolutions are exact to float32, as on the CPU."""
+    with ieee_float32():
+        yield
 
 
 @pytest.fixture

@@ -19,10 +19,6 @@ namespace {
 
 using at::Tensor;
 
-// A chunk of warped values stays in the second-level cache (40 MB and more since
-// compute capability 8.0) between the gather and the product.
-constexpr int64_t kChunkBytes = int64_t(1) << 24;
-
 // The arguments, brought into the form that the chunks are cut from.
 struct Operands {
   Tensor input;  // channels last

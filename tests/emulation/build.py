@@ -1,4 +1,4 @@
-"""Builds the CUDA operators for execution on the host.
+"""Builds the CUDA operators, and a device of PyTorch's kind that runs them on the host.
 
 `python tests/emulation/build.py [address|thread|trace]` builds the variant with those
 sanitizers, or that which counts memory accesses (trace.cpp), and prints its path.
@@ -8,18 +8,14 @@ import fcntl
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from torch.utils import cpp_extension
 
-NAMESPACE = "trajgru_ext_emulated"
-
 HERE = Path(__file__).parent
 SOURCES = HERE.parent.parent / "csrc"
-
-# What is compiled: all that any device has, and the CUDA sources.
-PARTS = ("schemas.cpp", "operators/*/*.cpp", "sequences/*.cpp", "cuda/*.cu")
 
 SANITIZERS = {
     "": ["-O1"],
@@ -34,6 +30,7 @@ def compile_host(source: Path, output: Path, *options: str) -> None:
     """Compile a CUDA source for the host, the emulation's headers before the real."""
     compiler = os.environ.get("CXX", "c++")
     includes = [f"-I{HERE}", f"-I{SOURCES}"]
+    includes += [f"-isystem{path}" for path in cpp_extension.include_paths()]
     language = ["-std=c++20", "-x", "c++", str(source), "-x", "none"]
     command = [compiler, *includes, *language, *options, "-pthread", "-o", str(output)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -41,17 +38,17 @@ def compile_host(source: Path, output: Path, *options: str) -> None:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
 
 
-def write_operators(source: Path) -> None:
-    """Write one source of all operators, for CPU tensors and their own namespace."""
-    found = [p for pattern in PARTS for p in sorted(SOURCES.glob(pattern))]
-    lines = (f'#include "{part.relative_to(SOURCES)}"\n' for part in found)
+def write_source(source: Path, folder: Path, pattern: str) -> Path:
+    """Write one source of all that match: the headers are what takes the time."""
+    lines = (f'#include "{part}"\n' for part in sorted(folder.glob(pattern)))
     source.write_text("".join(lines))
+    return source
 
 
 def build(sanitizer: str = "") -> Path:
-    """Compile the operators, where a source has changed, and return the library."""
+    """Compile device and operators, where a source has changed; return the library."""
     suffix = f"-{sanitizer}" if sanitizer else ""
-    library = HERE / "build" / f"{NAMESPACE}-torch-{torch.__version__}{suffix}.so"
+    library = HERE / "build" / f"emulated-torch-{torch.__version__}{suffix}.so"
     library.parent.mkdir(exist_ok=True)
     with library.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of several test processes one compiles
@@ -60,29 +57,46 @@ def build(sanitizer: str = "") -> Path:
 
 
 def _build(library: Path, sanitizer: str) -> None:
-    parts = [*HERE.glob("*.[ch]*"), *HERE.glob("cuda/*"), *SOURCES.rglob("*.[ch]*")]
-    newest = max(part.stat().st_mtime for part in parts)
-    if not library.exists() or library.stat().st_mtime < newest:
-        operators = library.with_suffix(".cpp")
-        write_operators(operators)
-        torch_options = [f"-isystem{path}" for path in cpp_extension.include_paths()]
-        for path in cpp_extension.library_paths():
-            torch_options += [f"-L{path}", f"-Wl,-rpath,{path}"]
-        partial = library.with_suffix(".partial")
-        compiled = [*SANITIZERS[sanitizer], *torch_options, "-Wall", "-fPIC"]
-        compiled += [f"-DTRAJGRU_NAMESPACE={NAMESPACE}", "-Wno-unknown-pragmas"]
-        linked = ["-shared", "-ltorch", "-ltorch_cpu", "-lc10"]
-        if sanitizer == "trace":
-            # Apart, since what trace.cpp does is not traced; without the sanitizer
-            # at the link, since trace.cpp has its functions.
-            instrumented = library.with_suffix(".o")
-            compile_host(operators, instrumented, *compiled, "-c")
-            tracer = ["-O2", "-fPIC", *torch_options, str(instrumented), *linked]
-            compile_host(HERE / "trace.cpp", partial, *tracer)
-            instrumented.unlink()
-        else:
-            compile_host(operators, partial, *compiled, *linked)
-        partial.replace(library)
+    parts = [*HERE.rglob("*.[ch]*"), *SOURCES.rglob("*.[ch]*")]
+    newest = max(p.stat().st_mtime for p in parts if p.parent != library.parent)
+    if library.exists() and library.stat().st_mtime >= newest:
+        return
+    common = ["-Wall", "-Wno-unknown-pragmas", "-fPIC", "-fvisibility=hidden"]
+    instrumented = [*common, *SANITIZERS[sanitizer]]
+    # What trace.cpp and the device do is not traced; trace.cpp has the functions of the
+    # sanitizer itself.
+    traced = sanitizer == "trace"
+    device = [*common, "-O1"] if traced else instrumented
+    sources = {
+        write_source(library.with_suffix(".kernels.cpp"), SOURCES / "cuda", "*.cu"): (
+            instrumented
+        ),
+        write_source(
+            library.with_suffix(".device.cpp"), HERE / "device", "*.cpp"
+        ): device,
+    }
+    if traced:
+        sources[HERE / "trace.cpp"] = [*common, "-O2"]
+
+    def compile_object(source: Path) -> Path:
+        made = library.with_suffix(f".{source.stem.split('.')[-1]}.o")
+        compile_host(source, made, *sources[source], "-c")
+        return made
+
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(compile_object, sources))
+    linked = ["-shared", "-ltorch", "-ltorch_cpu", "-lc10"]
+    for path in cpp_extension.library_paths():
+        linked += [f"-L{path}", f"-Wl,-rpath,{path}"]
+    if not traced:
+        linked += [one for one in SANITIZERS[sanitizer] if "sanitize" in one]
+    partial = library.with_suffix(".partial")
+    compiler = os.environ.get("CXX", "c++")
+    command = [compiler, *map(str, objects), *linked, "-pthread", "-o", str(partial)]
+    subprocess.run(command, check=True)
+    for one in objects:
+        one.unlink()
+    partial.replace(library)
 
 
 if __name__ == "__main__":

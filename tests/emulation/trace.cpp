@@ -5,9 +5,6 @@
 // one place of the program, which is the path of calls that led there, is one access of
 // the warp.
 
-#include <c10/core/Allocator.h>
-#include <c10/core/CPUAllocator.h>
-#include <c10/core/impl/alloc_cpu.h>
 #include <dlfcn.h>
 
 #include <algorithm>
@@ -15,6 +12,7 @@
 #include <sstream>
 #include <unordered_map>
 
+#include "device/memory.h"
 #include "executor.h"
 
 namespace {
@@ -47,39 +45,14 @@ struct Turn {
   auto operator<=>(const Turn&) const = default;
 };
 
-// The memory of tensors, which is what counts: other accesses are to the stack and to
-// arguments.
-std::map<uintptr_t, uintptr_t> tensors;  // the end of each
-
-bool of_tensor(uintptr_t at) {
-  const auto after = tensors.upper_bound(at);
-  return after != tensors.begin() && at < std::prev(after)->second;
-}
-
-struct Allocator : c10::Allocator {
-  c10::DataPtr allocate(size_t bytes) override {
-    void* data = c10::alloc_cpu(bytes);
-    const auto begin = reinterpret_cast<uintptr_t>(data);
-    if (bytes > 0) tensors[begin] = begin + bytes;
-    return {data, data, &release, c10::kCPU};
-  }
-  static void release(void* data) {
-    tensors.erase(reinterpret_cast<uintptr_t>(data));
-    c10::free_cpu(data);
-  }
-  c10::DeleterFnPtr raw_deleter() const override { return &release; }
-  void copy_data(void* to, const void* from, size_t bytes) const override {
-    default_copy_data(to, from, bytes);
-  }
-} allocator;
-
 std::map<Place, Count> counts;
 std::unordered_map<unsigned, Thread> threads;  // of the block
 std::map<Turn, std::vector<Bytes>> turns;
 
 void access(const char* kind, const volatile void* data, uintptr_t bytes, void* from) {
   const auto at = reinterpret_cast<uintptr_t>(data);
-  if (emulation::self == nullptr || !of_tensor(at)) return;
+  // Other accesses than those to tensors are to the stack and to arguments.
+  if (emulation::self == nullptr || emulation::device_of(at) < 0) return;
   Thread& thread = threads[emulation::self->index];
   Place place{kind, bytes, thread.calls};
   place.path.push_back(reinterpret_cast<uintptr_t>(from));
@@ -110,18 +83,18 @@ void end_block() {
 }  // namespace
 
 #define FROM __builtin_return_address(0)
+#define EXPORTED __attribute__((visibility("default")))
 
 extern "C" {
 
-// Tensors made from here on are traced.
-void trace_begin() {
-  c10::SetCPUAllocator(&allocator, /*priority=*/1);
+// What kernels do from here on is traced.
+EXPORTED void trace_begin() {
   emulation::block_done = end_block;
 }
 
 // "kind bytes accesses sectors fewest path" lines of what has run since the last call,
 // the path as offsets within this library.
-const char* trace_lines() {
+EXPORTED const char* trace_lines() {
   static std::string lines;
   Dl_info library;
   dladdr(reinterpret_cast<void*>(&trace_lines), &library);

@@ -147,7 +147,7 @@ def test_opcheck(backend, padding, dtype, layout):
 def test_compile_without_graph_breaks(backend, warp, layout):
     torch.compiler.reset()
     input, flow, grad = sample_inputs(backend.device, layout=layout)
-    compiled = torch.compile(warp, fullgraph=True)
+    compiled = backend.compile(warp)
     got = derivatives(lambda i, f, _: compiled(i, f), input, flow, grad)
     wanted = derivatives(lambda i, f, _: warp(i, f), input, flow, grad)
     for one, other in zip(got, wanted, strict=True):
@@ -157,7 +157,7 @@ def test_compile_without_graph_breaks(backend, warp, layout):
 @WARPS
 def test_compile_does_not_recompile_for_other_sizes(backend, warp):
     torch.compiler.reset()
-    compiled = torch.compile(warp, fullgraph=True, dynamic=True)
+    compiled = backend.compile(warp, dynamic=True)
     for n, size in enumerate([(7, 3, 4, 5), (3, 5, 6, 8), (4, 3, 9, 9)]):
         input, flow, _ = sample_inputs(backend.device, size=size)
         with torch.compiler.set_stance("default" if n == 0 else "fail_on_recompile"):

@@ -21,13 +21,12 @@ from cuda_static import kernel_name
 from reproducible_results import SIZES, derivatives, samples
 from torch.utils._pytree import tree_map
 
-from trajgru_ext.ops import _registry
 from trajgru_ext.ops._catalog import Case
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "tests"))
 
-from emulation.build import NAMESPACE, build  # noqa: E402 - from the folder above
+from emulation import device  # noqa: E402 - from the folder above
 
 TABLE = ROOT / "tests" / "golden" / "cuda_sectors.csv"
 KINDS = ("load", "store", "atomic")
@@ -38,10 +37,9 @@ FORMATS = {"planes": torch.contiguous_format, "channels last": torch.channels_la
 class Trace:
     """Reads the counts of the traced library, and says where they come from."""
 
-    def __init__(self, library: Path) -> None:
-        self.library = library
-        torch.ops.load_library(library)
-        self.handle = ctypes.CDLL(str(library))
+    def __init__(self) -> None:
+        self.library = device.load("trace")
+        self.handle = ctypes.CDLL(str(self.library))
         self.handle.trace_lines.restype = ctypes.c_char_p
         self.handle.trace_begin()
         self.frames: dict[str, list[tuple[str, str]]] = {}
@@ -101,19 +99,18 @@ def traced_samples(layout: str) -> list[tuple[Case, dict]]:
 
 def measure() -> list[dict[str, str]]:
     """The rows of the table."""
-    trace = Trace(build("trace"))
-    _registry.register_fakes(NAMESPACE)
+    trace = Trace()
     counts = defaultdict(lambda: [0, 0])
-    with _registry.using(NAMESPACE):
-        for layout in FORMATS:
-            for dtype in (torch.float32, torch.bfloat16):
-                for case, given in traced_samples(layout):
-                    derivatives(case, given, dtype)
-                    for kernel, line, kind, sectors, fewest in trace.read():
-                        for part in "", line:
-                            count = counts[layout, kernel, kind, part]
-                            count[0] += sectors
-                            count[1] += fewest
+    for layout in FORMATS:
+        for dtype in (torch.float32, torch.bfloat16):
+            for case, given in traced_samples(layout):
+                derivatives(case, given, dtype, device.NAME)
+                torch.accelerator.synchronize()
+                for kernel, line, kind, sectors, fewest in trace.read():
+                    for part in "", line:
+                        count = counts[layout, kernel, kind, part]
+                        count[0] += sectors
+                        count[1] += fewest
     rows = []
     for layout, kernel in dict.fromkeys(key[:2] for key in counts):
         row = {"layout": layout, "kernel": kernel}

@@ -41,6 +41,7 @@ class Fault:
 
 
 BORDERS = "return row >= 0 && row < height && col >= 0 && col < width;"
+ON_DEVICES = ("cuda/flow_conv.cu", "devices")
 FAULTS = [
     Fault(
         *("the top border off by one", "math/bilinear.h", BORDERS),
@@ -142,6 +143,46 @@ FAULTS = [
         "(weights.gates - 1 - gate) * weights.features + feature",
         *("cpu/vec/winograd.cpp", "winograd"),
     ),
+    # Of host code, which the emulated device catches.
+    Fault(
+        *("a missing device guard", "cuda/flow_conv.cu"),
+        *("const DeviceGuard guard(input.device());", "", *ON_DEVICES),
+    ),
+    Fault(
+        *("a temporary on the first device", "cuda/flow_conv.cu"),
+        "at::empty({operands.rows, weight.size(0)}, weight.options())",
+        "at::empty({operands.rows, weight.size(0)}, "
+        "weight.options().device(c10::Device(weight.device().type(), 0)))",
+        *ON_DEVICES,
+    ),
+    Fault(
+        *("the default stream", "cuda/flow_conv.cu", "current_stream()", "Stream()"),
+        *ON_DEVICES,
+    ),
+    Fault(
+        *("a kernel given memory of the host", "cuda/flow_conv.cu"),
+        "flows(flows.to(opmath_dtype(input)))",
+        "flows(flows.to(opmath_dtype(input)).cpu())",
+        *ON_DEVICES,
+    ),
+    Fault(
+        *("a kernel given a dead temporary", "cuda/flow_conv.cu"),
+        "image_view<const coord_t, index_t>(operands.flows)",
+        "image_view<const coord_t, index_t>(operands.flows.clone())",
+        *ON_DEVICES,
+    ),
+    Fault(
+        *("the host reads memory of the device", "cuda/flow_conv.cu"),
+        "if (count * operands.columns == 0) return;",
+        "if (*static_cast<const char*>(operands.input.const_data_ptr()) == 77) return;",
+        *ON_DEVICES,
+    ),
+    Fault(
+        *("the host waits for a number", "cuda/flow_conv.cu"),
+        "if (output.numel() == 0) return output;",
+        "if (input.sum().item().toDouble() == 77) return output;",
+        *ON_DEVICES,
+    ),
 ]
 
 
@@ -157,7 +198,7 @@ def plant(fault: Fault, tree: Path) -> None:
 def compile_operator(fault: Fault, tree: Path) -> dict[str, str]:
     """Leave the emulation of one operator to the tests; what they run under."""
     sources = tree / "csrc"
-    compiled = {sources / "schemas.cpp", sources / fault.compiled}
+    compiled = {sources / fault.compiled}
     for source in (*sources.rglob("*.cpp"), *sources.rglob("*.cu")):
         if source not in compiled:
             source.unlink()

@@ -29,14 +29,16 @@ def samples(sizes: dict[str, int], **options: object) -> dict[str, tuple[Case, d
     return found
 
 
-def derivatives(case: Case, arguments: dict, dtype: torch.dtype) -> list[Tensor]:
+def derivatives(
+    case: Case, arguments: dict, dtype: torch.dtype, device: str = "cpu"
+) -> list[Tensor]:
     """The results, and the gradients of a weighted sum of them."""
     leaves = []
 
     def leaf(value: object) -> object:
         if not isinstance(value, Tensor):
             return value
-        leaves.append(value.to(dtype).requires_grad_())
+        leaves.append(value.to(device, dtype).requires_grad_())
         return leaves[-1]
 
     found = case.operator.call(trajgru_ext, tree_map(leaf, arguments))

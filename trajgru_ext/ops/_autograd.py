@@ -74,7 +74,7 @@ class Function(torch.autograd.Function):
         if transforming():
             return _with_jvp(cls).apply(*args)
         if _differentiating(args):
-            if cls.derivative and _registry.namespace() == "trajgru_ext":
+            if cls.derivative:
                 return _by_compiled_derivative(cls.derivative, args)
             # What torch's own `apply` adds for transforms (it inspects the signature)
             # takes as long as a small operator.

@@ -3,15 +3,18 @@
 // Stands in for csrc/cuda/runtime.h where kernels are executed on the host: the parts
 // of CUDA's language that they use, and the same host functions.
 
+#include <c10/core/DeviceGuard.h>
+
 #include <atomic>
 #include <cstdint>
 #include <limits>
+#include <tuple>
 
 #include "cuda/grid.h"
-#include "executor.h"
+#include "launch.h"
 
-// Tensors of the emulation are the CPU's.
-#define TRAJGRU_DEVICE_KEY CPU
+// The key of a device that is not PyTorch's own (tests/emulation/device).
+#define TRAJGRU_DEVICE_KEY PrivateUse1
 
 #define __global__
 #define __device__
@@ -54,17 +57,16 @@ namespace trajgru_ext::cuda {
 // grid-stride loops go round.
 constexpr unsigned kBlock = 64;
 constexpr int64_t kMostBlocks = 5;
+// So that small tensors have several chunks, too.
+constexpr int64_t kChunkBytes = int64_t(1) << 14;
 
-struct Stream {};
+using Stream = emulation::Stream;
 
-struct DeviceGuard {
-  template <typename Device>
-  explicit DeviceGuard(const Device&) {}
-  ~DeviceGuard() {}
-};
+using DeviceGuard = c10::DeviceGuard;
 
 inline Stream current_stream() {
-  return {};
+  return emulation::device.current_stream ? emulation::device.current_stream()
+                                          : Stream();
 }
 
 inline unsigned grid_size(int64_t items) {
@@ -75,8 +77,14 @@ inline unsigned grid_size(int64_t items) {
 
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
-            Stream, Arguments&&... arguments) {
-  emulation::execute(grid, block, shared_bytes, [&] { kernel(arguments...); });
+            Stream stream, Arguments&&... arguments) {
+  // The kernel may run when the caller's arguments are gone.
+  const std::tuple<Parameters...> values(arguments...);
+  std::vector<uint64_t> words;
+  std::apply([&](const auto&... each) { (emulation::append_bytes(words, each), ...); },
+             values);
+  emulation::submit(stream, words, grid, block, shared_bytes,
+                    [kernel, values] { std::apply(kernel, values); });
 }
 
 }  // namespace trajgru_ext::cuda

@@ -1,0 +1,42 @@
+// torch.ops.emulated.plant: a kernel that copies numbers, launched with a fault, to
+// show that the device catches it; without a fault all is right.
+
+#include <torch/library.h>
+
+#include "cuda/runtime.h"
+#include "device/backend.h"
+
+namespace emulation {
+namespace {
+
+__global__ void copy_kernel(const float* from, float* to, int64_t count) {
+  const int64_t step = int64_t(gridDim.x) * blockDim.x;
+  for (int64_t k = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; k < count;
+       k += step) {
+    to[k] = from[k];
+  }
+}
+
+void plant(const at::Tensor& from, const at::Tensor& to, std::string_view fault) {
+  namespace cuda = trajgru_ext::cuda;
+  std::optional<cuda::DeviceGuard> guard;
+  if (fault != "no guard") guard.emplace(to.device());
+  const float* source = from.const_data_ptr<float>();
+  const std::vector<float> host(from.numel());
+  if (fault == "memory of the host") source = host.data();
+  if (fault == "a dead temporary") source = (from + 1).const_data_ptr<float>();
+  if (fault == "a read by the host") to.fill_(*source);
+  if (fault == "a write by the host") *to.mutable_data_ptr<float>() = 1;
+  if (fault == "a number that the host waits for") to.fill_(from.sum().item());
+  Stream stream = cuda::current_stream();
+  if (fault == "the default stream") stream.id = 0;
+  cuda::launch(copy_kernel, dim3(cuda::grid_size(from.numel())), dim3(cuda::kBlock), 0,
+               stream, source, to.mutable_data_ptr<float>(), from.numel());
+}
+
+TORCH_LIBRARY_FRAGMENT(emulated, m) {
+  m.def("plant(Tensor from, Tensor(a!) to, str fault) -> ()", &plant);
+}
+
+}  // namespace
+}  // namespace emulation

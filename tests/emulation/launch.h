@@ -1,0 +1,48 @@
+#pragma once
+
+// How a kernel comes to its executor: at once, or by the device's queues.
+
+#include <cstring>
+#include <type_traits>
+#include <vector>
+
+#include "executor.h"
+
+namespace emulation {
+
+struct Stream {
+  int device = 0;
+  int64_t id = 0;
+};
+
+// The device that kernels run on (device/), which queues them; without one, in a
+// program of its own, they run at once, on any memory.
+struct DeviceHost {
+  Stream (*current_stream)() = nullptr;
+  // arguments: their bytes, by which the device knows what memory the kernel uses.
+  void (*submit)(Stream, const std::vector<uint64_t>& arguments, Body kernel) = nullptr;
+};
+
+inline DeviceHost device;
+
+inline void submit(Stream stream, const std::vector<uint64_t>& arguments, dim3 grid,
+                   dim3 block, size_t shared_bytes, const Body& thread) {
+  check_launch(grid, block, shared_bytes);
+  const Body kernel = [=] { execute(grid, block, shared_bytes, thread); };
+  if (device.submit == nullptr) {
+    kernel();
+  } else if (executor() != "none") {
+    device.submit(stream, arguments, kernel);
+  }
+}
+
+template <typename T>
+void append_bytes(std::vector<uint64_t>& words, T value) {
+  static_assert(std::is_trivially_copyable_v<T>, "a kernel's arguments are plain");
+  if constexpr (std::is_class_v<T>) __builtin_clear_padding(&value);
+  const size_t begin = words.size();
+  words.resize(begin + (sizeof(T) + sizeof(uint64_t) - 1) / sizeof(uint64_t));
+  std::memcpy(&words[begin], &value, sizeof(T));
+}
+
+}  // namespace emulation

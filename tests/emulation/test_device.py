@@ -1,0 +1,212 @@
+"""The emulated device finds the faults of host code that it is there to find."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from emulation import device
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _loaded():
+    device.load()
+    yield
+    torch.accelerator.synchronize(0)
+    torch.accelerator.synchronize(1)
+
+
+def numbers(on="emulated:0"):
+    return torch.arange(100.0).to(on)
+
+
+def plant(fault="nothing", source=None, to=None):
+    source = numbers() if source is None else source
+    to = torch.empty_like(source) if to is None else to
+    torch.ops.emulated.plant(source, to, fault)
+    return to
+
+
+@pytest.mark.parametrize("on", ["emulated:0", "emulated:1"])
+def test_a_right_launch_passes(on):
+    assert torch.equal(plant(source=numbers(on)).cpu(), torch.arange(100.0))
+
+
+@pytest.mark.parametrize(
+    "fault, message",
+    [
+        ("memory of the host", "is given memory of the host"),
+        ("a dead temporary", "is given memory that was freed"),
+    ],
+)
+def test_wrong_memory_is_an_error(fault, message):
+    with pytest.raises(RuntimeError, match=message):
+        plant(fault)
+
+
+def test_memory_of_the_other_device_is_an_error():
+    with pytest.raises(RuntimeError, match="emulated:0 is given memory of emulated:1"):
+        plant(source=numbers("emulated:1"), to=numbers("emulated:0"))
+
+
+def test_a_missing_device_guard_is_an_error():
+    with pytest.raises(RuntimeError, match="emulated:0 is given memory of emulated:1"):
+        plant("no guard", numbers("emulated:1"))
+    with torch.accelerator.device_index(1):
+        plant("no guard", numbers("emulated:1"))
+
+
+def test_operators_of_torch_refuse_tensors_of_other_devices():
+    with pytest.raises(RuntimeError, match="tensors of both devices"):
+        numbers("emulated:0").dot(numbers("emulated:1"))
+    with pytest.raises(RuntimeError, match="a tensor of cpu"):
+        numbers().dot(numbers("cpu"))
+    assert (numbers() + torch.tensor(1.0)).device == torch.device("emulated:0")
+
+
+@pytest.mark.parametrize("fault", ["a read by the host", "a write by the host"])
+def test_the_host_cannot_touch_the_memory(fault):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from emulation import test_device as t\n"
+        "t.device.load(); t.plant(); t.torch.accelerator.synchronize()\n"
+        "print('so far'); sys.stdout.flush(); t.plant(sys.argv[2])"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
+    environment.pop("TRAJGRU_SANITIZER", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code, TESTS, fault],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "so far\n", done.stderr
+    assert done.returncode < 0
+    assert "emulated: the host accessed memory of emulated:0" in done.stderr
+
+
+def test_the_default_stream_in_place_of_the_current_one_is_an_error():
+    source, other = numbers(), torch.Stream("emulated:0")
+    other.wait_stream(torch.accelerator.current_stream())
+    with other, pytest.raises(RuntimeError, match=r"stream 0 .* is the current one"):
+        plant("the default stream", source)
+
+
+def test_kernels_run_as_late_as_they_can():
+    """Nothing has run until somebody waits, so that who does not wait has nothing."""
+    source, to = numbers(), numbers().zero_()
+    other = torch.Stream("emulated:0")
+    other.wait_stream(torch.accelerator.current_stream())
+    with other:
+        plant(source=source, to=to)
+        event = other.record_event()
+    current = torch.accelerator.current_stream()
+    current.wait_event(event)
+    assert torch.equal(to.cpu(), torch.arange(100.0))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_missing_event_is_an_error(seed):
+    source, to = numbers(), numbers()
+    torch.accelerator.synchronize()
+    other = torch.Stream("emulated:0")
+    with device.shuffled(seed):
+        with other:
+            plant(source=source, to=to)
+            to += 1  # known to be written
+        with pytest.raises(RuntimeError, match="without an event between them"):
+            to.sum()
+        other.synchronize()
+        assert to.sum().item() == 5050
+
+
+def test_new_memory_is_written_before_it_is_read():
+    """A kernel's first use of memory is known to be a write."""
+    source, other = numbers(), torch.Stream("emulated:0")
+    torch.accelerator.synchronize()
+    with other:
+        to = plant(source=source)
+    with pytest.raises(RuntimeError, match="without an event between them"):
+        to.sum()
+    other.synchronize()
+
+
+def test_memory_freed_while_another_stream_uses_it_is_an_error():
+    other = torch.Stream("emulated:0")
+    source, to = numbers(), numbers()
+    torch.accelerator.synchronize()
+    with other:
+        plant(source=source, to=to)
+    del source
+    with pytest.raises(RuntimeError, match="freed while work on stream"):
+        torch.accelerator.synchronize()
+    torch.accelerator.synchronize()
+
+
+@pytest.mark.parametrize("how", ["record_stream", "event"])
+def test_memory_may_be_freed_by_the_rules(how):
+    other = torch.Stream("emulated:0")
+    source, to = numbers(), numbers()
+    torch.accelerator.synchronize()
+    with other:
+        plant(source=source, to=to)
+    if how == "event":
+        torch.accelerator.current_stream().wait_stream(other)
+    else:
+        source.record_stream(other)
+    del source
+    more = [numbers().fill_(-1) for _ in range(9)]  # would be where it was
+    other.synchronize()
+    assert torch.equal(to.cpu(), torch.arange(100.0))
+    del more
+
+
+NOT_CAPTURED = {
+    "a number": lambda x: x.sum().item(),
+    "a copy to the host": lambda x: x.cpu(),
+    "a copy from the host": lambda x: x.copy_(torch.zeros(100)),
+    "a size that depends on numbers": lambda x: x[x > 3],
+    "the host waits": lambda x: torch.accelerator.synchronize(),
+    "the host waits for a stream": (
+        lambda x: torch.accelerator.current_stream().synchronize()
+    ),
+    "a kernel's caller waits": lambda x: plant(
+        "a number that the host waits for", x, x
+    ),
+}
+
+
+@pytest.mark.parametrize("what", NOT_CAPTURED)
+def test_what_a_graph_cannot_hold_is_an_error(what):
+    x = numbers()
+    with device.captured():
+        plant(source=x * 2)
+        with pytest.raises(RuntimeError, match="while a stream is captured"):
+            NOT_CAPTURED[what](x)
+
+
+def test_memory_outside_the_pool_of_a_capture_is_an_error():
+    other = torch.Stream("emulated:0")
+    with device.captured():
+        with other, pytest.raises(RuntimeError, match="outside the pool"):
+            torch.empty(3, device="emulated")
+        other.wait_stream(torch.accelerator.current_stream())
+        with other:
+            torch.empty(3, device="emulated")
+
+
+def test_random_numbers_are_the_device_s_own():
+    torch.manual_seed(3)
+    first, state = torch.rand(5, device="emulated"), torch.emulated.get_rng_state()
+    second = torch.rand(5, device="emulated")
+    torch.rand(5)
+    torch.emulated.set_rng_state(state)
+    assert torch.equal(torch.rand(5, device="emulated"), second)
+    torch.manual_seed(3)
+    torch.rand(7)
+    assert torch.equal(torch.rand(5, device="emulated"), first)

@@ -1,0 +1,91 @@
+"""Every operator beside the first device's default stream: other devices and streams,
+and the capture of a graph. Those that CUDA has are emulated's, too.
+"""
+
+import pytest
+import torch
+from emulation import device
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+import trajgru_ext
+from trajgru_ext.ops._catalog import cases
+from trajgru_ext.ops._samples import Samples
+
+CASES = list(cases())
+SIZES = {"T": 3, "B": 2, "C": 8, "F": 4, "G": 3, "O": 5, "L": 2, "H": 5, "W": 6}
+
+pytestmark = [
+    pytest.mark.parametrize("backend", ["cuda-emulated"], indirect=True),
+    pytest.mark.parametrize("case", CASES, ids=[case.title for case in CASES]),
+]
+
+
+class Run:
+    """An operator's arguments on a device, and what it makes of them."""
+
+    def __init__(self, case, on, layout=torch.channels_last):
+        self.case = case
+        source = Samples(SIZES, case.choices, torch.float32, on, layout)
+        arguments, self.spec = tree_flatten(case.operator.sample(source))
+        self.arguments = [
+            one.requires_grad_()
+            if isinstance(one, Tensor) and one.is_floating_point()
+            else one
+            for one in arguments
+        ]
+        self.grads = None
+
+    def __call__(self):
+        """Results and gradients."""
+        given = tree_unflatten(self.arguments, self.spec)
+        found = self.case.operator.call(trajgru_ext, given)
+        if self.grads is None:
+            self.grads = [torch.full_like(one, 0.5) for one in found]
+        leaves = [
+            one
+            for one in tree_leaves(given)
+            if isinstance(one, Tensor) and one.requires_grad
+        ]
+        gradients = torch.autograd.grad(found, leaves, self.grads)
+        return [one.detach() for one in (*found, *gradients)]
+
+
+def assert_same(found, wanted):
+    """But for atomic additions in another order."""
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one.cpu(), other.cpu(), rtol=1e-4, atol=1e-5)
+
+
+def test_on_the_second_device(backend, case):
+    """While the first is the current one."""
+    found = Run(case, "emulated:1")()
+    assert {one.device for one in found} == {torch.device("emulated:1")}
+    assert torch.accelerator.current_device_index() == 0
+    assert_same(found, Run(case, "cpu")())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_on_another_stream(backend, case, seed):
+    """Kernels run in any legal order, and the default stream waits where it must."""
+    run, wanted = Run(case, "emulated:0"), Run(case, "cpu")()
+    current, other = torch.accelerator.current_stream(), torch.Stream("emulated:0")
+    with device.shuffled(seed):
+        other.wait_stream(current)
+        with other:
+            found = run()
+        current.wait_stream(other)
+        sums = [one.double().sum() for one in found]
+        torch.accelerator.synchronize()
+    assert_same(found, wanted)
+    assert_same(sums, [one.double().sum() for one in wanted])
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_graph_can_capture_it(backend, case, layout):
+    """Nothing waits for the device, and nothing is copied to it or from it."""
+    run = Run(case, "emulated:0", layout)
+    run()
+    with device.captured():
+        found = run()
+    assert_same(found, Run(case, "cpu", layout)())
