@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _extension.load()
 
 from trajgru_ext import (  # noqa: E402 - loaded first
+    _build,
     decompositions,  # noqa: F401 - they register themselves
     ops,
 )
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from trajgru_ext.compat.accelerate import accelerate, restore
 
 _options.check_names(_extension.option_names())
-_registry.register_fakes("trajgru_ext")
+_registry.register_fakes()
+if _build.cuda_version and _build.no_cuda_kernels:
+    _registry.refuse("CUDA", _build.no_cuda_kernels)
 _flops.register()
 
 __all__ = ["accelerate", "conv_algorithm", "packed_weights", "restore"]

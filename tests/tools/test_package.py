@@ -43,6 +43,24 @@ def test_info_heeds_the_environment(monkeypatch):
     assert facts["cpu capability"] == "DEFAULT"
 
 
+def test_a_build_without_cuda_kernels_says_so_for_a_cuda_tensor():
+    """Here by the key of its kernels, with tensors that need no GPU."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    done = python(
+        "-c",
+        "import torch, trajgru_ext\n"
+        "from trajgru_ext.ops import _registry\n"
+        "_registry.refuse('CUDA', 'for a reason')\n"
+        "keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)\n"
+        "x, flow = torch.zeros(1, 1, 2, 2), torch.zeros(1, 2, 2, 2)\n"
+        "torch.ops.trajgru_ext.flow_warp.default.redispatch(keys, x, flow)",
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("RuntimeError: flow_warp: this build of trajgru_ext has no ")
+    assert "CUDA: for a reason; build it again" in last
+
+
 def test_command_line_errors():
     done = python("-m", "trajgru_ext", "nothing")
     assert done.returncode == 2

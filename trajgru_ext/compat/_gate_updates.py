@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
+from trajgru_ext import _build
 from trajgru_ext.ops.gru_gates import gru_gates
 from trajgru_ext.ops.gru_output import gru_output
 from trajgru_ext.ops.gru_reset import gru_reset
@@ -86,12 +87,13 @@ class Update(NamedTuple):
 
 
 @functools.cache
-def _devices() -> frozenset[str]:
-    """Where the operators run."""
+def _runs_on(device: str) -> bool:
+    """Whether the operators have kernels for a type of device."""
+    if device == "cuda" and _build.no_cuda_kernels:
+        return False
     has: Any = torch._C._dispatch_has_kernel_for_dispatch_key
-    keys = {"cpu": "CPU", "cuda": "CUDA"}
-    there = [d for d, key in keys.items() if has("trajgru_ext::lstm_gates", key)]
-    return frozenset([*there, "meta"])
+    key = torch._C._dispatch_key_for_device(device)
+    return device == "meta" or bool(has("trajgru_ext::lstm_gates", key))
 
 
 def _fits(tensor: Tensor, state: Tensor) -> bool:
@@ -100,10 +102,10 @@ def _fits(tensor: Tensor, state: Tensor) -> bool:
     return same and torch.promote_types(tensor.dtype, state.dtype) == state.dtype
 
 
-def _images(tensors: Sequence[Tensor], devices: frozenset[str]) -> bool:
+def _images(tensors: Sequence[Tensor]) -> bool:
     """Whether all are images, and the first a state that the operators take."""
     state = tensors[0]
-    known = state.dtype in _DTYPES and state.device.type in devices
+    known = state.dtype in _DTYPES and _runs_on(state.device.type)
     return known and all(t.dim() == 4 for t in tensors)
 
 
@@ -111,11 +113,11 @@ def lstm_call(
     x: Terms, h: Terms | None, peephole: bool, order: str, forget_bias: float
 ) -> Call:
     """The call for c, the peepholes, and the terms of x_gates and h_gates."""
-    first, devices = 4 if peephole else 1, _devices()
+    first = 4 if peephole else 1
 
     def call(tensors: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
         c = tensors[0]
-        if not _images(tensors, devices):
+        if not _images(tensors):
             return None
         weights = tensors[1:first]
         sizes = [1, *c.shape[1:]], [1, c.shape[1], 1, 1]
@@ -176,11 +178,9 @@ def reset_call(x: Terms, h: Terms | None, order: str) -> Call:
 def _of_two_sums(
     x: Terms | None, h: Terms | None, update: Callable[..., tuple[Tensor, ...]]
 ) -> Call:
-    devices = _devices()
-
     def call(tensors: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
         state, *terms = tensors
-        if not _images(tensors, devices):
+        if not _images(tensors):
             return None
         gates = _two_sums(x, h, terms, state)
         return None if gates is None else update(*gates, state)
@@ -190,11 +190,10 @@ def _of_two_sums(
 
 def output_call(*options: Any) -> Call:
     """The call of `gru_output` for the state, the update gate and the candidate."""
-    devices = _devices()
 
     def call(tensors: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
         state, u, candidate = tensors
-        if not _images(tensors, devices):
+        if not _images(tensors):
             return None
         if not all(t.shape == state.shape and _fits(t, state) for t in tensors):
             return None

@@ -1,7 +1,6 @@
 """Where the operators are looked up, and their fake kernels registered.
 
-The compiled operators live in `torch.ops.trajgru_ext`. A build of the same sources
-under another namespace can take their place (the tests run the CUDA kernels so).
+The compiled operators live in `torch.ops.trajgru_ext`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -10,9 +9,9 @@ from typing import Any
 
 import torch
 
-_namespace = "trajgru_ext"
 _instead: Mapping[str, Callable[..., Any]] = {}
 _fakes: dict[str, Callable[..., Any]] = {}
+_refusals: list[Any] = []  # registrations last as long as their library
 _decompositions: dict[str, Callable[..., Any]] = {}
 
 
@@ -20,12 +19,7 @@ def operator(name: str) -> Any:
     """The registered operator of this name, or the function in its place."""
     if replaced():
         return (_instead or _decompositions)[name]
-    return getattr(getattr(torch.ops, _namespace), name).default
-
-
-def namespace() -> str:
-    """Where the operators are looked up."""
-    return _namespace
+    return getattr(torch.ops.trajgru_ext, name).default
 
 
 def replaced() -> bool:
@@ -65,27 +59,38 @@ def decomposition(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any
     return remember
 
 
-def register_fakes(namespace: str) -> None:
-    """Register all fake kernels for the operators of a loaded namespace."""
+def register_fakes() -> None:
+    """Register all fake kernels."""
     for name, kernel in _fakes.items():
-        torch.library.register_fake(f"{namespace}::{name}", kernel)
+        torch.library.register_fake(f"trajgru_ext::{name}", kernel)
 
 
-@contextmanager
-def using(namespace: str) -> Iterator[None]:
-    """Within the context, look operators up in another namespace."""
-    global _namespace  # noqa: PLW0603 - one switch for the whole process is the point
-    previous, _namespace = _namespace, namespace
-    try:
-        yield
-    finally:
-        _namespace = previous
+def refuse(key: str, reason: str) -> None:
+    """Let operators without a kernel for a dispatch key say why, in one sentence."""
+    has: Any = torch._C._dispatch_has_kernel_for_dispatch_key
+    make: Any = torch.library.Library
+    library = make("trajgru_ext", "IMPL", key)
+    for name in _fakes:
+        whole = f"trajgru_ext::{name}"
+        if not has(whole, key) and not has(whole, "CompositeExplicitAutograd"):
+            library.impl(name, _refusal(name, key, reason))
+    _refusals.append(library)
+
+
+def _refusal(name: str, key: str, reason: str) -> Callable[..., Any]:
+    def refused(*_: Any, **__: Any) -> Any:
+        raise RuntimeError(
+            f"{name}: this build of trajgru_ext has no kernels for {key}: {reason}; "
+            f"build it again, or compute within trajgru_ext.decompositions.decomposed()"
+        )
+
+    return refused
 
 
 @contextmanager
 def decomposed() -> Iterator[None]:
     """Within the context, call the operators' decompositions for them."""
-    global _instead  # noqa: PLW0603 - as above
+    global _instead  # noqa: PLW0603 - one switch for the whole process is the point
     previous, _instead = _instead, _decompositions
     try:
         yield
