@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from emulation import device as emulated
 
 import trajgru_ext
 from trajgru_ext import check, cli, ops
@@ -80,6 +81,55 @@ def test_what_is_wrong_is_found(monkeypatch, capsys, fault):
     wrong = {f["against"] for f in report["findings"] if not f["passed"]}
     assert against in wrong
     assert not report["passed"]
+
+
+def test_on_the_emulated_device(monkeypatch, capsys):
+    emulated.load()
+    only(monkeypatch, "flow_conv", "lstm_gates")
+    monkeypatch.setattr(check, "DTYPES", (torch.float32, torch.bfloat16))
+    monkeypatch.setattr(check, "CHUNKS", check.PACKS)  # its chunks are small
+    assert cli.main(["check", "--device", "emulated"]) == 0
+    assert "comparisons on emulated" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "said, what",
+    [
+        ("CUDA error: no kernel image is available for execution", "TORCH_CUDA_ARCH"),
+        ("The NVIDIA driver on your system is too old (found 11040)", "driver"),
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", "nvidia-smi"),
+        ("something else\nwith lines", "something else"),
+    ],
+)
+def test_errors_of_a_device_say_what_to_do(monkeypatch, capsys, said, what):
+    emulated.load()
+
+    def fails(*_):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(trajgru_ext, "flow_warp", fails)
+    assert cli.main(["check", "--device", "emulated"]) == 2
+    error = capsys.readouterr().err
+    assert what in error
+    assert len(error.splitlines()) == 1
+
+
+def test_float32_is_not_rounded_to_tf32():
+    conv = torch.backends.cudnn.conv
+    before, enabled = conv.fp32_precision, torch.backends.cudnn.enabled
+    conv.fp32_precision = "tf32"
+    try:
+        with check.ieee_float32():
+            assert conv.fp32_precision == "ieee"
+            assert torch.backends.cudnn.enabled == enabled
+        assert conv.fp32_precision == "tf32"
+    finally:
+        conv.fp32_precision = before
+
+
+def test_without_such_a_device(capsys):
+    assert cli.main(["check", "--device", "abacus"]) == 2
+    assert "no device 'abacus'" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
