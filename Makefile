@@ -177,6 +177,17 @@ docs: build ## the site of the documents, in build/site
 bench: build ## measure everything and write the report
 	$(BIN)/python benchmarks/run.py $(BENCH)
 
+# On a machine with an NVIDIA GPU: docs/gpu.md. Ends with status 1 where anything failed,
+# and goes on to the next step all the same.
+gpu: build ## build, check and measure on this machine's GPU, into out/gpu.txt
+	@mkdir -p out; status=0; \
+	for step in "trajgru_ext info" "trajgru_ext check --device cuda" \
+	    "pytest -q -n 1 -k 'cuda and not emulated' tests/ops" ; do \
+	  echo "== $$step"; eval "$(BIN)/python -m $$step" || status=1; \
+	done > out/gpu.txt 2>&1; \
+	$(BIN)/python benchmarks/run.py $(BENCH) >> out/gpu.txt 2>&1 || status=1; \
+	tail -n 3 out/gpu.txt; echo "all of it is in out/gpu.txt"; exit $$status
+
 clean: ## remove all that was built
 	rm -rf build dist out $(VENV) tests/emulation/build *.egg-info
 	rm -f trajgru_ext/_C.*.so trajgru_ext/_build.py
