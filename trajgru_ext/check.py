@@ -238,16 +238,17 @@ def ieee_float32() -> Iterator[None]:
     Else convolutions, and where somebody says so products, round to the ten bits of
     TF32.
     """
+    # Of the two ways to say so, the older: after the newer torch.export fails.
     cudnn: Any = torch.backends.cudnn
-    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
-    before = [backend.fp32_precision for backend in backends]
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn)
+    before = [backend.allow_tf32 for backend in backends]
     try:
         for backend in backends:
-            backend.fp32_precision = "ieee"
+            backend.allow_tf32 = False
         yield
     finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
 
 
 def findings(device: str) -> Iterator[list[Finding]]:

@@ -24,6 +24,8 @@ SANITIZERS = {
     # A thread's wide access stays one.
     "trace": ["-O1", "-g", "-fsanitize=thread", "-fno-tree-sra"],
 }
+# Other options for the device itself: PyTorch's headers are not ours to check.
+DEVICE = {"address": ["-O1", "-g", "-fsanitize=address"], "trace": ["-O1"]}
 
 
 def compile_host(source: Path, output: Path, *options: str) -> None:
@@ -66,7 +68,7 @@ def _build(library: Path, sanitizer: str) -> None:
     # What trace.cpp and the device do is not traced; trace.cpp has the functions of the
     # sanitizer itself.
     traced = sanitizer == "trace"
-    device = [*common, "-O1"] if traced else instrumented
+    device = [*common, *DEVICE.get(sanitizer, SANITIZERS[sanitizer])]
     sources = {
         write_source(library.with_suffix(".kernels.cpp"), SOURCES / "cuda", "*.cu"): (
             instrumented

@@ -114,17 +114,15 @@ def test_errors_of_a_device_say_what_to_do(monkeypatch, capsys, said, what):
     assert len(error.splitlines()) == 1
 
 
-def test_float32_is_not_rounded_to_tf32():
-    conv = torch.backends.cudnn.conv
-    before, enabled = conv.fp32_precision, torch.backends.cudnn.enabled
-    conv.fp32_precision = "tf32"
-    try:
-        with check.ieee_float32():
-            assert conv.fp32_precision == "ieee"
-            assert torch.backends.cudnn.enabled == enabled
-        assert conv.fp32_precision == "tf32"
-    finally:
-        conv.fp32_precision = before
+def test_float32_is_not_rounded_to_tf32(monkeypatch):
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    monkeypatch.setattr(cudnn, "allow_tf32", True)
+    enabled = cudnn.enabled
+    with check.ieee_float32():
+        assert not cudnn.allow_tf32
+        assert not products.allow_tf32
+        assert cudnn.enabled == enabled
+    assert cudnn.allow_tf32
 
 
 def test_without_such_a_device(capsys):

@@ -146,8 +146,8 @@ Allocation* make_allocation(size_t bytes, StreamKey stream) {
   arena.used = std::max(arena.used, arena.offset(begin) + room);
   void* at = reinterpret_cast<void*>(begin);
   if (room <= kMostFilled) std::memset(host_view(at), 0xff, room);
-  ASAN_POISON_MEMORY_REGION(at, room);
   ASAN_UNPOISON_MEMORY_REGION(at, bytes);
+  ASAN_POISON_MEMORY_REGION(static_cast<char*>(at) + bytes, room - bytes);
   auto block = std::make_unique<Allocation>(Allocation{begin, bytes, stream});
   return (arena.blocks[begin] = std::move(block)).get();
 }
@@ -156,10 +156,10 @@ void drop_allocation(Allocation* block) {
   Arena& arena = arenas().at(block->stream.device);
   uintptr_t begin = block->begin;
   size_t room = round_up(block->bytes + 1, kAlignment);
-  ASAN_POISON_MEMORY_REGION(reinterpret_cast<void*>(begin), room);
   char* host = static_cast<char*>(host_view(reinterpret_cast<void*>(begin)));
   if (room <= kMostFilled) {
     std::memset(host, 0xff, room);
+    ASAN_POISON_MEMORY_REGION(reinterpret_cast<void*>(begin), room);
   } else {
     const auto from = round_up(host - arena.host, kPage);
     const auto to = (host - arena.host + room) / kPage * kPage;
