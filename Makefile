@@ -94,7 +94,8 @@ sanitize: build ## the emulated CUDA kernels under the sanitizers
 	TRAJGRU_SANITIZER=address ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	  $(BIN)/python $(SANITIZED)
-	TRAJGRU_SANITIZER=thread TRAJGRU_EMULATION=threads TSAN_OPTIONS=halt_on_error=1 \
+	TRAJGRU_SANITIZER=thread TRAJGRU_EMULATION=threads \
+	  TSAN_OPTIONS="halt_on_error=1 suppressions=$(CURDIR)/tests/emulation/thread_sanitizer.txt" \
 	  LD_PRELOAD="$$(c++ -print-file-name=libtsan.so)" \
 	  $(BIN)/python $(SANITIZED) -k "cuda-emulated and naive_formula and float32"
 

@@ -206,10 +206,11 @@ def compile_operator(fault: Fault, tree: Path) -> dict[str, str]:
         return {}
     flag = ["c++", f"-print-file-name=lib{fault.sanitizer[0]}san.so"]
     runtime = subprocess.run(flag, capture_output=True, text=True, check=True).stdout
+    known = tree / "tests" / "emulation" / "thread_sanitizer.txt"
     return {
         "TRAJGRU_SANITIZER": fault.sanitizer,
         "TRAJGRU_EMULATION": "threads",
-        "TSAN_OPTIONS": "halt_on_error=1",
+        "TSAN_OPTIONS": f"halt_on_error=1 suppressions={known}",
         "LD_PRELOAD": runtime.strip(),
     }
 
