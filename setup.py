@@ -10,11 +10,35 @@ import os
 import platform
 import re
 import shutil
+import site
 import subprocess
+import sysconfig
 from pathlib import Path
 
-import torch
 from setuptools import setup
+from setuptools.command.egg_info import egg_info
+
+HERE = Path(__file__).parent.resolve()
+
+try:
+    import torch
+except ModuleNotFoundError:
+    # An environment that pip isolates hides the packages beside this Python, of which
+    # torch is the one that the extension has to fit.
+    site.addsitedir(sysconfig.get_path("platlib"))
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise SystemExit(
+            "trajgru_ext: there is no torch here to build against; install it, then "
+            "`pip install .` in the same environment"
+        ) from None
+
+oldest = re.search(r'"torch>=([\d.]+)"', (HERE / "pyproject.toml").read_text())[1]
+if [*map(int, torch.__version__.split(".")[:2])] < [*map(int, oldest.split("."))]:
+    raise SystemExit(
+        f"trajgru_ext: needs torch {oldest} or newer, got {torch.__version__}"
+    )
 
 if "CUDA_HOME" not in os.environ and shutil.which("nvcc"):
     # The nvcc on PATH may be a script somewhere else: it knows where its toolkit is.
@@ -27,9 +51,7 @@ if "CUDA_HOME" not in os.environ and shutil.which("nvcc"):
     if found := re.search(r"^#\$ TOP=(.*)$", said, re.MULTILINE):
         os.environ["CUDA_HOME"] = os.path.realpath(found[1])
 
-from torch.utils import cpp_extension
-
-HERE = Path(__file__).parent.resolve()
+from torch.utils import cpp_extension  # noqa: E402 - CUDA_HOME is read by it
 
 # From the oldest that CUDA 13 builds for to the newest; PTX for what comes later.
 CUDA_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
@@ -123,6 +145,17 @@ class Build(cpp_extension.BuildExtension):
         self.copy_file(str(note), str(HERE / "trajgru_ext" / "_build.py"))
 
 
+class Version(egg_info):
+    """Adds to a wheel that is to be given away what it was built against."""
+
+    def finalize_options(self):
+        if os.environ.get("TRAJGRU_WHEEL"):
+            release = ".".join(torch.__version__.split(".")[:2])
+            cuda = "cpu" if NO_CUDA else f"cu{torch.version.cuda.replace('.', '')}"
+            self.tag_build = f"+torch{release}.{cuda}"
+        super().finalize_options()
+
+
 def extension():
     make = cpp_extension.CppExtension if NO_CUDA else cpp_extension.CUDAExtension
     flags = ["-O3", "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wextra"]
@@ -166,4 +199,7 @@ def extension():
     )
 
 
-setup(ext_modules=[extension()], cmdclass={"build_ext": Build})
+setup(
+    ext_modules=[extension()],
+    cmdclass={"build_ext": Build, "egg_info": Version},
+)

@@ -1,8 +1,9 @@
 """How rounding errors grow over 200 steps: float32 and bfloat16 against float64.
 
 `python benchmarks/error_growth.py` runs each sequence operator with the same numbers in
-the three dtypes, and draws docs/error_growth.png: the largest error of a step's state,
-and of the gradient to a step's input from the last state, by the largest value there.
+the three dtypes, and draws docs/pictures/error_growth.png: the largest error of a
+step's state, and of the gradient to a step's input from the last state, by the largest
+value there.
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 import trajgru_ext
 
 STEPS, CHANNELS, FEATURES, SIZE = 200, 3, 8, 16
-OUTPUT = Path(__file__).parent.parent / "docs" / "error_growth.png"
+OUTPUT = Path(__file__).parent.parent / "docs" / "pictures" / "error_growth.png"
 
 
 def normal(generator: torch.Generator, *shape: int, scale: float = 1.0) -> Tensor:

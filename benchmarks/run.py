@@ -1,8 +1,9 @@
 """Runs all benchmarks, and makes one report of them: tables and two plots.
 
 Each benchmark writes `results/<name>.json`, with the machine and its rates; from all of
-these come `results/README.md`, the plots, and the table in the README. On a machine
-with a GPU that the kernels were built for, the benchmarks run there (not yet done).
+these come `results/README.md`, the plots in `docs/pictures`, the table of whole models
+in the README and that of all benchmarks in `docs/performance.md`. On a machine with a
+GPU that the kernels were built for, the benchmarks run there (not yet done).
 """
 
 import argparse
@@ -25,11 +26,13 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent
 NAMES = sorted(p.stem.removeprefix("bench_") for p in HERE.glob("bench_*.py"))
 MODES = ("forward", "forward+backward", "training step")
 # What a record holds beside the words that say what was measured.
 FIGURES = ("milliseconds", "times_ours", "mebibytes", "errors", "of_sgemm")
 BEGIN, END = "<!-- from benchmarks/run.py -->\n", "<!-- end -->\n"
+README, PERFORMANCE = "README.md", "docs/performance.md"
 
 Record = dict[str, Any]
 
@@ -133,6 +136,23 @@ def summary(reports: dict[str, list[Record]]) -> str:
     return markdown(["", "inference", "training"], rows)
 
 
+def whole_models(reports: dict[str, list[Record]]) -> str:
+    """For each model the ratios, and a training step's memory as a share."""
+    found: dict[str, dict[str, str]] = {}
+    for kind in ("network", "model"):
+        for record in reports.get(f"{kind}s", []):
+            row = found.setdefault(record[kind], {})
+            if mebibytes := record.get("mebibytes"):
+                other = next(v for side, v in mebibytes.items() if "ours" not in side)
+                share = mebibytes['ours, recompute="none"'] / other
+                row["memory"] = f"{share:.0%}"
+            elif each := ratios([record], record["mode"]):
+                row[record["mode"]] = f"{each[0]:.1f}"
+    columns = ("forward", "training step", "memory")
+    rows = ([name, *(row.get(c, "") for c in columns)] for name, row in found.items())
+    return markdown(["", "inference", "training", "memory in training"], rows)
+
+
 def plot_ratios(reports: dict[str, list[Record]], file: Path) -> None:
     """A bar a benchmark and mode, a dot a case."""
     bars = []
@@ -173,8 +193,8 @@ def plot_scaling(records: list[Record], file: Path) -> None:
     plt.close(figure)
 
 
-def report(results: Path) -> str:
-    """Write the tables and plots of all that is in the folder; their summary."""
+def report(results: Path, plots: Path) -> dict[str, str]:
+    """Write the tables and plots of what is in the folder; the tables of documents."""
     files = sorted(results.glob("*.json"))
     loaded = {file.stem: json.loads(file.read_text()) for file in files}
     reports = {name: one["records"] for name, one in loaded.items()}
@@ -192,10 +212,21 @@ def report(results: Path) -> str:
             tables(one["records"])
         )
     (results / "README.md").write_text(text.rstrip() + "\n")
-    plot_ratios(reports, results / "ratios.png")
+    plot_ratios(reports, plots / "ratios.png")
     if "scaling" in reports:
-        plot_scaling(reports["scaling"], results / "scaling.png")
-    return summary(reports)
+        plot_scaling(reports["scaling"], plots / "scaling.png")
+    return {README: whole_models(reports), PERFORMANCE: summary(reports)}
+
+
+def put(table: str, document: Path) -> None:
+    """Replace the table between the marks of a document."""
+    between = f"({re.escape(BEGIN)}).*?({re.escape(END)})"
+    text, marks = re.subn(
+        between, rf"\g<1>{table}\g<2>", document.read_text(), flags=re.DOTALL
+    )
+    if marks != 1:
+        raise SystemExit(f"{document} must have one {BEGIN.strip()}, not {marks}")
+    document.write_text(text)
 
 
 def main() -> None:
@@ -210,15 +241,12 @@ def main() -> None:
     options = parser.parse_args()
     for name in [] if options.no_run else options.only or NAMES:
         run(name, options.results, options)
-    made = report(options.results)
-    print(made)
-    readme = HERE.parent / "README.md"
-    if options.results == HERE / "results":
-        between = f"({re.escape(BEGIN)}).*?({re.escape(END)})"
-        text = re.sub(
-            between, rf"\g<1>{made}\g<2>", readme.read_text(), flags=re.DOTALL
-        )
-        readme.write_text(text)
+    kept = options.results == HERE / "results"
+    plots = ROOT / "docs" / "pictures" if kept else options.results
+    for document, table in report(options.results, plots).items():
+        print(table)
+        if kept:
+            put(table, ROOT / document)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("facts", &facts, "How the extension was built and what it runs on.");
   m.def("option_names", &all_option_names, "The fields of each struct of options.");
   m.def("conv_algorithm", &conv_algorithm_name, "How sequences convolve on the CPU.");
+  m.def(
+      "conv_algorithm_forced",
+      [] { return conv_algorithm() != ConvAlgorithm::automatic; },
+      "Whether it is not the automatic one.");
   m.def("set_conv_algorithm", &set_conv_algorithm_name, "Chooses it.");
   m.def("conv2d", &conv2d_or_torch, "torch's conv2d, faster where it can be.",
         py::call_guard<py::gil_scoped_release>());

@@ -5,8 +5,8 @@
 
 // clang-format off
 TRAJGRU_LIBRARY(m) {
-  m.def("flow_warp(Tensor input, Tensor flow, float flow_scale=1.0) -> Tensor");
-  m.def("flow_warp_backward(Tensor grad, Tensor? input, Tensor flow, float flow_scale, bool input_grad, bool flow_grad) -> (Tensor, Tensor)");
+  m.def("flow_warp(Tensor input, Tensor flow, float flow_scale=1.0, int padding=0) -> Tensor");
+  m.def("flow_warp_backward(Tensor grad, Tensor? input, Tensor flow, float flow_scale, int padding, bool input_grad, bool flow_grad) -> (Tensor, Tensor)");
   m.def("flow_conv(Tensor input, Tensor flows, Tensor weight, Tensor? bias=None, float flow_scale=1.0) -> Tensor");
   m.def("flow_conv_backward(Tensor grad, Tensor input, Tensor flows, Tensor weight, float flow_scale, bool input_grad, bool flows_grad, bool weight_grad, bool bias_grad) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("gru_gates(Tensor? x_gates, Tensor? h_gates, Tensor h, float[] options, Tensor? zoneout_mask) -> Tensor");

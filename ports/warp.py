@@ -25,13 +25,18 @@ def positions(flow: Tensor) -> Tensor:
     return torch.stack((2 * x / ends[0] - 1, 2 * y / ends[1] - 1), dim=-1)
 
 
-def sample(image: Tensor, grid: Tensor, align_corners: bool | None = True) -> Tensor:
-    """The image at the positions, 0 outside of it; None is PyTorch's own default."""
+def sample(
+    image: Tensor,
+    grid: Tensor,
+    align_corners: bool | None = True,
+    padding_mode: str = "zeros",
+) -> Tensor:
+    """The image at the positions; None is PyTorch's own default."""
     return grid_sample(
         image,
         grid,
         mode="bilinear",
-        padding_mode="zeros",
+        padding_mode=padding_mode,
         align_corners=align_corners,
     )
 

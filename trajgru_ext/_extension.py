@@ -23,7 +23,7 @@ def load() -> None:
     except ModuleNotFoundError:
         raise ImportError(
             "trajgru_ext: the extension is not built; install the package with "
-            "`pip install --no-build-isolation .` where torch is installed"
+            "`pip install .` where torch is installed"
         ) from None
     if (_release(built.torch_version), built.cuda_version) != (
         _release(torch.__version__),
@@ -32,7 +32,7 @@ def load() -> None:
         raise ImportError(
             f"trajgru_ext: built against torch {built.torch_version} but running with "
             f"torch {torch.__version__}; reinstall trajgru_ext with "
-            "`pip install --no-build-isolation .` in this environment"
+            "`pip install .` in this environment"
         )
     importlib.import_module("trajgru_ext._C")
 

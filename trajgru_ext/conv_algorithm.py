@@ -27,6 +27,13 @@ class conv_algorithm(Switch[str]):
     Raises:
         ValueError: for another name.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext import conv_algorithm
+        >>> from trajgru_ext.nn import ConvLSTM
+        >>> with conv_algorithm("direct"):
+        ...     outputs, states = ConvLSTM(1, 8)(torch.randn(3, 1, 1, 16, 16))
+
     """
 
     def __init__(self, name: str) -> None:

@@ -108,5 +108,15 @@ def decomposed() -> AbstractContextManager[None]:
 
     Functions and layers then give the same values and gradients more slowly, by
     autograd; not for code that is compiled. The switch is one for the whole process.
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext import flow_warp
+        >>> from trajgru_ext.decompositions import decomposed
+        >>> image, flow = torch.randn(1, 2, 8, 8), torch.randn(1, 2, 8, 8)
+        >>> with decomposed():
+        ...     slowly = flow_warp(image, flow)
+        >>> torch.testing.assert_close(slowly, flow_warp(image, flow))
+
     """
     return _registry.decomposed()

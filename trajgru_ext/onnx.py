@@ -40,6 +40,15 @@ def export(
     Raises:
         ValueError: the model is in training mode.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext import onnx
+        >>> from trajgru_ext.nn import ConvGRUCell
+        >>> cell = ConvGRUCell(1, 4).eval()
+        >>> inputs = torch.randn(1, 1, 8, 8), torch.zeros(1, 4, 8, 8)
+        >>> program = onnx.export(cell, inputs, "cell.onnx")  # doctest: +ELLIPSIS
+        [...
+
     """
     if model.training:
         raise ValueError("onnx.export: model must be in evaluation mode, got training")

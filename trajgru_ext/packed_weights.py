@@ -25,6 +25,11 @@ class packed_weights(Switch[int]):
         TypeError: limit is no integer.
         ValueError: limit is negative.
 
+    Examples:
+        >>> from trajgru_ext import packed_weights
+        >>> with packed_weights(64 * 2**20):
+        ...     pass  # at most 64 MiB are kept here
+
     """
 
     def __init__(self, limit: int) -> None:

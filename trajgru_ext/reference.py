@@ -33,10 +33,21 @@ def _hat(steps: Tensor, displacement: Tensor) -> Tensor:
     return weight + undefined * undefined  # NaN in its derivative, too
 
 
-def flow_warp(input: Tensor, flow: Tensor, flow_scale: float = 1.0) -> Tensor:
+def _clip(displacement: Tensor, at: Tensor, size: int) -> Tensor:
+    """The displacement that ends in the image, constant where it is clipped."""
+    first, last = -at, size - 1 - at
+    displacement = torch.where(displacement >= last, last, displacement)
+    return torch.where(displacement < first, first, displacement)
+
+
+def flow_warp(
+    input: Tensor, flow: Tensor, flow_scale: float = 1.0, padding_mode: str = "zeros"
+) -> Tensor:
     """Warp an image along a flow; see `trajgru_ext.flow_warp` for all there is to say.
 
     M[b,c,i,j] = sum_m sum_n I[b,c,m,n] max(0, 1-|i+V-m|) max(0, 1-|j+U-n|)
+
+    With padding_mode="border", i+V is clipped to [0, H-1] and j+U to [0, W-1].
     """
     image, uv = input.double(), flow_scale * flow.double()
     # Half of a position is none.
@@ -49,6 +60,8 @@ def flow_warp(input: Tensor, flow: Tensor, flow_scale: float = 1.0) -> Tensor:
     lines = []
     for i in range(height):
         u, v = uv[:, 0, i, :, None], uv[:, 1, i, :, None]
+        if padding_mode == "border":
+            u, v = _clip(u, cols[:, None], width), _clip(v, rows[i], height)
         # [B, j, m, n]: what each pixel of the line reads of every pixel.
         down, across = _hat(i - rows, v), _hat(cols[:, None] - cols, u)
         lines.append(_weigh(down[..., :, None] * across[..., None, :], image))

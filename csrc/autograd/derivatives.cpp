@@ -23,15 +23,19 @@ struct Derivative {
   std::vector<int> results;
   // The tensors that a flag asks for.
   std::vector<std::vector<int>> flags;
-  bool mask_last = false;   // the last tensor comes after the options
-  bool one_number = false;  // instead of options
-  int only_for = -1;        // the first tensor is read only where this one's is wanted
+  bool mask_last = false;  // the last tensor comes after the options
+  // Options that are arguments of their own, a float or an int each; empty: a list.
+  std::vector<c10::TypeKind> options = {};
+  int only_for = -1;  // the first tensor is read only where this one's is wanted
 };
 
 const std::map<std::string, Derivative>& derivatives() {
   static const std::map<std::string, Derivative> all = {
       {"flow_warp",
-       {.results = {0, 1}, .flags = {{0}, {1}}, .one_number = true, .only_for = 1}},
+       {.results = {0, 1},
+        .flags = {{0}, {1}},
+        .options = {c10::TypeKind::FloatType, c10::TypeKind::IntType},
+        .only_for = 1}},
       {"gru_gates",
        {.results = {0, 1, 2, -1}, .flags = {{0}, {1}, {2}}, .mask_last = true}},
       {"gru_output",
@@ -82,8 +86,13 @@ void push_arguments(torch::jit::Stack& stack, const Derivative& derivative,
                     const variable_list& tensors, const std::vector<double>& numbers) {
   const size_t before = tensors.size() - (derivative.mask_last ? 1 : 0);
   for (size_t k = 0; k < before; ++k) stack.push_back(value_of(tensors[k]));
-  stack.push_back(derivative.one_number ? c10::IValue(numbers.at(0))
-                                        : c10::IValue(numbers));
+  if (derivative.options.empty()) stack.emplace_back(numbers);
+  for (size_t k = 0; k < derivative.options.size(); ++k) {
+    const bool is_int = derivative.options[k] == c10::TypeKind::IntType;
+    const double number = numbers.at(k);
+    stack.push_back(is_int ? c10::IValue(static_cast<int64_t>(number))
+                           : c10::IValue(number));
+  }
   if (derivative.mask_last) stack.push_back(value_of(tensors.back()));
 }
 

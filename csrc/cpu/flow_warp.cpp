@@ -55,15 +55,17 @@ struct CpuFlowWarp {
   };
 
   static void forward(const Tensor& input, const Tensor& flow, double flow_scale,
-                      const Tensor& output) {
+                      Padding padding, const Tensor& output) {
     AT_DISPATCH_FLOATING_TYPES_AND2(
         at::kBFloat16, at::kHalf, input.scalar_type(), "flow_warp", [&] {
           using coord_t = at::opmath_type<scalar_t>;
           Tensor storage;
-          const FlowWarpForward<scalar_t> args{
-              image_size(input), pixel_view<scalar_t>(input, storage),
-              flow_view<const coord_t>(flow), static_cast<coord_t>(flow_scale),
-              image_view<scalar_t>(output)};
+          const FlowWarpForward<scalar_t> args{image_size(input),
+                                               pixel_view<scalar_t>(input, storage),
+                                               flow_view<const coord_t>(flow),
+                                               static_cast<coord_t>(flow_scale),
+                                               padding,
+                                               image_view<scalar_t>(output)};
           for_tiles(args.size, [&](int64_t begin, int64_t end) {
             flow_warp_kernels<scalar_t>(args.size.channels).forward(args, begin, end);
           });
@@ -85,6 +87,7 @@ struct CpuFlowWarp {
           args.grad = pixel_view<scalar_t>(to.grad_output, grad_storage);
           args.flow = flow_view<const coord_t>(to.flow);
           args.flow_scale = static_cast<coord_t>(to.flow_scale);
+          args.padding = to.padding;
           if (to.input_grad.defined()) {
             args.input_grad = image_view<scalar_t>(to.input_grad);
           }

@@ -9,6 +9,7 @@
 
 #include "cpu/capability.h"
 #include "cpu/views.h"
+#include "math/bilinear.h"
 
 namespace trajgru_ext {
 
@@ -18,6 +19,7 @@ struct FlowWarpForward {
   PixelView<scalar_t> input;
   FlowView<const coord_t> flow;
   coord_t flow_scale;
+  Padding padding;
   ImageView<scalar_t> output;
 };
 
@@ -32,6 +34,7 @@ struct FlowWarpBackward {
   PixelView<scalar_t> grad, input;
   FlowView<const coord_t> flow;
   coord_t flow_scale;
+  Padding padding;
   ImageView<scalar_t> input_grad;
   FlowView<coord_t> flow_grad;
   Reach* reach;         // [batch, tiles]

@@ -14,7 +14,7 @@ using at::Tensor;
 
 template <typename scalar_t, int kVector, typename index_t>
 void forward(const Tensor& input, const Tensor& flow, double flow_scale,
-             const Tensor& output, int group) {
+             Padding padding, const Tensor& output, int group) {
   using coord_t = at::opmath_type<scalar_t>;
   const FlowWarpForward<scalar_t, index_t> args{
       image_size<index_t>(input),
@@ -23,18 +23,23 @@ void forward(const Tensor& input, const Tensor& flow, double flow_scale,
       static_cast<coord_t>(flow_scale),
       image_view<scalar_t, index_t>(output),
       group};
-  launch(flow_warp_kernel<scalar_t, kVector, index_t>,
-         grid_size(pixels(input) << group), kBlock, 0, current_stream(), args);
+  const auto kernel =
+      padding == Padding::border
+          ? flow_warp_kernel<scalar_t, kVector, Padding::border, index_t>
+          : flow_warp_kernel<scalar_t, kVector, Padding::zeros, index_t>;
+  launch(kernel, grid_size(pixels(input) << group), kBlock, 0, current_stream(), args);
 }
 
 template <typename scalar_t, int kVector>
 void forward(const Tensor& input, const Tensor& flow, double flow_scale,
-             const Tensor& output) {
+             Padding padding, const Tensor& output) {
   const int group = channels_last(input) ? group_log2(input.size(1) / kVector) : 0;
   if (fits_32_bits(pixels(input) << group, {input, flow, output})) {
-    forward<scalar_t, kVector, int32_t>(input, flow, flow_scale, output, group);
+    forward<scalar_t, kVector, int32_t>(input, flow, flow_scale, padding, output,
+                                        group);
   } else {
-    forward<scalar_t, kVector, int64_t>(input, flow, flow_scale, output, group);
+    forward<scalar_t, kVector, int64_t>(input, flow, flow_scale, padding, output,
+                                        group);
   }
 }
 
@@ -54,22 +59,26 @@ void backward(const FlowWarpGrads& to, int group) {
     args.input = image_view<const scalar_t, index_t>(to.input);
     args.flow_grad = image_view<coord_t, index_t>(to.flow_grad);
   }
-  launch(flow_warp_backward_kernel<scalar_t, index_t>,
-         grid_size(pixels(to.grad_output) << group), kBlock, 0, current_stream(), args);
+  const auto kernel =
+      to.padding == Padding::border
+          ? flow_warp_backward_kernel<scalar_t, Padding::border, index_t>
+          : flow_warp_backward_kernel<scalar_t, Padding::zeros, index_t>;
+  launch(kernel, grid_size(pixels(to.grad_output) << group), kBlock, 0,
+         current_stream(), args);
 }
 
 struct FlowWarpDevice {
   using Guard = DeviceGuard;
 
   static void forward(const Tensor& input, const Tensor& flow, double flow_scale,
-                      const Tensor& output) {
+                      Padding padding, const Tensor& output) {
     AT_DISPATCH_FLOATING_TYPES_AND2(
         at::kBFloat16, at::kHalf, input.scalar_type(), "flow_warp", [&] {
           constexpr int kVector = kVectorBytes / sizeof(scalar_t);
           if (aligned(input, kVector) && aligned(output, kVector)) {
-            cuda::forward<scalar_t, kVector>(input, flow, flow_scale, output);
+            cuda::forward<scalar_t, kVector>(input, flow, flow_scale, padding, output);
           } else {
-            cuda::forward<scalar_t, 1>(input, flow, flow_scale, output);
+            cuda::forward<scalar_t, 1>(input, flow, flow_scale, padding, output);
           }
         });
   }

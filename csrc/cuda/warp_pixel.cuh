@@ -42,15 +42,15 @@ struct Site {
   }
 };
 
-template <typename T, typename index_t>
+template <Padding kPadding = Padding::zeros, typename T, typename index_t>
 TRAJGRU_HOST_DEVICE FlowTarget locate(const Site<index_t>& site,
                                       const ImageView<const T, index_t>& flow,
                                       T flow_scale, const ImageSize<index_t>& size,
                                       Cell<T, index_t>& cell) {
   const T* at = flow.data + site.offset(flow);
-  return trajgru_ext::locate(site.row, site.col, flow_scale * at[0],
-                             flow_scale * at[flow.channel], size.height, size.width,
-                             cell);
+  return trajgru_ext::locate<kPadding>(site.row, site.col, flow_scale * at[0],
+                                       flow_scale * at[flow.channel], size.height,
+                                       size.width, cell);
 }
 
 // Loaded and stored as one.
@@ -108,7 +108,8 @@ __device__ void warp_pixel(const Site<index_t>& site, int group, FlowTarget targ
 // The pixel's gradient grad[c * channel], carried to the sums of its corners (where
 // sums.data is not null) and to the flow (where flow_grad.data is not null). The whole
 // warp calls it together; of idle threads nothing is read or written.
-template <typename scalar_t, typename coord_t, typename index_t>
+template <Padding kPadding = Padding::zeros, typename scalar_t, typename coord_t,
+          typename index_t>
 __device__ void pull_back(bool active, const Site<index_t>& site, int group,
                           FlowTarget target, const Cell<coord_t, index_t>& cell,
                           const ImageSize<index_t>& size,
@@ -144,6 +145,7 @@ __device__ void pull_back(bool active, const Site<index_t>& site, int group,
     if (target == FlowTarget::inside) {
       u = flow_scale * gradient_u(cell, dot);
       v = flow_scale * gradient_v(cell, dot);
+      stop_where_clipped<kPadding>(cell, size.height, size.width, u, v);
     }
     for (int distance = 1 << group >> 1; distance > 0; distance >>= 1) {
       u += __shfl_xor_sync(0xffffffffu, u, distance);

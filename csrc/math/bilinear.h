@@ -5,7 +5,8 @@
 //   M[i,j] = sum_mn I[m,n] max(0, 1-|i+V-m|) max(0, 1-|j+U-n|)
 //
 // At most four corners of the sum are not zero: those of the unit cell that
-// (i+V, j+U) falls into. Corner k = 2 * (lower row) + (right column).
+// (i+V, j+U) falls into. Corner k = 2 * (lower row) + (right column). With
+// Padding::border the position is first clipped to the image.
 
 #include <cmath>
 #include <cstdint>
@@ -20,6 +21,9 @@ constexpr int kCorners = 4;
 // Where a pixel's flow points: to a cell with a corner inside the image, to nothing but
 // outside, or nowhere, since the flow is NaN.
 enum class FlowTarget { inside, outside, undefined };
+
+// What is read outside the image: 0, or the pixel of the border that is nearest.
+enum class Padding { zeros, border };
 
 // The cell's upper left corner and the position within the cell. The corner may
 // lie at -1, one before the image: the cell's other half is inside then.
@@ -58,6 +62,51 @@ TRAJGRU_HOST_DEVICE FlowTarget locate(index_t row, index_t col, T u, T v,
   return inside ? FlowTarget::inside : FlowTarget::outside;
 }
 
+// Clips a position along one axis, given by its cell's first corner and its fraction of
+// the cell. One before the first pixel goes to the cell that ends there, one at or
+// after the last pixel to the cell that begins there: the other half of either cell is
+// outside and has no weight, and no position that was not clipped is in them.
+template <typename T, typename index_t>
+TRAJGRU_HOST_DEVICE void clip(index_t size, index_t& corner, T& fraction) {
+  if (corner < 0) {
+    corner = -1;
+    fraction = 1;
+  } else if (corner >= size - 1) {
+    corner = size - 1;
+    fraction = 0;
+  }
+}
+
+// Clipped to the image, a position is inside even where it is at infinity.
+template <typename T, typename index_t>
+TRAJGRU_HOST_DEVICE FlowTarget locate_clipped(index_t row, index_t col, T u, T v,
+                                              index_t height, index_t width,
+                                              Cell<T, index_t>& cell) {
+  if (u != u || v != v) return FlowTarget::undefined;
+  const T limit = displacement_limit<T, index_t>();
+  u = u < -limit ? -limit : u > limit ? limit : u;
+  v = v < -limit ? -limit : v > limit ? limit : v;
+  const T whole_u = std::floor(u), whole_v = std::floor(v);
+  cell.row = row + static_cast<index_t>(whole_v);
+  cell.col = col + static_cast<index_t>(whole_u);
+  cell.fy = v - whole_v;
+  cell.fx = u - whole_u;
+  clip(height, cell.row, cell.fy);
+  clip(width, cell.col, cell.fx);
+  return FlowTarget::inside;
+}
+
+template <Padding kPadding, typename T, typename index_t>
+TRAJGRU_HOST_DEVICE FlowTarget locate(index_t row, index_t col, T u, T v,
+                                      index_t height, index_t width,
+                                      Cell<T, index_t>& cell) {
+  if constexpr (kPadding == Padding::border) {
+    return locate_clipped(row, col, u, v, height, width, cell);
+  } else {
+    return locate(row, col, u, v, height, width, cell);
+  }
+}
+
 template <typename T, typename index_t>
 TRAJGRU_HOST_DEVICE T corner_weight(const Cell<T, index_t>& cell, int corner) {
   const T wy = (corner & 2) ? cell.fy : 1 - cell.fy;
@@ -91,6 +140,17 @@ TRAJGRU_HOST_DEVICE D gradient_u(const Cell<T, index_t>& cell, const D* dot) {
 template <typename D, typename T, typename index_t>
 TRAJGRU_HOST_DEVICE D gradient_v(const Cell<T, index_t>& cell, const D* dot) {
   return between(cell.fx, D(dot[2] - dot[0]), D(dot[3] - dot[1]));
+}
+
+// A position that was clipped stands still as the flow changes.
+template <Padding kPadding, typename T, typename index_t>
+TRAJGRU_HOST_DEVICE void stop_where_clipped(const Cell<T, index_t>& cell,
+                                            index_t height, index_t width, T& du,
+                                            T& dv) {
+  if constexpr (kPadding == Padding::border) {
+    if (cell.col < 0 || cell.col >= width - 1) du = 0;
+    if (cell.row < 0 || cell.row >= height - 1) dv = 0;
+  }
 }
 
 // What a pixel that reads no corner gives: nothing outside the image, NaN where the

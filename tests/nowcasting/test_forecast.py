@@ -101,7 +101,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path, checkpoint):
 
 
 def test_tiles_join_without_a_seam(monkeypatch):
-    """A forecast of what each pixel was is the same in tiles, and each is seen whole."""
+    """A forecast of what each pixel was is the same in tiles."""
     past = torch.rand(2, 40, 56)
     monkeypatch.setattr(tiles, "WHOLE", 10)
     monkeypatch.setattr(tiles, "TILE", 16)

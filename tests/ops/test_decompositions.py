@@ -19,14 +19,15 @@ def both(function, *arguments):
 
 
 @pytest.mark.parametrize("size", [(1, 6), (5, 1), (1, 1), (4, 6)], ids=str)
-def test_flows_far_outside_and_along_one_pixel(size):
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+def test_flows_far_outside_and_along_one_pixel(padding, size):
     generator = torch.Generator().manual_seed(1)
     image = torch.randn(2, 3, *size, generator=generator).double()
     flow = torch.randn(2, 2, *size, generator=generator).double()
-    for far in (0.0, 1e4, -1e30, torch.inf, -torch.inf):
+    for far in (0.0, 1e4, -1e30, torch.inf, -torch.inf, torch.nan):
         flow[0, 0, 0, 0] = far
-        got, wanted = both(flow_warp, image, flow)
-        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
+        got, wanted = both(flow_warp, image, flow, 1.0, padding)
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12, equal_nan=True)
 
 
 @pytest.mark.parametrize("mode", ["max", "mean"])

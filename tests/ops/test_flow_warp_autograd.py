@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from test_flow_warp import FORMATS, derivatives, sample_inputs
+from test_flow_warp import FORMATS, PADDINGS, derivatives, sample_inputs
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
@@ -24,6 +24,13 @@ def scaled(input, flow):
     return flow_warp(input, flow, -1.5)
 
 
+def clipped(input, flow):
+    return flow_warp(input, flow, -1.5, "border")
+
+
+WARPS = pytest.mark.parametrize("warp", [scaled, clipped])
+
+
 @pytest.mark.parametrize("layout", FORMATS, ids=["contiguous", "channels_last"])
 def test_gradcheck(backend, layout):
     input, flow = leaves(backend)
@@ -33,11 +40,13 @@ def test_gradcheck(backend, layout):
     assert gradgradcheck(flow_warp, (input, flow), check_fwd_over_rev=True)
 
 
-def test_gradcheck_with_a_scale(backend):
+@WARPS
+def test_gradcheck_with_a_scale(backend, warp):
     input, flow = leaves(backend)
     flow = (flow / -1.5).detach().requires_grad_()
-    assert gradcheck(scaled, (input, flow), check_forward_ad=True)
-    assert gradgradcheck(scaled, (input, flow))
+    assert gradcheck(warp, (input, flow), check_forward_ad=True)
+    assert gradcheck(warp, (input, flow), check_batched_grad=True)
+    assert gradgradcheck(warp, (input, flow), check_fwd_over_rev=True)
 
 
 @pytest.mark.parametrize("wanted", [0, 1], ids=["input", "flow"])
@@ -59,7 +68,8 @@ def test_gradient_to_the_input_does_not_keep_the_input(backend):
     assert [t.shape for t in saved] == [flow.shape]
 
 
-def test_second_derivative_at_zero_flow(backend):
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_second_derivative_at_zero_flow(backend, padding):
     """The mixed derivative of the cell to the right and below, as the formula says."""
     input, flow, grad = sample_inputs(backend.device, torch.float64, (1, 2, 3, 4))
     found = []
@@ -67,24 +77,30 @@ def test_second_derivative_at_zero_flow(backend):
         zero = torch.zeros_like(flow, requires_grad=True)
         image = input.clone().requires_grad_()
         (first,) = torch.autograd.grad(
-            function(image, zero), zero, grad, create_graph=True
+            *(function(image, zero, 1.0, padding), zero, grad), create_graph=True
         )
         found.append(torch.autograd.grad(first.square().sum(), (image, zero)))
     for got, want in zip(*found, strict=True):
         torch.testing.assert_close(got, want)
 
 
-def test_func_transforms(backend):
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_func_transforms(backend, padding):
     input, flow = (t.detach() for t in leaves(backend))
-    by_reverse = torch.func.jacrev(flow_warp, (0, 1))(input, flow)
-    by_forward = torch.func.jacfwd(flow_warp, (0, 1))(input, flow)
+    options = (1.0, padding)
+
+    def warp(input, flow):
+        return flow_warp(input, flow, *options)
+
+    by_reverse = torch.func.jacrev(warp, (0, 1))(input, flow)
+    by_forward = torch.func.jacfwd(warp, (0, 1))(input, flow)
     torch.testing.assert_close(by_reverse, by_forward)
 
     def energy(flow):
-        return flow_warp(input, flow).square().sum()
+        return warp(input, flow).square().sum()
 
     def plain_energy(flow):
-        return reference.flow_warp(input, flow).square().sum()
+        return reference.flow_warp(input, flow, *options).square().sum()
 
     hessian = torch.func.hessian(energy)(flow)
     torch.testing.assert_close(
@@ -95,53 +111,57 @@ def test_func_transforms(backend):
 
 
 @pytest.mark.parametrize("dims", [(0, None), (None, 2), (1, 0)], ids=str)
-def test_vmap(backend, dims):
+@WARPS
+def test_vmap(backend, warp, dims):
     input, flow = (t.detach() for t in leaves(backend))
     stacked = [
         tensor if dim is None else torch.stack([tensor, 0.5 * tensor, 2 * tensor], dim)
         for tensor, dim in zip((input, flow), dims, strict=True)
     ]
-    got = torch.vmap(flow_warp, in_dims=dims)(*stacked)
+    got = torch.vmap(warp, in_dims=dims)(*stacked)
 
     def one(k):
         pairs = zip(stacked, dims, strict=True)
         return [t if dim is None else t.select(dim, k) for t, dim in pairs]
 
-    assert torch.equal(got, torch.stack([flow_warp(*one(k)) for k in range(3)]))
+    assert torch.equal(got, torch.stack([warp(*one(k)) for k in range(3)]))
 
 
 @pytest.mark.parametrize("layout", FORMATS, ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_opcheck(backend, dtype, layout):
+@pytest.mark.parametrize("padding", [0, 1])
+def test_opcheck(backend, padding, dtype, layout):
     input, flow, grad = sample_inputs(backend.device, dtype, layout=layout)
-    opcheck(backend.operator("flow_warp"), (input, flow, -1.0))
+    opcheck(backend.operator("flow_warp"), (input, flow, -1.0, padding))
     opcheck(backend.operator("flow_warp"), (input[:, :3], flow.bfloat16()))
     backward = backend.operator("flow_warp_backward")
     for wanted in ((True, True), (True, False), (False, True), (False, False)):
         given = input if wanted[1] else None
-        opcheck(backward, (grad, given, flow, -1.0, *wanted))
-        opcheck(backward, (grad, given, flow.half(), -1.0, *wanted))
+        opcheck(backward, (grad, given, flow, -1.0, padding, *wanted))
+        opcheck(backward, (grad, given, flow.half(), -1.0, padding, *wanted))
     opcheck(backend.operator("flow_warp"), (input[:0], flow[:0]))
 
 
 @pytest.mark.parametrize("layout", FORMATS, ids=["contiguous", "channels_last"])
-def test_compile_without_graph_breaks(backend, layout):
+@WARPS
+def test_compile_without_graph_breaks(backend, warp, layout):
     torch.compiler.reset()
     input, flow, grad = sample_inputs(backend.device, layout=layout)
-    compiled = torch.compile(scaled, fullgraph=True)
+    compiled = torch.compile(warp, fullgraph=True)
     got = derivatives(lambda i, f, _: compiled(i, f), input, flow, grad)
-    wanted = derivatives(lambda i, f, _: scaled(i, f), input, flow, grad)
+    wanted = derivatives(lambda i, f, _: warp(i, f), input, flow, grad)
     for one, other in zip(got, wanted, strict=True):
         torch.testing.assert_close(one, other)
 
 
-def test_compile_does_not_recompile_for_other_sizes(backend):
+@WARPS
+def test_compile_does_not_recompile_for_other_sizes(backend, warp):
     torch.compiler.reset()
-    compiled = torch.compile(scaled, fullgraph=True, dynamic=True)
+    compiled = torch.compile(warp, fullgraph=True, dynamic=True)
     for n, size in enumerate([(7, 3, 4, 5), (3, 5, 6, 8), (4, 3, 9, 9)]):
         input, flow, _ = sample_inputs(backend.device, size=size)
         with torch.compiler.set_stance("default" if n == 0 else "fail_on_recompile"):
-            assert torch.equal(compiled(input, flow), scaled(input, flow))
+            assert torch.equal(compiled(input, flow), warp(input, flow))
 
 
 def test_export(backend):
@@ -188,14 +208,15 @@ def test_deterministic_algorithms(backend):
 @pytest.mark.parametrize(
     "dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str
 )
-def test_cpu_results_do_not_depend_on_the_threads(dtype, channels, layout):
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_cpu_results_do_not_depend_on_the_threads(padding, dtype, channels, layout):
     arguments = sample_inputs("cpu", dtype, (2, channels, 61, 67), layout)
     threads = torch.get_num_threads()
     results = []
     try:
         for count in (1, 2, 3, 5):
             torch.set_num_threads(count)
-            results.append(derivatives(flow_warp, *arguments))
+            results.append(derivatives(flow_warp, *arguments, 1.0, padding))
     finally:
         torch.set_num_threads(threads)
     for other in results[1:]:
@@ -209,8 +230,8 @@ def test_cpu_instruction_sets(capability):
         "import torch, trajgru_ext._C as c;"
         "from test_flow_warp import *;"
         "print(c.facts()['cpu_capability'].lower());"
-        "[compare(*sample_inputs('cpu', d, (2, 37, 5, 6), f))"
-        " for d in DTYPES for f in FORMATS];"
+        "[compare(*sample_inputs('cpu', d, (2, 37, 5, 6), f), 1.0, p)"
+        " for d in DTYPES for f in FORMATS for p in PADDINGS];"
         "import test_flow_conv as t;"
         "[t.compare(*t.sample_inputs('cpu', d, (1, 37, 4, 5), layout=f))"
         " for d in DTYPES for f in FORMATS]"
@@ -272,17 +293,31 @@ def test_scale_errors(backend):
         flow_warp(*arguments, "2")
 
 
+def test_padding_errors(backend):
+    arguments = [tensor.to(backend.device) for tensor in GOOD]
+    for wrong in ("reflection", 1, None):
+        message = (
+            f"flow_warp: padding_mode must be one of 'zeros', 'border', got {wrong!r}"
+        )
+        with pytest.raises(ValueError, match=message):
+            flow_warp(*arguments, padding_mode=wrong)
+    with pytest.raises(ValueError, match=r"flow_warp: padding must be 0 .*, got 2"):
+        backend.operator("flow_warp")(*arguments, 1.0, 2)
+
+
 def test_backward_operator_errors(backend):
     grad, flow = (tensor.to(backend.device) for tensor in GOOD)
     backward = backend.operator("flow_warp_backward")
     with pytest.raises(ValueError, match="flow_warp_backward: input must be given"):
-        backward(grad, None, flow, 1.0, True, True)
+        backward(grad, None, flow, 1.0, 0, True, True)
     with pytest.raises(ValueError, match="input must have the sizes of grad"):
-        backward(grad, grad[:, :1], flow, 1.0, True, True)
+        backward(grad, grad[:, :1], flow, 1.0, 0, True, True)
     with pytest.raises(TypeError, match="input must have the dtype of grad, Float"):
-        backward(grad, grad.double(), flow, 1.0, True, True)
+        backward(grad, grad.double(), flow, 1.0, 0, True, True)
     with pytest.raises(ValueError, match="flow must be"):
-        backward(grad, grad, flow[:, :1], 1.0, True, True)
+        backward(grad, grad, flow[:, :1], 1.0, 0, True, True)
+    with pytest.raises(ValueError, match="flow_warp_backward: padding must be 0"):
+        backward(grad, grad, flow, 1.0, -1, True, True)
 
 
 def test_sparse_tensors():
@@ -305,12 +340,13 @@ def test_meta_tensors():
 
 
 @pytest.mark.parametrize("spread", [30.0, 3000.0])
-def test_cpu_flow_that_points_everywhere(spread):
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_cpu_flow_that_points_everywhere(padding, spread):
     """Where every tile reaches every band, the bands are cut differently."""
     input, flow, grad = sample_inputs("cpu", torch.float64, (1, 4, 60, 70))
     flow = spread * flow
-    got = derivatives(flow_warp, input, flow, grad)
-    corners = Corners(input, flow, 1.0)
+    got = derivatives(flow_warp, input, flow, grad, 1.0, padding)
+    corners = Corners(input, flow, 1.0, PADDINGS.index(padding))
     wanted = corners.image_grad(grad), corners.flow_grad(grad, input)
     for one, other in zip(got[1:], wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)

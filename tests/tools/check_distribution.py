@@ -41,7 +41,8 @@ def version() -> str:
 
 
 def check_version(metadata: bytes, what: str) -> list[str]:
-    found = BytesParser().parsebytes(metadata)["Version"]
+    """The package's, with or without the torch that it was built against."""
+    found = BytesParser().parsebytes(metadata)["Version"].partition("+")[0]
     wanted = version()
     return [] if found == wanted else [f"{what} is version {found}, not {wanted}"]
 
@@ -49,7 +50,7 @@ def check_version(metadata: bytes, what: str) -> list[str]:
 def check_wheel(path: str) -> list[str]:
     """The package, its compiled module, and what it was built against; the licence."""
     with zipfile.ZipFile(path) as wheel:
-        names = set(wheel.namelist())
+        names = {name for name in wheel.namelist() if not name.endswith("/")}
         [described] = [name for name in names if name.endswith(".dist-info/METADATA")]
         metadata = wheel.read(described)
     info = {name for name in names if ".dist-info/" in name}

@@ -164,6 +164,7 @@ def parse(log: str, accesses: dict[tuple[str, str], tuple[str, str]]) -> list[Ke
 
 def kernel_name(name: str) -> str:
     """A function's name and template arguments, without namespaces and parameters."""
+    name = re.sub(r"\([\w:]+\)(?=\d)", "", name)  # the type of an enumerator
     name = name.removeprefix("void ").split("(")[0].split("cuda::", 1)[-1]
     return re.sub(r"(trajgru_ext|cuda|c10)::|(?<=>) (?=>)", "", name)
 

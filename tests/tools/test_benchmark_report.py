@@ -1,6 +1,7 @@
 """The benchmarks' report, of the figures that are kept."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def test_report(tmp_path):
     ]
     report = {"machine": {"cores": 2, "copy, GB/s": 12.345}, "records": scaling}
     (tmp_path / "scaling.json").write_text(json.dumps(report))
-    summary = run.report(tmp_path)
+    tables = run.report(tmp_path, tmp_path)
     text = (tmp_path / "README.md").read_text()
     assert "cores 2, copy, GB/s 12.35." in text
     assert "| T, 2 | 4 |" in text
@@ -40,7 +41,14 @@ def test_report(tmp_path):
         for record in json.loads(file.read_text())["records"]:
             for ratio in record.get("times_ours", {"ours": 1}).values():
                 assert ratio == 1 or f"| {ratio:.2f} |" in text
-    assert "| `flow_warp` | " in summary
+    assert "| `flow_warp` | " in tables[run.PERFORMANCE]
+    assert re.search(r"^\| HKO-7( \| \d+\.\d){2} \| \d+% \|$", tables[run.README], re.M)
+    for document, table in tables.items():
+        assert (run.ROOT / document).read_text().count(run.BEGIN) == 1
+        copied = tmp_path / "copied.md"
+        copied.write_text(f"before\n{run.BEGIN}old\n{run.END}after\n")
+        run.put(table, copied)
+        assert copied.read_text() == f"before\n{run.BEGIN}{table}{run.END}after\n"
     for name in ("ratios.png", "scaling.png"):
         assert (tmp_path / name).stat().st_size > 10_000
 
@@ -69,10 +77,12 @@ def test_models(tmp_path):
         first, *others = record["times_ours"].items()
         times = [v for side, v in others if not side.startswith("ours")]
         assert first == ("best other", min(times))
-    assert "| `models` | " in run.report(tmp_path)
+    tables = run.report(tmp_path, tmp_path)
+    assert "| `models` | " in tables[run.PERFORMANCE]
     text = (tmp_path / "README.md").read_text()
     for name in names:
         assert f"| {name}, training step | " in text
+        assert f"| {name} | " in tables[run.README]
 
 
 def test_classes_of_a_checkout(tmp_path, monkeypatch):

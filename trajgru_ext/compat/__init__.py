@@ -10,6 +10,7 @@ changed in place.
 - `convolutional_lstm_pytorch`: automan000/Convolutional_LSTM_PyTorch
 - `precipitation_nowcasting`: Hzzone/Precipitation-Nowcasting
 - `openstl`: the ConvLSTMCell of chengtan9907/OpenSTL
+- `warps`: functions, the warps of PWC-Net, RAFT and NowcastNet
 
 `trajgru_ext.accelerate` makes such layers of an existing model fast in place.
 

@@ -99,6 +99,13 @@ def accelerate(
         ValueError: with `verify` the results differ (the worst are named), or
             recompute is none of those.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext import accelerate
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(64, 64, 3, padding=1))
+        >>> print(accelerate(model, verify=torch.randn(1, 64, 32, 32)))
+        convolutions: 1 (0)
+
     """
     op = "accelerate"
     if not isinstance(model, nn.Module):
@@ -197,6 +204,14 @@ def restore(model: nn.Module) -> list[str]:
 
     Returns:
         The names of the modules that it had replaced, those inside of others too.
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext import accelerate, restore
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(64, 64, 3, padding=1))
+        >>> _ = accelerate(model)
+        >>> restore(model)
+        ['0']
 
     """
     fast = [(n, m) for n, m in model.named_modules() if isinstance(m, Accelerated)]

@@ -67,6 +67,14 @@ def load(
             or there is none of this key; or names are missing, unexpected, there twice,
             not of tensors, or of other sizes: all that is wrong in one error.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.compat import load
+        >>> from trajgru_ext.nn import ConvLSTM
+        >>> trained = ConvLSTM(1, 8)
+        >>> torch.save({"epoch": 7, "state_dict": trained.state_dict()}, "trained.pt")
+        >>> model = load("trained.pt", ConvLSTM(1, 8))
+
     """
     target = _Target(model)
     parts = list(source) if isinstance(source, list | tuple) else [source]

@@ -13,7 +13,8 @@ class ConvLSTMCell(nn.Module):
     Args:
         in_channel: channels of the inputs.
         num_hidden: channels of the states.
-        height, width: of the image, for the layer norms; without those, any size runs.
+        height: of the image, for the layer norms; without those, any size runs.
+        width: likewise.
         filter_size: of both convolutions, odd.
         stride: of both, 1 unless the state is larger than the image it sees.
         layer_norm: whether both are normalised over channels, height and width.

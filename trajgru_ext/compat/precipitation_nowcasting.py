@@ -32,7 +32,7 @@ from trajgru_ext.nn._recurrent import (
     check_positive,
     own,
 )
-from trajgru_ext.nn.traj_gru import Affine
+from trajgru_ext.nn._traj_gru import Affine
 from trajgru_ext.ops import conv_lstm, flow_warp, lstm_gates
 from trajgru_ext.ops._overrides import leaf
 
@@ -75,9 +75,11 @@ class TrajGRU(_TrajGRU):
         zoneout: the probability that an element of the state keeps its old value while
             training; the original fails above 0.
         L: the number of links.
-        i2h_kernel, i2h_stride, i2h_pad: of the inputs' convolution, which must keep the
-            size of the image.
-        h2h_kernel, h2h_dilate: without effect, as in the original.
+        i2h_kernel: of the inputs' convolution, which must keep the size of the image.
+        i2h_stride: of the same.
+        i2h_pad: of the same.
+        h2h_kernel: without effect, as in the original.
+        h2h_dilate: likewise.
         act_type: an `activation`, "leaky" or "relu", or torch.tanh.
         align_corners: what the original leaves to `grid_sample`, whose default changed
             with torch 1.3. True is the warp of the paper. False is for models trained

@@ -8,7 +8,8 @@ in is for the modules to choose, and torch.compile and torch.export unroll the s
 """
 
 from trajgru_ext.nn.conv2d import Conv2d
-from trajgru_ext.nn.conv_gru import ConvGRU, ConvGRUCell
+from trajgru_ext.nn.conv_gru import ConvGRU
+from trajgru_ext.nn.conv_gru_cell import ConvGRUCell
 from trajgru_ext.nn.conv_lstm import ConvLSTM, ConvLSTMCell
 from trajgru_ext.nn.eesp import EESP, DilatedPyramid, DilatedSeparableConv
 from trajgru_ext.nn.encoder_forecaster import EncoderForecaster

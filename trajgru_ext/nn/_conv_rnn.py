@@ -77,9 +77,6 @@ def convolution(
     )
 
 
-# Below either a step's overhead counts, and the gates aren't updated in the cache.
-_FEW_FEATURES, _FEW_PIXELS = 24, 256
-
 _PLAIN = (Tensor, nn.Parameter)
 _COMPUTING = ("cpu", "cuda")  # as opposed to the meta device
 
@@ -139,18 +136,6 @@ class Cell(ByWeights):
             if type(one) not in _PLAIN or one.dtype != dtype or one.device != device:
                 return False
         return True
-
-    def _is_quick_alone(self, input: Tensor | None, *states: Tensor | None) -> bool:
-        """Whether a step of plain arguments takes longer as a sequence of one.
-
-        That is so where there is a gradient, or little to compute.
-        """
-        given = [one for one in (input, *states) if one is not None]
-        few = given[0].shape[2] * given[0].shape[3] < _FEW_PIXELS
-        if few or self.hidden_channels < _FEW_FEATURES:
-            return True
-        wanted = (one.requires_grad for one in (*given, *self._own_parameters()))
-        return torch.is_grad_enabled() and any(wanted)
 
     def _own_parameters(self) -> list[Tensor]:
         """Those of the cell and its convolutions, quicker than `parameters`."""

@@ -21,6 +21,13 @@ class Conv2d(nn.Conv2d):
 
     Arguments, parameters, results and errors are those of `torch.nn.Conv2d`; on the CPU
     small square and one-row or one-column kernels of stride 1 are several times faster.
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nn import Conv2d
+        >>> Conv2d(16, 32, 3, padding=1)(torch.randn(2, 16, 24, 24)).shape
+        torch.Size([2, 32, 24, 24])
+
     """
 
     def _conv_forward(

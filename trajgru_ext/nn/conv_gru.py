@@ -1,326 +1,20 @@
-"""ConvGRU as modules: one step, and whole sequences in several layers."""
+"""ConvGRU as a module: whole sequences in several layers."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from trajgru_ext import _C
-from trajgru_ext.nn._by_modules import (
-    call,
-    refuse_tracing,
-    run_steps,
-    wide_enough,
-    zero_if_none,
-)
 from trajgru_ext.nn._conv_rnn import (
-    Cell,
     Layers,
     Pair,
-    Setting,
-    both,
-    convolution,
     layer_sizes,
 )
 from trajgru_ext.nn._recurrent import (
-    as_integer,
-    check_input_channels,
     check_positive,
-    check_zoneout,
-    last_state,
-    zoneout_mask,
 )
-from trajgru_ext.ops import conv_gru, gru_gates, gru_output, gru_reset
-from trajgru_ext.ops._options import (
-    ACTIVATIONS,
-    RESETS,
-    UPDATES,
-    GruOptions,
-    check_choice,
-    check_slope,
-)
-
-
-class ConvGRUCell(Cell):
-    """One step of a ConvGRU, for streams; see `conv_gru` for the formula.
-
-    The parameters are, each with `.weight` and `.bias`: for reset="after" `i2h`
-    `[3F, C, k, k]` (not without inputs) and `h2h` `[3F, F, k, k]`; for reset="before"
-    `conv_gates` `[2F, C + F, k, k]` of reset and update gate and `conv_can`
-    `[F, C + F, k, k]` of the candidate, over the input and then the state.
-
-    Args:
-        input_channels: C of the inputs; 0 for a cell that has none.
-        hidden_channels: F of the state.
-        kernel_size: odd, one number or (height, width).
-        input_kernel_size: of `i2h`, where it is another than that of `h2h`, for
-            reset="after"; `i2h` is then not dilated, as in HKO-7.
-        dilation: of the convolutions, one number or (height, width).
-        bias: whether the convolutions have biases.
-        reset: whether the reset gate comes "after" or "before" the convolution of the
-            state.
-        order: the slices' order in the weights, a permutation of "run", or for
-            reset="before" of "ru", the order in `conv_gates`.
-        activation: "tanh", "relu" or "leaky_relu", of the candidate.
-        negative_slope: of "leaky_relu".
-        update: what the update gate multiplies: "keep" the old state, "replace" the
-            candidate.
-        zoneout: the probability that an element of the state keeps its old value in a
-            step while training; without effect in evaluation.
-        device, dtype: of the parameters.
-
-    Source: reset after the convolution: HKO-7 (Shi et al. 2017, arXiv 1706.03458);
-    before: Ballas et al. 2015 (arXiv 1511.06432).
-
-    """
-
-    def __init__(
-        self,
-        input_channels: int,
-        hidden_channels: int,
-        kernel_size: Pair = 3,
-        *,
-        input_kernel_size: Pair | None = None,
-        dilation: Pair = 1,
-        bias: bool = True,
-        reset: str = "after",
-        order: str | None = None,
-        activation: str = "tanh",
-        negative_slope: float = 0.2,
-        update: str = "keep",
-        zoneout: float = 0.0,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        kind = type(self).__name__
-        input_channels = check_input_channels(kind, input_channels)
-        (hidden_channels,) = check_positive(kind, hidden_channels=hidden_channels)
-        check_choice(kind, "reset", reset, RESETS)
-        check_choice(kind, "activation", activation, ACTIVATIONS)
-        check_choice(kind, "update", update, UPDATES)
-        check_slope(kind, negative_slope)
-        check_zoneout(kind, zoneout)
-        usual = "run" if reset == "after" else "ru"
-        order = usual if order is None else order
-        if not isinstance(order, str) or sorted(order) != sorted(usual):
-            raise ValueError(
-                f"{kind}: order must be a permutation of {usual!r} for reset="
-                f"{reset!r}, got {order!r}"
-            )
-        if reset == "before" and input_kernel_size is not None:
-            raise ValueError(
-                f"{kind}: input_kernel_size must be None for reset='before', which has "
-                f"no convolution of the inputs alone, got {input_kernel_size!r}"
-            )
-        self.input_channels = input_channels
-        self.hidden_channels = hidden_channels
-        self.reset = reset
-        self.order = order
-        self.activation = activation
-        self.negative_slope = negative_slope
-        self.update = update
-        self.zoneout = zoneout
-        self.dilation = both(kind, "dilation", dilation)
-        self.input_dilation = self.dilation if input_kernel_size is None else (1, 1)
-        setting = Setting(kernel_size, dilation, bias, device, dtype)
-        features, channels = hidden_channels, input_channels + hidden_channels
-        if reset == "after":
-            if input_channels > 0:
-                self.i2h = self._of_inputs(kind, setting, input_kernel_size)
-            self.h2h = convolution(kind, setting, features, 3 * features)
-        else:
-            self.conv_gates = convolution(kind, setting, channels, 2 * features)
-            self.conv_can = convolution(kind, setting, channels, features)
-        self._remember()
-
-    def _of_inputs(
-        self, kind: str, setting: Setting, kernel_size: Pair | None
-    ) -> nn.Conv2d:
-        sizes = self.input_channels, 3 * self.hidden_channels
-        if kernel_size is None:
-            return convolution(kind, setting, *sizes)
-        setting = setting._replace(kernel_size=kernel_size, dilation=1)
-        return convolution(kind, setting, *sizes, "input_kernel_size")
-
-    def _options(self) -> str:
-        return (
-            f"{self.input_channels}, {self.hidden_channels}, reset={self.reset!r}, "
-            f"order={self.order!r}, activation={self.activation!r}, "
-            f"update={self.update!r}, zoneout={self.zoneout}"
-        )
-
-    def forward(self, input: Tensor | None = None, h: Tensor | None = None) -> Tensor:
-        """Take one step.
-
-        Args:
-            input: `[B, C, H, W]`; or None, and its terms vanish.
-            h: the state `[B, F, H, W]`; None is 0. One of the two must be given.
-
-        Returns:
-            The new state, kept for the backward pass: clone it to change it in place.
-
-        Raises:
-            TypeError, ValueError: as `conv_gru`.
-
-        """
-        if self._is_plain(input, h) and self._is_quick_alone(input, h):
-            zoneout, h = self.zoneout if self.training else 0, self._complete(input, h)
-            mask = zoneout_mask(zoneout, None, h, self.hidden_channels, 1)
-            one = None if mask is None else mask[0]
-            new = self._compiled_step(input, h, one)
-            return self._step(input, h, one) if new is None else new
-        inputs = self._one_step(input)
-        return self._sequence("input", inputs, h, steps=1)[0][0]
-
-    def sequence(
-        self,
-        inputs: Tensor | None,
-        h: Tensor | None = None,
-        *,
-        lengths: Tensor | Sequence[int] | None = None,
-        steps: int | None = None,
-        recompute: str = "none",
-    ) -> tuple[Tensor, Tensor]:
-        """Run over `[T, B, C, H, W]`: the states after every step, and the last.
-
-        The other arguments are those of `conv_gru`.
-        """
-        return self._sequence("inputs", inputs, h, lengths, steps, recompute)
-
-    def _sequence(
-        self,
-        name: str,
-        inputs: Tensor | None,
-        h: Tensor | None,
-        lengths: Tensor | Sequence[int] | None = None,
-        steps: int | None = None,
-        recompute: str = "none",
-    ) -> tuple[Tensor, Tensor]:
-        steps = as_integer(steps)
-        by_modules = self._change() is not None
-        self._check_inputs(name, inputs, by_modules)
-        zoneout = self.zoneout if self.training else 0
-        mask = zoneout_mask(zoneout, inputs, h, self.hidden_channels, steps)
-        if by_modules:
-            return self._call_modules(inputs, h, mask, lengths, steps)
-        outputs = conv_gru(
-            inputs,
-            h,
-            **self._weights(),
-            reset=self.reset,
-            activation=self.activation,
-            negative_slope=self.negative_slope,
-            update=self.update,
-            x_dilation=self.input_dilation,
-            h_dilation=self.dilation,
-            zoneout_mask=mask,
-            lengths=lengths,
-            steps=steps,
-            recompute=recompute,
-        )
-        return outputs, last_state(outputs, h)
-
-    def _call_modules(
-        self,
-        inputs: Tensor | None,
-        h: Tensor | None,
-        mask: Tensor | None,
-        lengths: Tensor | Sequence[int] | None,
-        steps: int | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Run over a sequence by calling the convolutions as they are."""
-
-        def one(t: int, input: Tensor | None, h: Tensor) -> Tensor:
-            return self._step(input, h, None if mask is None else mask[t])
-
-        refuse_tracing(type(self).__name__, inputs, h)
-        h = self._complete(inputs, h)
-        return run_steps(type(self).__name__, one, inputs, h, lengths, steps)
-
-    def _step(self, input: Tensor | None, h: Tensor, mask: Tensor | None) -> Tensor:
-        """Take a step by the convolutions as they are."""
-        if self._is_plain(input, h):
-            new = self._compiled_step(input, h, mask)
-            if new is not None:
-                return new
-        step = self._step_after if self.reset == "after" else self._step_before
-        return step(input, h, mask)
-
-    def _compiled_step(
-        self, input: Tensor | None, h: Tensor, mask: Tensor | None
-    ) -> Tensor | None:
-        """Take a step in one call; None where a convolution is not as it was made."""
-        features, channels = self.hidden_channels, self.input_channels
-        both = channels + features
-        sizes: dict[str, tuple[int, int]] = (
-            {"i2h": (channels, 3 * features), "h2h": (features, 3 * features)}
-            if self.reset == "after"
-            else {"conv_gates": (both, 2 * features), "conv_can": (both, features)}
-        )
-        given = [self._plain_convolution(name, *size) for name, size in sizes.items()]
-        if given[1] is None or (given[0] is None and self.input_channels > 0):
-            return None
-        if self.reset == "before" and input is None and self.input_channels > 0:
-            return None
-        order = self.order if self.reset == "after" else self.order + "n"
-        choices = order, self.activation, self.negative_slope, self.update, self.reset
-        options = GruOptions.choose("gru_gates", *choices).numbers()
-        step: Any = _C.gru_cell_after if self.reset == "after" else _C.gru_cell_before
-        new: Tensor = step(input, h, *given, options, mask)
-        return new
-
-    def _step_after(
-        self, input: Tensor | None, h: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        x_gates, channels = None, 3 * self.hidden_channels
-        if input is not None:
-            x_gates = call(self, "i2h", input, channels)
-        h_gates = call(self, "h2h", h, channels)
-        h = wide_enough(h, *(g for g in (x_gates, h_gates) if g is not None))
-        options = self.activation, self.negative_slope, self.update, mask
-        return gru_gates(x_gates, h_gates, h, self.order, *options)
-
-    def _step_before(
-        self, input: Tensor | None, h: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        channels = self.hidden_channels
-        gates = call(self, "conv_gates", self._joined(input, h), 2 * channels)
-        h = wide_enough(h, gates)
-        u, left = gru_reset(gates, None, h, self.order)
-        candidate = call(self, "conv_can", self._joined(input, left), channels)
-        u, h = wide_enough(u, candidate), wide_enough(h, candidate)
-        options = self.activation, self.negative_slope, self.update, mask
-        return gru_output(u, candidate, h, *options)
-
-    def _complete(self, inputs: Tensor | None, h: Tensor | None) -> Tensor:
-        """The state, 0 where it is None."""
-        kind = type(self).__name__
-        return zero_if_none(kind, self.hidden_channels, h, inputs)
-
-    def _weights(self) -> dict[str, Any]:
-        if self.reset == "after":
-            of_inputs = self.input_channels > 0
-            return {
-                "x_weight": self.i2h.weight if of_inputs else None,
-                "x_bias": self.i2h.bias if of_inputs else None,
-                "h_weight": self.h2h.weight,
-                "h_bias": self.h2h.bias,
-                "order": self.order,
-            }
-        # Two convolutions of everything that is read before the reset become one.
-        gates, can = self.conv_gates, self.conv_can
-        weight = torch.cat([gates.weight, can.weight])
-        bias = None
-        if gates.bias is not None and can.bias is not None:
-            bias = torch.cat([gates.bias, can.bias])
-        return {
-            "x_weight": weight[:, : self.input_channels],
-            "h_weight": weight[:, self.input_channels :],
-            "h_bias": bias,
-            "order": self.order + "n",
-        }
+from trajgru_ext.nn.conv_gru_cell import ConvGRUCell
 
 
 class ConvGRU(Layers):
@@ -341,9 +35,32 @@ class ConvGRU(Layers):
         return_all_layers: whether the outputs of all layers are returned, in a list.
         recompute: what the backward pass computes again to save memory: "none" or
             "gates"; see `conv_gru`.
-        options: those of `ConvGRUCell`.
+        input_kernel_size: of the inputs' convolutions, where it is another, for
+            reset="after"; these are then not dilated, as in HKO-7.
+        dilation: of the convolutions, one number or (height, width).
+        bias: whether the convolutions have biases.
+        reset: whether the reset gate comes "after" or "before" the convolution of the
+            state.
+        order: the slices' order in the weights, a permutation of "run", or for
+            reset="before" of "ru".
+        activation: "tanh", "relu" or "leaky_relu", of the candidate.
+        negative_slope: of "leaky_relu".
+        update: what the update gate multiplies: "keep" the old state, "replace" the
+            candidate.
+        zoneout: the probability that an element of a state keeps its old value in a
+            step while training; without effect in evaluation.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Source: as of `ConvGRUCell`.
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nn import ConvGRU
+        >>> layers = ConvGRU(3, [16, 8], num_layers=2, batch_first=True)
+        >>> outputs, states = layers(torch.randn(2, 5, 3, 16, 16), lengths=[5, 3])
+        >>> outputs.shape, [h.shape[1] for h in states]
+        (torch.Size([2, 5, 8, 16, 16]), [16, 8])
 
     """
 
@@ -357,12 +74,35 @@ class ConvGRU(Layers):
         batch_first: bool = False,
         return_all_layers: bool = False,
         recompute: str = "none",
-        **options: Any,
+        input_kernel_size: Pair | None = None,
+        dilation: Pair = 1,
+        bias: bool = True,
+        reset: str = "after",
+        order: str | None = None,
+        activation: str = "tanh",
+        negative_slope: float = 0.2,
+        update: str = "keep",
+        zoneout: float = 0.0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         kind = type(self).__name__
         (num_layers,) = check_positive(kind, num_layers=num_layers)
         given = input_channels, hidden_channels, kernel_size, num_layers
         sizes = layer_sizes(kind, *given)
+        options: dict[str, Any] = {
+            "input_kernel_size": input_kernel_size,
+            "dilation": dilation,
+            "bias": bias,
+            "reset": reset,
+            "order": order,
+            "activation": activation,
+            "negative_slope": negative_slope,
+            "update": update,
+            "zoneout": zoneout,
+            "device": device,
+            "dtype": dtype,
+        }
         cells = [ConvGRUCell(*size, **options) for size in sizes]
         super().__init__(cells, batch_first, return_all_layers, recompute)
 

@@ -55,9 +55,18 @@ class ConvLSTMCell(Cell):
         image_size: (H, W), for peepholes per element.
         order: the slices' order in the weight, a permutation of "ifog".
         forget_bias: added in the forget gate.
-        device, dtype: of the parameters.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Source: Shi et al. 2015 (arXiv 1506.04214).
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nn import ConvLSTMCell
+        >>> cell, state = ConvLSTMCell(3, 8, peephole="channel"), None
+        >>> for frame in torch.randn(4, 2, 3, 16, 16):
+        ...     state = cell(frame, state)
+        >>> h, c = state
 
     """
 
@@ -137,11 +146,10 @@ class ConvLSTMCell(Cell):
 
         """
         h, c = self._both_states(state)
-        if self._is_plain(input, h, c) and self._is_quick_alone(input, h, c):
+        if self._is_plain(input, h, c):
             if h is None or c is None:
                 h, c = self._complete(input, (h, c))
-            new = self._compiled_step(input, h, c)
-            return self._step(0, input, (h, c)) if new is None else new
+            return self._plain_step(input, h, c)
         inputs = self._one_step(input)
         outputs, (_, c) = self._sequence("input", inputs, state, steps=1)
         return outputs[0], c
@@ -200,24 +208,21 @@ class ConvLSTMCell(Cell):
 
     def _step(self, _: int, input: Tensor | None, state: State) -> State:
         """Take a step by the convolution as it is."""
-        h, c = state
-        if self._is_plain(input, h, c):
-            new = self._compiled_step(input, h, c)
-            if new is not None:
-                return new
+        plain = self._is_plain(input, *state)
+        return (self._plain_step if plain else self._step_by_calls)(input, *state)
+
+    def _step_by_calls(self, input: Tensor | None, h: Tensor, c: Tensor) -> State:
         gates = call(self, "conv", self._joined(input, h), 4 * self.hidden_channels)
         c, peephole = wide_enough(c, gates), self._peephole()
         return lstm_gates(gates, None, c, peephole, self.order, self.forget_bias)
 
-    def _compiled_step(
-        self, input: Tensor | None, h: Tensor, c: Tensor
-    ) -> State | None:
-        """Take a step in one call; None where the convolution is not as it was made."""
+    def _plain_step(self, input: Tensor | None, h: Tensor, c: Tensor) -> State:
+        """Take a step of plain arguments: one call where the convolution is plain."""
         features = self.hidden_channels
         sizes = self.input_channels + features, 4 * features
         conv = self._plain_convolution("conv", *sizes)
         if conv is None or (input is None and self.input_channels > 0):
-            return None
+            return self._step_by_calls(input, h, c)
         options = LstmOptions.choose("lstm_gates", self.order, self.forget_bias)
         weights = self._peephole() or (None, None, None)
         new_h, new_c = _C.lstm_cell(input, h, c, conv, weights, options.numbers())
@@ -258,9 +263,26 @@ class ConvLSTM(Layers):
         return_all_layers: whether the outputs of all layers are returned, in a list.
         recompute: what the backward pass computes again to save memory: "none" or
             "gates"; see `conv_lstm`.
-        options: those of `ConvLSTMCell`.
+        dilation: of the convolutions, one number or (height, width).
+        bias: whether the convolutions have biases.
+        peephole: None, "channel" for weights `[1, F, 1, 1]` or "element" for
+            `[1, F, H, W]`; they begin at zero.
+        image_size: (H, W), for peepholes per element.
+        order: the slices' order in the weights, a permutation of "ifog".
+        forget_bias: added in the forget gate.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Source: Shi et al. 2015 (arXiv 1506.04214).
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nn import ConvLSTM
+        >>> layers = ConvLSTM(3, [16, 8], num_layers=2)
+        >>> outputs, states = layers(torch.randn(5, 2, 3, 16, 16))
+        >>> ahead, states = layers(None, states, steps=10)
+        >>> outputs.shape, ahead.shape
+        (torch.Size([5, 2, 8, 16, 16]), torch.Size([10, 2, 8, 16, 16]))
 
     """
 
@@ -274,12 +296,29 @@ class ConvLSTM(Layers):
         batch_first: bool = False,
         return_all_layers: bool = False,
         recompute: str = "none",
-        **options: Any,
+        dilation: Pair = 1,
+        bias: bool = True,
+        peephole: str | None = None,
+        image_size: tuple[int, int] | None = None,
+        order: str = "ifog",
+        forget_bias: float = 0.0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         kind = type(self).__name__
         (num_layers,) = check_positive(kind, num_layers=num_layers)
         given = input_channels, hidden_channels, kernel_size, num_layers
         sizes = layer_sizes(kind, *given)
+        options: dict[str, Any] = {
+            "dilation": dilation,
+            "bias": bias,
+            "peephole": peephole,
+            "image_size": image_size,
+            "order": order,
+            "forget_bias": forget_bias,
+            "device": device,
+            "dtype": dtype,
+        }
         cells = [ConvLSTMCell(*size, **options) for size in sizes]
         super().__init__(cells, batch_first, return_all_layers, recompute)
 

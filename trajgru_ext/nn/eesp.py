@@ -95,6 +95,12 @@ class EESP(ByWeights):
 
     Source: Mehta et al. 2019, "ESPNetv2" (arXiv 1811.11431); sacmehta/ESPNetv2.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nn import EESP
+        >>> EESP(32, 64, stride=2, k=4)(torch.randn(2, 32, 16, 16)).shape
+        torch.Size([2, 64, 8, 8])
+
     """
 
     def __init__(
@@ -219,6 +225,12 @@ class DilatedSeparableConv(nn.Module):
 
     Source: Chollet 2017 (arXiv 1610.02357), with dilation.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nn import DilatedSeparableConv
+        >>> DilatedSeparableConv(8, 16, dilation=2)(torch.randn(2, 8, 16, 16)).shape
+        torch.Size([2, 16, 16, 16])
+
     """
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
@@ -256,6 +268,12 @@ class DilatedPyramid(nn.Module):
             taken.
 
     Source: after Mehta et al. 2018, "ESPNet" (arXiv 1803.06815).
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nn import DilatedPyramid
+        >>> DilatedPyramid(32, 48)(torch.randn(2, 32, 16, 16)).shape
+        torch.Size([2, 48, 16, 16])
 
     """
 

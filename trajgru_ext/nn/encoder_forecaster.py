@@ -52,6 +52,21 @@ class EncoderForecaster(nn.Module):
     Source: Shi et al. 2017 (arXiv 1706.03458), HKO-7; with `join` Shi et al. 2015
     (arXiv 1506.04214).
 
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> from trajgru_ext.nn import ConvGRU, EncoderForecaster, TrajGRU
+        >>> net = EncoderForecaster(
+        ...     down=[nn.Conv2d(1, 8, 3, 2, 1), nn.Conv2d(16, 16, 3, 2, 1)],
+        ...     encoder=[TrajGRU(8, 16, links=5), ConvGRU(16, 32)],
+        ...     forecaster=[TrajGRU(32, 16, links=5), ConvGRU(0, 32)],
+        ...     up=[nn.ConvTranspose2d(32, 32, 2, 2)],
+        ...     head=nn.ConvTranspose2d(16, 1, 2, 2),
+        ...     steps=4,
+        ... )
+        >>> net(torch.randn(3, 2, 1, 16, 16)).shape
+        torch.Size([4, 2, 1, 16, 16])
+
     """
 
     def __init__(

@@ -73,6 +73,12 @@ def hko7_traj_gru(
     Source: Shi et al. 2017 (arXiv 1706.03458), HKO-7's configuration
     trajgru_55_55_33_1_64_1_192_1_192_13_13_9_b4.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nn import hko7_traj_gru
+        >>> hko7_traj_gru(steps=2)(torch.rand(1, 1, 1, 60, 60)).shape
+        torch.Size([2, 1, 1, 60, 60])
+
     """
 
     def layer(level: int, inputs: int, features: int) -> nn.Module:
@@ -106,6 +112,12 @@ def hko7_conv_gru(
 
     Source: Shi et al. 2017 (arXiv 1706.03458), HKO-7's configuration
     convgru_55_55_33_1_64_1_192_1_192_b4.
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nn import hko7_conv_gru
+        >>> hko7_conv_gru(steps=2)(torch.rand(1, 1, 1, 60, 60)).shape
+        torch.Size([2, 1, 1, 60, 60])
 
     """
 
@@ -146,6 +158,14 @@ def moving_mnist_traj_gru(
     Source: Shi et al. 2017 (arXiv 1706.03458), HKO-7's configurations
     trajgru_1_64_1_96_1_96_L5, _L9, _L13 and _L17.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nn import moving_mnist_traj_gru
+        >>> net = moving_mnist_traj_gru(links=5, steps=3)
+        >>> states = net.encode(torch.rand(2, 1, 1, 32, 32))
+        >>> net.forecast(states, steps=4).shape
+        torch.Size([4, 1, 1, 32, 32])
+
     """
 
     def layer(level: int, inputs: int, features: int) -> nn.Module:
@@ -185,6 +205,12 @@ def moving_mnist_conv_gru(
     Source: Shi et al. 2017 (arXiv 1706.03458), HKO-7's configurations
     convgru_1_64_1_96_1_96_K5, _K7 and _K3D2.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nn import moving_mnist_conv_gru
+        >>> moving_mnist_conv_gru(steps=2)(torch.rand(2, 1, 1, 32, 32)).shape
+        torch.Size([2, 1, 1, 32, 32])
+
     """
 
     def layer(level: int, inputs: int, features: int) -> nn.Module:
@@ -222,6 +248,12 @@ def conv_lstm_forecaster(
             than those that it makes. The numbers above are with 1.
 
     Source: Shi et al. 2015 (arXiv 1506.04214), table 1.
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nn import conv_lstm_forecaster
+        >>> conv_lstm_forecaster((16, 8), steps=2)(torch.rand(2, 1, 1, 32, 32)).shape
+        torch.Size([2, 1, 1, 32, 32])
 
     """
     if not isinstance(features, Sequence):

@@ -37,6 +37,12 @@ class SelectiveKernelConv(ByWeights):
 
     Source: Li et al. 2019 (arXiv 1903.06586).
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nn import SelectiveKernelConv
+        >>> SelectiveKernelConv(64, M=2, G=32)(torch.randn(2, 64, 8, 8)).shape
+        torch.Size([2, 64, 8, 8])
+
     """
 
     def __init__(
@@ -125,6 +131,12 @@ class SelectiveKernelUnit(nn.Module):
 
     Source: Li et al. 2019 (arXiv 1903.06586).
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nn import SelectiveKernelUnit
+        >>> SelectiveKernelUnit(64, 64, 128)(torch.randn(2, 64, 8, 8)).shape
+        torch.Size([2, 128, 4, 4])
+
     """
 
     def __init__(
@@ -172,7 +184,26 @@ class SelectiveKernelUnit(nn.Module):
 
 
 def sknet50(num_classes: int = 1000) -> ResNet:
-    """Build SKNet-50, of images `[B, 3, H, W]`; Li et al. 2019, table 1."""
+    """SKNet-50: a residual network of `SelectiveKernelUnit`.
+
+    It makes `[B, num_classes]` logits of images `[B, 3, H, W]`, of any size from 32
+    pixels a side. Four stages of (3, 4, 6, 3) units, of two branches each, are 128,
+    256, 512 and 1024 channels wide, times 2 at their ends. The parameters are named as
+    those of torchvision's ResNet, the units' as of `SelectiveKernelUnit`.
+
+    Args:
+        num_classes: of the last layer.
+
+    Source: Li et al. 2019, "Selective Kernel Networks" (arXiv 1903.06586), table 1.
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nn import sknet50
+        >>> net = sknet50(num_classes=10).eval()
+        >>> net(torch.randn(1, 3, 64, 64)).shape
+        torch.Size([1, 10])
+
+    """
 
     def make(channels: int, width: int, stride: int) -> nn.Module:
         return SelectiveKernelUnit(channels, width, 2 * width, stride=stride)

@@ -19,6 +19,12 @@ class SpatialPyramidPooling(nn.Module):
 
     Source: He et al. 2014 (arXiv 1406.4729).
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nn import SpatialPyramidPooling
+        >>> SpatialPyramidPooling(3)(torch.randn(2, 8, 13, 9)).shape
+        torch.Size([2, 112])
+
     """
 
     def __init__(self, num_levels: int, pool_type: str = "max_pool") -> None:

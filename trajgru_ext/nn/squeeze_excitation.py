@@ -25,6 +25,12 @@ class SqueezeExcitation(nn.Module):
 
     Source: Hu et al. 2018 (arXiv 1709.01507).
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nn import SqueezeExcitation
+        >>> SqueezeExcitation(64)(torch.randn(2, 64, 8, 8)).shape
+        torch.Size([2, 64, 8, 8])
+
     """
 
     def __init__(self, channel: int, reduction: int = 16) -> None:
@@ -63,6 +69,12 @@ class SEBasicBlock(nn.Module):
         reduction: of `SqueezeExcitation`.
 
     Source: Hu et al. 2018 (arXiv 1709.01507).
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nn import SEBasicBlock
+        >>> SEBasicBlock(64, 64)(torch.randn(2, 64, 8, 8)).shape
+        torch.Size([2, 64, 8, 8])
 
     """
 
@@ -107,6 +119,12 @@ class SEBottleneck(nn.Module):
         reduction: of `SqueezeExcitation`.
 
     Source: Hu et al. 2018 (arXiv 1709.01507).
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nn import SEBottleneck
+        >>> SEBottleneck(256, 64)(torch.randn(2, 256, 8, 8)).shape
+        torch.Size([2, 256, 8, 8])
 
     """
 
@@ -164,10 +182,48 @@ def _se_resnet(block: type[SEBasicBlock | SEBottleneck], num_classes: int) -> Re
 
 
 def se_resnet34(num_classes: int = 1000) -> ResNet:
-    """Build SE-ResNet-34, of images `[B, 3, H, W]`; Hu et al. 2018."""
+    """SE-ResNet-34: a residual network of `SEBasicBlock`.
+
+    It makes `[B, num_classes]` logits of images `[B, 3, H, W]`, of any size from 32
+    pixels a side. Four stages of (3, 4, 6, 3) blocks are 64, 128, 256 and 512 channels
+    wide. The parameters are named as those of torchvision's ResNet, the blocks' as of
+    `SEBasicBlock`.
+
+    Args:
+        num_classes: of the last layer.
+
+    Source: Hu et al. 2018, "Squeeze-and-Excitation Networks" (arXiv 1709.01507).
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nn import se_resnet34
+        >>> net = se_resnet34(num_classes=10).eval()
+        >>> net(torch.randn(1, 3, 64, 64)).shape
+        torch.Size([1, 10])
+
+    """
     return _se_resnet(SEBasicBlock, num_classes)
 
 
 def se_resnet50(num_classes: int = 1000) -> ResNet:
-    """Build SE-ResNet-50, of images `[B, 3, H, W]`; Hu et al. 2018."""
+    """SE-ResNet-50: a residual network of `SEBottleneck`.
+
+    It makes `[B, num_classes]` logits of images `[B, 3, H, W]`, of any size from 32
+    pixels a side. Four stages of (3, 4, 6, 3) blocks are 64, 128, 256 and 512 channels
+    wide, times 4 at their ends. The parameters are named as those of torchvision's
+    ResNet, the blocks' as of `SEBottleneck`.
+
+    Args:
+        num_classes: of the last layer.
+
+    Source: Hu et al. 2018, "Squeeze-and-Excitation Networks" (arXiv 1709.01507).
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nn import se_resnet50
+        >>> net = se_resnet50(num_classes=10).eval()
+        >>> net(torch.randn(1, 3, 64, 64)).shape
+        torch.Size([1, 10])
+
+    """
     return _se_resnet(SEBottleneck, num_classes)

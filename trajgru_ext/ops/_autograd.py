@@ -57,8 +57,7 @@ class Function(torch.autograd.Function):
     @staticmethod
     def options_of(numbers: list[float]) -> Any:
         """The last argument, from its numbers."""
-        (number,) = numbers
-        return number
+        raise NotImplementedError
 
     @classmethod
     def call(cls, *args: Any) -> Any:
@@ -95,10 +94,9 @@ class Function(torch.autograd.Function):
 
 
 def _by_compiled_derivative(name: str, args: tuple[Any, ...]) -> Any:
-    """Call an operator of some tensors and options, or one number."""
+    """Call an operator of some tensors and options."""
     *tensors, options = args
-    numbers = [options] if isinstance(options, float) else options.numbers()
-    results = _C.differentiable(name, tensors, numbers)
+    results = _C.differentiable(name, tensors, options.numbers())
     return results[0] if len(results) == 1 else tuple(results)
 
 

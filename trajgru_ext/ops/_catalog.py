@@ -119,13 +119,14 @@ def _bias(s: Source, outputs: int, to_flows: bool = False) -> Tensor | None:
     return s.bias(outputs, to_flows) if s.choose("bias", True, False) else None
 
 
-@_entry("flow", fixed_order=False)
+@_entry("flow", cases={"": {}, "border": {"padding_mode": "border"}}, fixed_order=False)
 def flow_warp(s: Source) -> Arguments:
     batch, channels, height, width = s.sizes("BCHW")
     return {
         "input": s.tensor(batch, channels, height, width),
         "flow": s.flow(batch, 2, height, width),
         "flow_scale": s.choose("flow_scale", 1.0, -1.0, 0.5, 0.0),
+        "padding_mode": s.choose("padding_mode", "zeros", "border"),
     }
 
 

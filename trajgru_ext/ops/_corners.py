@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from trajgru_ext.ops._options import PADDINGS
+
 
 def _between(f: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """(1 - f) a + f b, in which what has no weight does not count, even NaN."""
@@ -16,9 +18,13 @@ class Corners:
 
     Their weights are polynomials of the displacement within a cell, so derivatives of
     any order are those of the cell that the floor of the displacement names.
+
+    padding: of `PADDINGS`. Positions clipped to the border are constant.
     """
 
-    def __init__(self, image: Tensor, flow: Tensor, flow_scale: float) -> None:
+    def __init__(
+        self, image: Tensor, flow: Tensor, flow_scale: float, padding: int = 0
+    ) -> None:
         self.shape = image.shape
         height, width = image.shape[2:]
         self.dtype = torch.promote_types(image.dtype, torch.float32)
@@ -31,14 +37,32 @@ class Corners:
         cols = torch.arange(width, device=device)
         rows = torch.arange(height, device=device)[:, None]
         limit = 2.0**62
+        border = PADDINGS[padding] == "border"
+        if border:  # one place outside is as good as another
+            floor_u = floor_u.clamp(-width, width)
+            floor_v = floor_v.clamp(-height, height)
         near = (floor_u.abs() < limit) & (floor_v.abs() < limit)
         self.col = cols + torch.where(near, floor_u, 0).long()
         self.row = rows + torch.where(near, floor_v, 0).long()
+        if border:
+            self.col = self.col.clamp(-1, width - 1)
+            self.row = self.row.clamp(-1, height - 1)
         self.inside = near & (self.row >= -1) & (self.row < height)
         self.inside = self.inside & (self.col >= -1) & (self.col < width)
+        # Where the position follows the flow, along x and along y.
+        self.moves = self.inside, self.inside
+        if border:
+            self.moves = (
+                self.inside & (self.col >= 0) & (self.col < width - 1),
+                self.inside & (self.row >= 0) & (self.row < height - 1),
+            )
         # Before the subtraction, so that no gradient of inf - inf is formed.
-        self.fx = torch.where(self.inside, u, 0) - torch.where(self.inside, floor_u, 0)
-        self.fy = torch.where(self.inside, v, 0) - torch.where(self.inside, floor_v, 0)
+        moves_x, moves_y = self.moves
+        self.fx = torch.where(moves_x, u, 0) - torch.where(moves_x, floor_u, 0)
+        self.fy = torch.where(moves_y, v, 0) - torch.where(moves_y, floor_v, 0)
+        if border:
+            self.fx = torch.where(self.col < 0, 1, self.fx)
+            self.fy = torch.where(self.row < 0, 1, self.fy)
 
     def weights(self) -> list[Tensor]:
         """Of corner k = 2 * (lower row) + (right column), each [B, H, W]."""
@@ -49,12 +73,18 @@ class Corners:
         """How fast the weights change where the flow moves along the tangent."""
         fx, fy = self.fx, self.fy
         u, v = (self.flow_scale * flow_tangent.to(self.dtype)).unbind(1)
+        u, v = self._of_moving(u, v)
         return [
             -(1 - fy) * u - (1 - fx) * v,
             (1 - fy) * u - fx * v,
             -fy * u + (1 - fx) * v,
             fy * u + fx * v,
         ]
+
+    def _of_moving(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What concerns x and y, 0 where the position does not move along them."""
+        moves_x, moves_y = self.moves
+        return torch.where(moves_x, x, 0), torch.where(moves_y, y, 0)
 
     def _corner(self, k: int) -> tuple[Tensor, Tensor]:
         """Where corner k lies in the flattened image, and whether it is inside."""
@@ -96,5 +126,6 @@ class Corners:
         dot = [(values * self.read(image, k)).sum(1) for k in range(4)]
         slope_u = _between(self.fy, dot[1] - dot[0], dot[3] - dot[2])
         slope_v = _between(self.fx, dot[2] - dot[0], dot[3] - dot[1])
-        flow_grad = self.flow_scale * torch.stack((slope_u, slope_v), 1)
+        slopes = torch.stack(self._of_moving(slope_u, slope_v), 1)
+        flow_grad = self.flow_scale * slopes
         return torch.where(self.undefined[:, None], torch.nan, flow_grad)

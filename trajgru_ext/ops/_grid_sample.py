@@ -5,7 +5,9 @@ from torch import Tensor
 from torch.nn.functional import conv2d, grid_sample, pad
 
 
-def warps_by_grid_sample(input: Tensor, flows: Tensor, flow_scale: float) -> Tensor:
+def warps_by_grid_sample(
+    input: Tensor, flows: Tensor, flow_scale: float, padding_mode: str = "zeros"
+) -> Tensor:
     """The input warped along each of L flows, `[B, L * C, H, W]`, by one grid_sample.
 
     Positions differ from `flow_warp`'s by the round-off of normalising them, about
@@ -20,10 +22,13 @@ def warps_by_grid_sample(input: Tensor, flows: Tensor, flow_scale: float) -> Ten
     device = flows.device
     x = u + torch.arange(width, device=device)
     y = v + torch.arange(height, device=device)[:, None]
-    # What lies far outside, or at infinity, reads 0 two pixels outside too.
+    # What lies far outside, or at infinity, reads 0 two pixels outside too. Clipped to
+    # the border here, NaN stays NaN, which it does not in grid_sample.
     (rows, cols), grid = image.shape[2:], []
-    for position, size in ((x, cols), (y, rows)):
-        grid.append(position.clamp(-2, size + 1) * (2 / (size - 1)) - 1)
+    first, beyond = (-2, 1) if padding_mode == "zeros" else (0, -1)
+    for position, size, padded in ((x, width, cols), (y, height, rows)):
+        clipped = position.clamp(first, size + beyond)
+        grid.append(clipped * (2 / (padded - 1)) - 1)
     # The links' grids above each other.
     above = torch.stack(grid, -1).flatten(1, 2)
     warped = grid_sample(image, above, padding_mode="zeros", align_corners=True)

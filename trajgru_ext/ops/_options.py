@@ -2,7 +2,8 @@
 
 The compiled operators have the same structs (csrc/operators/gates/*_options.h). As the
 dispatcher knows no structs, they travel as a list of numbers, one a field, and the
-names of the fields are compared when the package is imported.
+names of the fields are compared when the package is imported. The warp's are few, and
+are arguments of their own.
 """
 
 import functools
@@ -16,6 +17,7 @@ from trajgru_ext.ops._arguments import check_number
 ACTIVATIONS = ("tanh", "relu", "leaky_relu")
 UPDATES = ("keep", "replace")
 RESETS = ("after", "before")
+PADDINGS = ("zeros", "border")
 
 
 def check_choice(op: str, name: str, value: Any, choices: Sequence[str]) -> None:
@@ -154,7 +156,30 @@ class LstmOptions(NamedTuple):
         return list(map(float, self))
 
 
-Options = TypeVar("Options", GruOptions, LstmOptions)
+class WarpOptions(NamedTuple):
+    """What the warp of an image can be told."""
+
+    flow_scale: float = 1.0
+    padding: int = 0  # of PADDINGS
+
+    @classmethod
+    def choose(cls, op: str, flow_scale: float, padding_mode: str) -> "WarpOptions":
+        """Check the choices as users write them."""
+        check_number(op, "flow_scale", flow_scale)
+        check_choice(op, "padding_mode", padding_mode, PADDINGS)
+        return cls(float(flow_scale), PADDINGS.index(padding_mode))
+
+    @property
+    def padding_mode(self) -> str:
+        """As users write it."""
+        return PADDINGS[self.padding]
+
+    def numbers(self) -> list[float]:
+        """As the compiled derivative takes them."""
+        return [float(field) for field in self]
+
+
+Options = TypeVar("Options", GruOptions, LstmOptions, WarpOptions)
 
 
 def read(kind: type[Options], numbers: Sequence[float]) -> Options:

@@ -18,11 +18,15 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def leaf(function: Callable[P, R]) -> Callable[P, R]:
+def leaf(
+    function: Callable[P, R], public: Callable[..., R] | None = None
+) -> Callable[P, R]:
     """Make a function one call for `__torch_function__`, which may override it.
 
     What looks at sizes, or asks whether a tensor is there, is one, so that layers are
     traced without them.
+
+    public: what is overridden in its place, where something else calls it.
     """
 
     @functools.wraps(function)
@@ -37,7 +41,8 @@ def leaf(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         operands = tuple(_operands((*args, *kwargs.values())))
         if has_torch_function(operands):
-            overridden: R = handle_torch_function(whole, operands, *args, **kwargs)
+            called = whole if public is None else public
+            overridden: R = handle_torch_function(called, operands, *args, **kwargs)
             return overridden
         return function(*args, **kwargs)
 

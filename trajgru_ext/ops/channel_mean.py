@@ -40,6 +40,12 @@ def channel_mean(*branches: Tensor) -> Tensor:
     Source: the squeeze of Hu et al. 2018 (arXiv 1709.01507), and of Li et al. 2019
     (arXiv 1903.06586).
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext import channel_mean
+        >>> channel_mean(torch.ones(1, 2, 4, 4), torch.ones(1, 2, 4, 4))
+        tensor([[2., 2.]])
+
     """
     mean: Tensor = _ChannelMean.call(*check_list("channel_mean", branches, 1))
     return mean

@@ -9,18 +9,18 @@ from torch.nn.functional import conv2d as torch_conv2d
 from trajgru_ext import _C
 from trajgru_ext.ops import _registry
 from trajgru_ext.ops._autograd import transforming
-from trajgru_ext.ops._overrides import overridable
+from trajgru_ext.ops._overrides import leaf
 from trajgru_ext.ops._registry import decomposition, fake, operator
 
 # Kernels that csrc/cpu/conv has Winograd's convolutions for.
 KERNELS = {(3, 3), (5, 5)} | {s for k in (3, 5, 7) for s in ((1, k), (k, 1))}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# With fewer they pay for no size.
+# With fewer they pay for no size (csrc/cpu/conv/conv_algorithm.cpp).
 FEWEST_CHANNELS, FEWEST_OUTPUTS = 8, 16
+_FEWEST_ELEMENTS = FEWEST_CHANNELS * 256
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-@overridable
 def conv2d(
     input: Tensor,
     weight: Tensor,
@@ -61,7 +61,44 @@ def conv2d(
     Raises:
         RuntimeError, TypeError, ValueError: as torch's.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext import conv2d
+        >>> images, weight = torch.randn(2, 16, 32, 32), torch.randn(32, 16, 3, 3)
+        >>> conv2d(images, weight, padding="same").shape
+        torch.Size([2, 32, 32, 32])
+
     """
+    # What follows takes a third as long as a small convolution does.
+    if (
+        type(input) in _PLAIN
+        and type(weight) in _PLAIN
+        and not torch.compiler.is_compiling()
+        and (groups != 1 or _small_and_alone(input))
+        and not _C.conv_algorithm_forced()
+    ):
+        return torch_conv2d(input, weight, bias, stride, padding, dilation, groups)
+    return _of_any_arguments(input, weight, bias, stride, padding, dilation, groups)
+
+
+conv2d.__module__ = "trajgru_ext"
+
+
+def _small_and_alone(image: Tensor) -> bool:
+    """Whether torch convolves it as well; several threads wait for one another."""
+    return image.numel() < _FEWEST_ELEMENTS and torch.get_num_threads() == 1
+
+
+def _conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+) -> Tensor:
+    """The same, of anything that can stand for a tensor."""
     if not transforming() and not _registry.replaced():
         sides = (padding, padding) if type(padding) is int else padding
         if isinstance(sides, str):
@@ -83,6 +120,9 @@ def conv2d(
             traced: Tensor = operator("conv2d")(input, weight, bias, sides)
             return traced
     return torch_conv2d(input, weight, bias, stride, padding, dilation, groups)
+
+
+_of_any_arguments = leaf(_conv2d, conv2d)
 
 
 def _may_pay(input: Tensor, weight: Tensor) -> bool:
@@ -156,7 +196,7 @@ def _fake_conv2d_backward(
 
 
 @decomposition("conv2d")
-def _conv2d(
+def _by_torch(
     input: Tensor, weight: Tensor, bias: Tensor | None, padding: list[int]
 ) -> Tensor:
     return torch_conv2d(input, weight, bias, 1, padding)

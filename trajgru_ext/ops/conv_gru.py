@@ -104,6 +104,15 @@ def conv_gru(
     Source: reset after the convolution: HKO-7 (Shi et al. 2017, arXiv 1706.03458);
     before: Ballas et al. 2015 (arXiv 1511.06432).
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext import conv_gru
+        >>> inputs = torch.randn(5, 2, 3, 12, 12)
+        >>> x_weight = torch.randn(3 * 8, 3, 3, 3)
+        >>> h_weight = torch.randn(3 * 8, 8, 3, 3)
+        >>> conv_gru(inputs, None, x_weight, h_weight).shape
+        torch.Size([5, 2, 8, 12, 12])
+
     """
     op = "conv_gru"
     tensors = {"inputs": inputs, "h": h, "x_weight": x_weight, "x_bias": x_bias}

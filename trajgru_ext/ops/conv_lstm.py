@@ -104,6 +104,16 @@ def conv_lstm(
 
     Source: Shi et al. 2015 (arXiv 1506.04214), equation 3.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext import conv_lstm
+        >>> inputs = torch.randn(5, 2, 3, 12, 12)
+        >>> x_weight = torch.randn(4 * 8, 3, 3, 3)
+        >>> h_weight = torch.randn(4 * 8, 8, 3, 3)
+        >>> outputs, c = conv_lstm(inputs, None, None, x_weight, h_weight)
+        >>> outputs.shape, c.shape
+        (torch.Size([5, 2, 8, 12, 12]), torch.Size([2, 8, 12, 12]))
+
     """
     op = "conv_lstm"
     tensors = {"inputs": inputs, "h": h, "c": c, "x_weight": x_weight}

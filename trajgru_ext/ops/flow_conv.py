@@ -74,6 +74,13 @@ def flow_conv(
 
     Source: Shi et al. 2017 (arXiv 1706.03458), equation 2; HKO-7.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext import flow_conv
+        >>> image, flows = torch.randn(2, 8, 16, 16), torch.randn(2, 2 * 5, 16, 16)
+        >>> flow_conv(image, flows, torch.randn(24, 5 * 8)).shape
+        torch.Size([2, 24, 16, 16])
+
     """
     check_tensors("flow_conv", input=input, flows=flows, weight=weight)
     if bias is not None:

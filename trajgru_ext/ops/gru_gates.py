@@ -65,6 +65,13 @@ def gru_gates(
 
     Source: HKO-7 (Shi et al. 2017, arXiv 1706.03458).
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext import gru_gates
+        >>> x_gates, h_gates = torch.randn(2, 3 * 8, 6, 6), torch.randn(2, 3 * 8, 6, 6)
+        >>> gru_gates(x_gates, h_gates, torch.zeros(2, 8, 6, 6)).shape
+        torch.Size([2, 8, 6, 6])
+
     """
     op = "gru_gates"
     _gates.check_gates(op, x_gates, h_gates)

@@ -58,6 +58,13 @@ def gru_output(
 
     Source: Cho et al. 2014 (arXiv 1406.1078); Ballas et al. 2015 (arXiv 1511.06432).
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext import gru_output
+        >>> u, candidate = torch.full((1, 1, 1, 1), 0.25), torch.zeros(1, 1, 1, 1)
+        >>> gru_output(u, candidate, torch.ones(1, 1, 1, 1))
+        tensor([[[[0.2500]]]])
+
     """
     op = "gru_output"
     check_tensors(op, u=u, candidate=candidate, h=h)

@@ -47,6 +47,16 @@ def gru_reset(
 
     Source: Cho et al. 2014 (arXiv 1406.1078); Ballas et al. 2015 (arXiv 1511.06432).
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext import gru_output, gru_reset
+        >>> x, h = torch.randn(2, 3, 6, 6), torch.zeros(2, 8, 6, 6)
+        >>> of_gates = torch.nn.Conv2d(3 + 8, 2 * 8, 3, padding=1)
+        >>> of_candidate = torch.nn.Conv2d(3 + 8, 8, 3, padding=1)
+        >>> u, passed = gru_reset(of_gates(torch.cat([x, h], 1)), None, h)
+        >>> gru_output(u, of_candidate(torch.cat([x, passed], 1)), h).shape
+        torch.Size([2, 8, 6, 6])
+
     """
     op = "gru_reset"
     _gates.check_gates(op, x_gates, h_gates)

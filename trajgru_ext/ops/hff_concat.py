@@ -70,6 +70,13 @@ def hff_concat(
     Source: Mehta et al. 2018, "ESPNet" (arXiv 1803.06815); Mehta et al. 2019,
     "ESPNetv2" (arXiv 1811.11431).
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext import hff_concat
+        >>> branches = [torch.full((1, 1, 1, 1), value) for value in (1.0, 2.0, 3.0)]
+        >>> hff_concat(branches).flatten()
+        tensor([1., 3., 6.])
+
     """
     op = "hff_concat"
     branches = check_list(op, branches, 1)

@@ -70,6 +70,14 @@ def lstm_gates(
 
     Source: Shi et al. 2015 (arXiv 1506.04214), equation 3.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext import lstm_gates
+        >>> x_gates, h_gates = torch.randn(2, 4 * 8, 6, 6), torch.randn(2, 4 * 8, 6, 6)
+        >>> h, c = lstm_gates(x_gates, h_gates, torch.zeros(2, 8, 6, 6))
+        >>> h.shape
+        torch.Size([2, 8, 6, 6])
+
     """
     op = "lstm_gates"
     _gates.check_gates(op, x_gates, h_gates)

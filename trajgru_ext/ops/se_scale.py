@@ -40,6 +40,12 @@ def se_scale(input: Tensor, logits: Tensor) -> Tensor:
 
     Source: Hu et al. 2018, "Squeeze-and-Excitation Networks" (arXiv 1709.01507), eq. 4.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext import se_scale
+        >>> se_scale(torch.ones(1, 2, 1, 1), torch.zeros(1, 2)).flatten()
+        tensor([0.5000, 0.5000])
+
     """
     check_tensors("se_scale", input=input, logits=logits)
     output: Tensor = _SeScale.call(input, logits)

@@ -53,6 +53,13 @@ def sk_select(branches: Sequence[Tensor], logits: Tensor) -> Tensor:
 
     Source: Li et al. 2019, "Selective Kernel Networks" (arXiv 1903.06586), eq. 5-6.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext import sk_select
+        >>> branches = [torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)]
+        >>> sk_select(branches, torch.zeros(1, 2, 1))
+        tensor([[[[0.5000]]]])
+
     """
     op = "sk_select"
     branches = check_list(op, branches, 2)

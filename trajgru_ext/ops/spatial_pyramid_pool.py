@@ -52,6 +52,12 @@ def spatial_pyramid_pool(input: Tensor, levels: int, mode: str = "max") -> Tenso
     Source: He et al. 2014, "Spatial Pyramid Pooling in Deep Convolutional Networks for
     Visual Recognition" (arXiv 1406.4729).
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext import spatial_pyramid_pool
+        >>> spatial_pyramid_pool(torch.randn(2, 3, 9, 7), levels=3).shape
+        torch.Size([2, 42])
+
     """
     op = "spatial_pyramid_pool"
     check_tensors(op, input=input)

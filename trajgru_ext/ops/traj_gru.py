@@ -105,6 +105,18 @@ def traj_gru(
 
     Source: Shi et al. 2017 (arXiv 1706.03458), equation 2; HKO-7.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext import traj_gru
+        >>> from trajgru_ext.nn import TrajGRU  # which has the weights
+        >>> layer, inputs = TrajGRU(3, 8, links=5), torch.randn(4, 2, 3, 12, 12)
+        >>> names = "i2h", "i2f_conv1", "h2f_conv1", "flows_conv", "ret"
+        >>> modules = [layer.get_submodule(name) for name in names]
+        >>> convs = [(one.weight, one.bias) for one in modules]
+        >>> outputs, flows = traj_gru(inputs, None, *convs, return_flows=True)
+        >>> outputs.shape, flows.shape
+        (torch.Size([4, 2, 8, 12, 12]), torch.Size([4, 2, 10, 12, 12]))
+
     """
     op = "traj_gru"
     if recorded_by_jit():

@@ -1,6 +1,7 @@
-// conv2d on the CPU: by Winograd's convolution where it pays, else by torch's. Images
-// and results in planes are copied to channels last and back, and what is shorter than
-// float32 to that; a kernel of one column convolves the transposed image by one row.
+// conv2d on the CPU: by Winograd's convolution where it pays, else by torch's, which
+// one thread runs alone where there is little to do. Images and results in planes are
+// copied to channels last and back, and what is shorter than float32 to that; a kernel
+// of one column convolves the transposed image by one row.
 
 #include "cpu/conv/conv2d.h"
 
@@ -10,12 +11,14 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <tuple>
 
 #include "cpu/conv/conv_algorithm.h"
 #include "cpu/conv/packed_weights.h"
 #include "cpu/conv/winograd_conv.h"
 #include "cpu/gate_device.h"
+#include "cpu/parallel.h"
 #include "operators/conv/conv2d.h"
 #include "tensors/library.h"
 
@@ -40,14 +43,42 @@ bool padded_within(const Tensor& weight, at::IntArrayRef padding) {
   return within(0) && within(1);
 }
 
+// Whether the operands are of a convolution, and nothing that torch has to tell of.
+bool is_convolution(const Tensor& input, const Tensor& weight,
+                    at::IntArrayRef padding) {
+  if (input.dim() != 4 || weight.dim() != 4 || input.size(1) != weight.size(1) ||
+      weight.scalar_type() != input.scalar_type() || weight.numel() == 0) {
+    return false;
+  }
+  const ConvProblem conv = problem(input, weight, padding);
+  return padding[0] >= 0 && padding[1] >= 0 && conv.height > 0 && conv.width > 0;
+}
+
 bool by_winograd(const Tensor& input, const Tensor& weight, at::IntArrayRef padding) {
   const auto dtype = input.scalar_type();
   const bool fits =
       (dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf) &&
-      input.dim() == 4 && weight.dim() == 4 && weight.scalar_type() == dtype &&
-      input.size(1) == weight.size(1) && input.size(0) > 0 &&
+      is_convolution(input, weight, padding) && input.size(0) > 0 &&
       padded_within(weight, padding);
   return fits && use_winograd_conv2d(problem(input, weight, padding));
+}
+
+// Whether the products are so few that one thread has them sooner than several wake up.
+bool few_products(const Tensor& input, const Tensor& weight, at::IntArrayRef padding) {
+  constexpr int64_t kFew = 1 << 21;
+  const ConvProblem conv = problem(input, weight, padding);
+  return input.size(0) * conv.height * conv.width * weight.numel() <= kFew;
+}
+
+// f(), by one thread where the products are few.
+template <typename F>
+auto by_torch(const Tensor& input, const Tensor& weight, at::IntArrayRef padding,
+              const F& f) {
+  std::optional<OneThread> alone;
+  if (at::get_num_threads() > 1 && few_products(input, weight, padding)) {
+    alone.emplace();
+  }
+  return f();
 }
 
 // The convolution as the kernels have it: of one row of taps, where it is of one
@@ -94,7 +125,8 @@ Tensor as_torch(const Tensor& pixels, const Tensor& image, const Tensor& weight)
 Tensor conv2d_on_cpu(const Tensor& input, const Tensor& weight,
                      const OptionalTensor& bias, at::IntArrayRef padding) {
   if (!by_winograd(input, weight, padding)) {
-    return plain_conv2d(input, weight, bias, padding);
+    return by_torch(input, weight, padding,
+                    [&] { return plain_conv2d(input, weight, bias, padding); });
   }
   const PlainDispatch plain;
   const Turned way(weight, padding);
@@ -123,15 +155,19 @@ std::tuple<Tensor, Tensor, Tensor> backward_on_cpu(const Tensor& grad,
                                                    at::IntArrayRef padding,
                                                    const std::array<bool, 3>& wanted) {
   if (!by_winograd(input, weight, padding)) {
-    return plain_conv2d_backward(grad, input, weight, padding, wanted);
+    return by_torch(input, weight, padding, [&] {
+      return plain_conv2d_backward(grad, input, weight, padding, wanted);
+    });
   }
   const PlainDispatch plain;
   const Turned way(weight, padding);
-  const Tensor pixels = float_pixels(grad);
+  const bool our_weight_grad =
+      wanted[1] && use_winograd_conv2d_weight_grad(problem(input, weight, padding));
   Tensor to_input = empty_result(input), to_weight = empty_result(weight);
-  Tensor to_bias = empty_result(weight);
+  Tensor to_bias = empty_result(weight), pixels;
+  if (wanted[0] || our_weight_grad || wanted[2]) pixels = float_pixels(grad);
   if (wanted[0]) to_input = input_grad(pixels, input, weight, way);
-  if (wanted[1] && use_winograd_conv2d_weight_grad(problem(input, weight, padding))) {
+  if (our_weight_grad) {
     const Tensor found = winograd_weights_grad(
         way.of(pixels), way.of(float_pixels(input)), way.taps, way.padding);
     to_weight = at::empty_like(weight).copy_(way.of(found));
@@ -182,7 +218,10 @@ Tensor conv2d_or_torch(const Tensor& input, const Tensor& weight,
     const Tensor w = autocast ? cast(weight, dtype) : weight;
     const OptionalTensor b =
         autocast && bias.has_value() ? OptionalTensor(cast(*bias, dtype)) : bias;
-    if (by_winograd(x, w, both) && (!b.has_value() || b->scalar_type() == dtype)) {
+    const bool few = at::get_num_threads() > 1 && is_convolution(x, w, both) &&
+                     few_products(x, w, both);
+    if ((few || by_winograd(x, w, both)) &&
+        (!b.has_value() || b->scalar_type() == dtype)) {
       return call::conv2d(x, w, b, both);
     }
   }

@@ -69,22 +69,26 @@ bool pays(const ConvProblem& conv, int64_t channels) {
 #define TRAJGRU_CPU_HAS(feature) false
 #endif
 
-// Whether tiles of float32 pay for images of the weight's dtype: not where the
-// processor multiplies in that itself, which by AVX512-BF16 is twice as fast as in
-// float32 and by AMX many times.
+// Whether the processor multiplies in the dtype itself, which by AVX512-BF16 is twice
+// as fast as in float32 and by AMX many times.
+bool multiplied(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kBFloat16:
+      return TRAJGRU_CPU_HAS("amx-bf16") || TRAJGRU_CPU_HAS("avx512bf16");
+    case at::kHalf:
+      return TRAJGRU_CPU_HAS("avx512fp16");
+    default:
+      return false;
+  }
+}
+
+// Whether tiles of float32 pay for images of the weight's dtype.
 bool floats_pay(const at::Tensor& weight) {
   constexpr int64_t kManyChannels = 64;
-  switch (weight.scalar_type()) {
-    case at::kBFloat16:
-      if (TRAJGRU_CPU_HAS("amx-bf16")) return false;
-      return !TRAJGRU_CPU_HAS("avx512bf16") ||
-             (weight.size(2) * weight.size(3) == 25 &&
-              std::min(weight.size(0), weight.size(1)) >= kManyChannels);
-    case at::kHalf:
-      return !TRAJGRU_CPU_HAS("avx512fp16");
-    default:
-      return true;
-  }
+  if (!multiplied(weight.scalar_type())) return true;
+  return weight.scalar_type() == at::kBFloat16 && !TRAJGRU_CPU_HAS("amx-bf16") &&
+         weight.size(2) * weight.size(3) == 25 &&
+         std::min(weight.size(0), weight.size(1)) >= kManyChannels;
 }
 
 // Whether it pays for the gradient to the weight, too.
@@ -121,7 +125,9 @@ bool use_winograd_conv2d(const ConvProblem& conv) {
 }
 
 bool use_winograd_conv2d_weight_grad(const ConvProblem& conv) {
-  return possible_conv2d(conv) && (forced() || weight_grad_pays(conv));
+  return possible_conv2d(conv) &&
+         (forced() ||
+          (weight_grad_pays(conv) && !multiplied(conv.weight.scalar_type())));
 }
 
 bool use_winograd_gates(const OptionalTensor& x_weight, at::IntArrayRef x_dilation,

@@ -46,7 +46,10 @@ template <int count, bool packed, typename T>
   }
   for (int64_t k = 0; k < depth; ++k) {
     Vec right[kVecs];
-    for (int j = 0; j < kVecs; ++j) right[j] = Vec::loadu(b + j * Vec::size());
+    for (int j = 0; j < kVecs; ++j) {
+      right[j] = Vec::loadu(b + j * Vec::size());
+      __builtin_prefetch(b + 32 * kPanel<T> + j * Vec::size());
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < count; ++i) {
       const Vec left(packed ? a[k * count + i] : a[i * a_row + k]);

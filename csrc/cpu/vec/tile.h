@@ -69,7 +69,7 @@ struct Located {
 
 // f(Located) for the tile's pixels in order. Most are interior, and are located many at
 // a time; the others one by one.
-template <typename coord_t, typename F>
+template <Padding kPadding = Padding::zeros, typename coord_t, typename F>
 void for_each_cell(const ImageSize& size, const FlowView<const coord_t>& flow,
                    coord_t flow_scale, const Tile& tile, const F& f) {
   const bool small = std::max(size.height, size.width) <
@@ -92,7 +92,8 @@ void for_each_cell(const ImageSize& size, const FlowView<const coord_t>& flow,
         at.cell = {cells.row[p], cells.col[p], cells.fy[p], cells.fx[p]};
       } else {
         at.interior = false;
-        at.target = locate(row, at.col, u[p], v[p], size.height, size.width, at.cell);
+        at.target =
+            locate<kPadding>(row, at.col, u[p], v[p], size.height, size.width, at.cell);
       }
       f(at);
     }
@@ -192,8 +193,9 @@ struct Corners {
 // the gradient to the flow where kDots. kAll: no pointer of `at` is null.
 template <bool kSums, bool kDots, bool kAll, typename grad_t, typename scalar_t,
           typename coord_t>
-void spread(const Cell<coord_t, int64_t>& cell, const grad_t* grad, int64_t channels,
-            const Corners<scalar_t, coord_t>& at, coord_t& du, coord_t& dv) {
+C10_ALWAYS_INLINE void spread(const Cell<coord_t, int64_t>& cell, const grad_t* grad,
+                              int64_t channels, const Corners<scalar_t, coord_t>& at,
+                              coord_t& du, coord_t& dv) {
   using W = Wide<scalar_t>;
   W dots[kCorners];
   for (int k = 0; k < kCorners; ++k) dots[k] = W::zero();
@@ -248,10 +250,10 @@ struct Band {
 // that has the first corner inside the image also computes the gradient to the flow, du
 // and dv; returns whether it did.
 template <bool kSums, bool kDots, typename grad_t, typename scalar_t, typename coord_t>
-bool pull_back(const ImageSize& size, const Located<coord_t>& place,
-               const Band<coord_t>& band, const scalar_t* image,
-               const PixelView<scalar_t>& input, const grad_t* grad, int64_t channels,
-               coord_t& du, coord_t& dv) {
+C10_ALWAYS_INLINE bool pull_back(const ImageSize& size, const Located<coord_t>& place,
+                                 const Band<coord_t>& band, const scalar_t* image,
+                                 const PixelView<scalar_t>& input, const grad_t* grad,
+                                 int64_t channels, coord_t& du, coord_t& dv) {
   const Cell<coord_t, int64_t>& cell = place.cell;
   const int64_t corner = cell.row * size.width + cell.col;
   Corners<scalar_t, coord_t> at;

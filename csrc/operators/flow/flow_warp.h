@@ -2,7 +2,7 @@
 
 // flow_warp on any device; operators/device.h says what Device is. Here it has
 //
-//   Device::forward(input, flow, flow_scale, output)
+//   Device::forward(input, flow, flow_scale, padding, output)
 //   Device::empty_input_grad(op, input)   where the gradient to the input is summed up
 //   Device::backward(FlowWarpGrads)
 //
@@ -13,6 +13,7 @@
 
 #include <tuple>
 
+#include "math/bilinear.h"
 #include "tensors/checks.h"
 #include "tensors/tensors.h"
 
@@ -50,10 +51,18 @@ inline void check_flow_warp_backward(const char* op, const at::Tensor& grad,
   }
 }
 
+// The enumerator of the number that stands for it in the schemas.
+inline Padding padding_of(const char* op, int64_t number) {
+  TORCH_CHECK_VALUE(number == 0 || number == 1, op,
+                    ": padding must be 0 (zeros) or 1 (border), got ", number);
+  return static_cast<Padding>(number);
+}
+
 // What the backward pass reads, and fills where it is defined.
 struct FlowWarpGrads {
   at::Tensor grad_output, input, flow;  // input: defined where flow_grad is
   double flow_scale;
+  Padding padding;
   at::Tensor input_grad, flow_grad;
 };
 
@@ -61,12 +70,14 @@ template <typename Device>
 struct FlowWarpOperators {
   using Tensor = at::Tensor;
 
-  static Tensor warp(const Tensor& input, const Tensor& flow, double flow_scale) {
+  static Tensor warp(const Tensor& input, const Tensor& flow, double flow_scale,
+                     int64_t padding_number) {
     check_flow_warp(input, flow);
+    const Padding padding = padding_of("flow_warp", padding_number);
     const typename Device::Guard guard(input.device());
     const Tensor output = empty_image(input);
     if (output.numel() > 0) {
-      Device::forward(input, flow.to(opmath_dtype(input)), flow_scale, output);
+      Device::forward(input, flow.to(opmath_dtype(input)), flow_scale, padding, output);
     }
     return output;
   }
@@ -74,11 +85,12 @@ struct FlowWarpOperators {
   static std::tuple<Tensor, Tensor> warp_backward(const Tensor& grad,
                                                   const OptionalTensor& input,
                                                   const Tensor& flow, double flow_scale,
-                                                  bool input_grad, bool flow_grad) {
+                                                  int64_t padding, bool input_grad,
+                                                  bool flow_grad) {
     const char* op = "flow_warp_backward";
     check_flow_warp_backward(op, grad, input, flow, flow_grad);
     const typename Device::Guard guard(grad.device());
-    FlowWarpGrads args{grad, {}, {}, flow_scale, {}, {}};
+    FlowWarpGrads args{grad, {}, {}, flow_scale, padding_of(op, padding), {}, {}};
     if (input_grad) args.input_grad = Device::empty_input_grad(op, grad);
     if (flow_grad) args.flow_grad = empty_image(flow, opmath_dtype(grad));
     if (grad.numel() == 0) {

@@ -1,0 +1,75 @@
+"""What the documents say: their programs run, their links lead somewhere."""
+
+import doctest
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+
+import trajgru_ext
+from trajgru_ext import compat, decompositions, nn, onnx
+
+ROOT = next(p for p in Path(__file__).parents if (p / "pyproject.toml").exists())
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OTHERS = [ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+SYBIL = Sybil(parsers=[PythonCodeBlockParser(doctest_optionflags=FLAGS), SkipParser()])
+PUBLIC = [
+    *(getattr(trajgru_ext, name) for name in trajgru_ext.__all__),
+    *(getattr(nn, name) for name in nn.__all__),
+    *(compat.load, decompositions.decomposed, onnx.export),
+]
+
+
+def named(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_programs(page, tmp_path, monkeypatch):
+    """All blocks of a page in order, as one program."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    for example in SYBIL.parse(page).examples():
+        example.evaluate()
+
+
+@pytest.mark.parametrize("thing", PUBLIC, ids=lambda thing: thing.__name__)
+def test_docstrings(thing, tmp_path, monkeypatch):
+    """Every public name shows its use, and the use is true."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    name, text = thing.__qualname__, inspect.getdoc(thing)
+    test = doctest.DocTestParser().get_doctest(text, {}, name, name, 0)
+    assert test.examples, f"{name} has no example"
+    said: list[str] = []
+    doctest.DocTestRunner(optionflags=FLAGS).run(test, out=said.append)
+    assert not said, "".join(said)
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=named)
+def test_links(page):
+    """Every link to a file of this repository leads to one."""
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path = target.partition("#")[0]
+        if path and not re.match(r"[a-z]+:", path):
+            assert (page.parent / path).exists(), target
+
+
+def test_every_public_name_is_in_the_reference():
+    pages = [
+        *(ROOT / "docs" / "reference").glob("*.md"),
+        ROOT / "docs" / "ecosystem.md",
+    ]
+    text = "".join(page.read_text() for page in pages)
+    shown = set(re.findall(r"^::: trajgru_ext\.\S*?(\w+)$", text, re.M))
+    assert {thing.__name__ for thing in PUBLIC} <= shown
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
