@@ -17,7 +17,11 @@ PROJECTION = "+proj=stere +lat_0=90 +lat_ts=60 +lon_0=25 +a=6371288 +units=m"
 GRID = Grid(20, 27, PROJECTION, 1500.0, 9500.0, 1000.0, -1000.0)
 FINNISH = ZR(223.0, 1.53)
 BANDS = len(errors.WIDTHS) + 1
-ERRORS = {"sizes": [[0.03] * BANDS] * 3, "correlation": [0.5] * BANDS}
+ERRORS = {
+    "sizes": [[0.03] * BANDS] * 3,
+    "total": [0.05] * 3,
+    "correlation": [0.5] * BANDS,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -195,18 +199,22 @@ def test_geotiffs_lie_where_the_frames_do(tmp_path, checkpoint):
 
 
 def test_members_have_the_errors_that_were_measured():
-    """In rain, the spread at each lead time is what the bands add up to."""
+    """In rain, the spread at each lead time is that of the errors."""
     forecast = torch.full((3, 64, 64), 0.5)
     motion = torch.zeros(1, 2, 64, 64)
     sizes = [[0.01 * (t + 1)] * BANDS for t in range(3)]
     measured = {"sizes": sizes, "correlation": [0.8] * BANDS}
+    measured["total"] = [0.02, 0.04, 0.06]
     members = errors.make_members(forecast, motion, measured, 20, seed=1)
     assert torch.equal(
         members, errors.make_members(forecast, motion, measured, 20, seed=1)
     )
-    spread = members.std((0, 2, 3))
-    wanted = torch.tensor([0.01, 0.02, 0.03]) * BANDS**0.5
-    torch.testing.assert_close(spread, wanted, rtol=0.25, atol=0)
+    spread = (members - 0.5).square().mean((0, 2, 3)).sqrt()
+    torch.testing.assert_close(spread, torch.tensor(measured["total"]))
+    # What one lead time was wrong by, the next is in part.
+    noise = (members[:, :2] - 0.5).flatten(2)
+    together = torch.cosine_similarity(noise[:, 0], noise[:, 1])
+    assert 0.6 < together.mean() < 0.95
     # Where no rain is near, no forecast is wrong.
     dry = errors.make_members(0 * forecast, motion, measured, 2)
     assert (dry == 0).all()

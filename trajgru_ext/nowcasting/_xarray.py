@@ -227,7 +227,8 @@ def netcdf_signature(path: Path) -> str | None:
             attributes = {
                 key: np.asarray(variable.attrs[key]).tolist()
                 for key in variable.attrs
-                if key not in _REFERENCES
+                # Of times, units may begin with each file's own.
+                if key not in _REFERENCES and "time" not in name
             }
             shape = getattr(variable, "shape", "group")
             found.append(f"{name} {shape} {sorted(attributes.items())}")
@@ -243,7 +244,8 @@ def netcdf_time(path: Path) -> np.datetime64 | None:
         unit = variable.attrs["units"]
         unit = unit.decode() if isinstance(unit, bytes) else unit
         coding = library("xarray.coding.times")
-        time = coding.decode_cf_datetime(np.ravel(variable[()]), unit, "standard")
+        values = np.ravel(variable[()])
+        time = coding.decode_cf_datetime(values, unit, "proleptic_gregorian")
     found: np.datetime64 = np.asarray(time).astype("datetime64[s]")[0]
     return found
 

@@ -2,19 +2,23 @@
 
 In validation, errors e of pixels are split into bands of scales, differences of
 Gaussian filters of widths `WIDTHS`. For each lead time t and band k are measured the
-size s and, from one lead time to the next, the correlation r::
+size s, that of all bands together, S, and from one lead time to the next the
+correlation r::
 
-    s_tk^2 = sum e_tk^2 / sum a_t^2         r_k = sum e_tk e_(t+1)k / sum e_tk^2
+    s_tk^2 = sum e_tk^2 / sum a_t^2     S_t^2 = sum e_t^2 / sum a_t^2
+    r_k = sum e_tk e_(t+1)k / sum e_tk^2
 
 with the activity a, which is 1 in rain and falls to 0 away from it, where forecasts are
 right that nothing comes. A member is the forecast and noise of these sizes::
 
-    member_t = forecast_t + a_t sum_k s_tk n_tk,
-    n_tk = r_k moved(n_(t-1)k) + sqrt(1 - r_k^2) white_tk
+    member_t = forecast_t + a_t S_t unit(sum_k s_tk n_tk),
+    n_tk = r_k moved(n_(t-1)k) + sqrt(1 - r_k^2) unit(white_tk)
 
-where the noise is moved along the motion between the past frames. So members spread as
-much as forecasts were wrong, at every scale, without a model trained for it: the errors
-of a few hundred windows measure some fifty numbers well, but not a network that draws.
+with unit(x) = x / sqrt(mean x^2): bands overlap, and so do not add up to S by
+themselves. The noise is moved along the motion between the past frames. So members
+spread as much as forecasts were wrong, at every scale, without a model trained for it:
+the errors of a few hundred windows measure some fifty numbers well, but not a network
+that draws.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,6 +58,11 @@ def activity(forecast: Tensor) -> Tensor:
     return blur((forecast > DRY).to(forecast), ACTIVITY_WIDTH).clamp(0, 1).sqrt()
 
 
+def _unit(noise: Tensor) -> Tensor:
+    """Noise `[..., H, W]` with a mean square of 1."""
+    return noise / noise.square().mean((-2, -1), keepdim=True).sqrt().clamp(min=1e-9)
+
+
 @torch.no_grad()
 def measure_errors(
     net: nn.Module, windows: Windows, device: torch.device
@@ -62,22 +71,26 @@ def measure_errors(
     net.eval()
     every = range(0, len(windows), max(1, len(windows) // MEASURED))
     zero = torch.zeros(())
-    squares, products, weights = zero, zero, zero
+    squares, products, weights, total = zero, zero, zero, zero
     for past, coming, mask in DataLoader(Subset(windows, list(every))):
         made = net(past.to(device).transpose(0, 1)).float().cpu()
         forecast, came, known = (
             one.transpose(0, 1)[:, 0, 0] if one is not made else one[:, 0, 0]
             for one in (made, coming, mask)
         )
-        error = bands(torch.where(known, came - forecast, 0).double())
+        whole = torch.where(known, came - forecast, 0).double()
+        total = total + whole.square().sum((1, 2))
+        error = bands(whole)
         squares = squares + error.square().sum((2, 3))
         products = products + (error[:, 1:] * error[:, :-1]).sum((2, 3))
         weights = weights + activity(forecast.double()).square().sum((1, 2))
-    sizes = (squares / weights.clamp(min=1e-9)).sqrt()
+    weights = weights.clamp(min=1e-9)
+    sizes = (squares / weights).sqrt()
     between = (squares[:, 1:] * squares[:, :-1]).sqrt().sum(1).clamp(min=1e-12)
     correlation = products.sum(1) / between
     return {
         "sizes": sizes.T.tolist(),  # [leads, bands]
+        "total": (total / weights).sqrt().tolist(),  # [leads]
         "correlation": correlation.clamp(0, 0.99).tolist(),  # [bands]
     }
 
@@ -104,13 +117,13 @@ def make_members(
 
     """
     sizes = torch.tensor(errors["sizes"])
+    total = torch.tensor(errors["total"])
     correlation = torch.tensor(errors["correlation"])[:, None, None]
     near = activity(forecast)
     random = torch.Generator().manual_seed(seed)
 
     def white() -> Tensor:
-        noise = bands(torch.randn(forecast.shape[1:], generator=random))
-        return noise / noise.std((1, 2), keepdim=True).clamp(min=1e-9)
+        return _unit(bands(torch.randn(forecast.shape[1:], generator=random)))
 
     made = []
     for _ in range(members):
@@ -120,8 +133,9 @@ def make_members(
                 moved = flow_warp(noise[None], motion, flow_scale=-1)[0]
                 noise = correlation * moved
                 noise = noise + (1 - correlation.square()).sqrt() * white()
-            scale = sizes[min(t, len(sizes) - 1)][:, None, None]
-            added = near[t] * (scale * noise).sum(0)
+            lead = min(t, len(sizes) - 1)
+            mixed = _unit((sizes[lead][:, None, None] * noise).sum(0))
+            added = near[t] * total[lead] * mixed
             frames.append((frame + added).clamp(0, 1))
         made.append(torch.stack(frames))
     return torch.stack(made)

@@ -173,11 +173,12 @@ class Nowcaster:
         padded = fill_missing(pad(past, DIVISOR)).to(self.device)
 
         def made(tile: Tensor) -> Tensor:
-            frames = self.net(tile[:, None, None], ahead)[:, 0, 0]
+            frames: Tensor = self.net(tile[:, None, None], ahead)[:, 0, 0]
             return frames.float().clamp(0, 1).cpu()
 
         forecast = in_tiles(made, padded, ahead or self.ahead)[:, :height, :width]
-        return forecast.masked_fill(unknown, torch.nan)
+        masked: Tensor = forecast.masked_fill(unknown, torch.nan)
+        return masked
 
     def members_of(
         self, past: Tensor, forecast: Tensor, members: int, seed: int = 0

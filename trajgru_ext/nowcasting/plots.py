@@ -20,7 +20,7 @@ def plot(found: Mapping[str, Verification], path: Path) -> None:
     size = (3 * len(thresholds), 2.6 * rows)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(rows, len(thresholds), squeeze=False)
-    for row, score in zip(panels, SHOWN, strict=False):
+    for n, (row, score) in enumerate(zip(panels, SHOWN, strict=False)):
         for k, (panel, threshold) in enumerate(zip(row, thresholds, strict=True)):
             at = (slice(None), k, 2) if score == "fss" else (slice(None), k)
             for name, values in scores.items():
@@ -28,13 +28,11 @@ def plot(found: Mapping[str, Verification], path: Path) -> None:
                 leads = range(1, len(line) + 1)
                 [drawn] = panel.plot(leads, line, label=name)
                 if score in intervals[name]:
-                    low, high = (end[at] for end in intervals[name][score])
+                    low, high = (end[at].numpy() for end in intervals[name][score])
                     panel.fill_between(
                         leads, low, high, alpha=0.2, color=drawn.get_color()
                     )
-            panel.set(
-                ylim=(0, 1), title=f"{threshold:g} mm/h" if row is panels[0] else ""
-            )
+            panel.set(ylim=(0, 1), title="" if n else f"{threshold:g} mm/h")
         row[0].set_ylabel(score.upper() + (" of 16 pixels" if score == "fss" else ""))
     for k, panel in enumerate(panels[-1] if ensembles else []):
         for name, values in ensembles.items():

@@ -82,18 +82,18 @@ def _of_checkpoint(args: argparse.Namespace) -> Verifications:
     forecasts = _forecasts(caster, 0.0 if brightness else RAIN_SMOOTHING)
     found = {name: Verification(args.thresholds, caster.zr) for name in forecasts}
     windows = Windows(series, caster.past, caster.ahead)
+    events = [_event(archive, one) for one in series]
     chosen = range(0, len(windows), args.every)
     for index in tqdm(chosen, desc="testing", unit="forecast"):
         recording, begin, _, _ = windows.place(index)
         frames = series[recording][begin : begin + windows.length]
         past, coming = frames[: caster.past], frames[caster.past :]
-        event = _event(archive, series[recording])
         for name, make in forecasts.items():
             made = make(past)
             members = None
             if args.members and name == caster.settings["model"]:
                 members = caster.members_of(past, made, args.members, index)
-            found[name].add(event, made, coming, members)
+            found[name].add(events[recording], made, coming, members)
     _draw(args, caster, forecasts, frames, brightness)
     return found
 
