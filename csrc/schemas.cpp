@@ -19,6 +19,8 @@ TRAJGRU_LIBRARY(m) {
   m.def("gru_step_backward(Tensor gates, Tensor candidate, Tensor h, Tensor grad, float[] options, Tensor? zoneout_mask, Tensor(a!) gates_grad, Tensor(b!) h_gates_grad, Tensor(c!) h_grad) -> ()");
   m.def("lstm_gates(Tensor? x_gates, Tensor? h_gates, Tensor c, Tensor? w_ci, Tensor? w_cf, Tensor? w_co, float[] options) -> (Tensor, Tensor)");
   m.def("lstm_gates_backward(Tensor? h_grad, Tensor? c_grad, Tensor? x_gates, Tensor? h_gates, Tensor c, Tensor? w_ci, Tensor? w_cf, Tensor? w_co, float[] options, bool gates_grad, bool c_input_grad, bool peephole_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("lstm_memory(Tensor? x_gates, Tensor? h_gates, Tensor c, float[] options) -> Tensor");
+  m.def("lstm_memory_backward(Tensor grad, Tensor? x_gates, Tensor? h_gates, Tensor c, float[] options, bool gates_grad, bool c_grad) -> (Tensor, Tensor)");
   m.def("lstm_step(Tensor(a!) gates, Tensor h_gates, Tensor? h, Tensor c, bool has_inputs, Tensor? w_ci, Tensor? w_cf, Tensor? w_co, float[] options, Tensor? mask, bool save_gates, Tensor(b!) h_output, Tensor(c!) c_output) -> ()");
   m.def("lstm_step_backward(Tensor gates, Tensor c, Tensor c_output, Tensor h_grad, Tensor? w_ci, Tensor? w_cf, Tensor? w_co, float[] options, Tensor? mask, Tensor(a!) gates_grad, Tensor(b!) c_grad, Tensor(c!)? h_zoneout_grad, Tensor(d!)? weight_grads) -> ()");
   m.def("traj_gru(Tensor? inputs, Tensor? h, Tensor?[] parameters, SymInt steps, float[] options, Tensor? zoneout_mask, Tensor? flow_offset, int saved) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");

@@ -61,7 +61,7 @@ class CGRU_cell(_Cell):
         if h is None:
             h = self._zeros(inputs.shape[1], self.num_features)
         outputs = []
-        for x in self._images(inputs, seq_len, len(h)):
+        for x in self._images(inputs, seq_len, h.shape[0]):
             z, r = self.conv1(torch.cat([x, h], 1)).sigmoid().chunk(2, 1)
             h = blend(z, self.conv2(torch.cat([x, r * h], 1)).tanh(), h)
             outputs.append(h)
@@ -82,7 +82,7 @@ class CLSTM_cell(_Cell):
         else:
             h, c = hidden_state
         outputs = []
-        for x in self._images(inputs, seq_len, len(h)):
+        for x in self._images(inputs, seq_len, h.shape[0]):
             h, c = lstm(*self.conv(torch.cat([x, h], 1)).chunk(4, 1), c)
             outputs.append(h)
         return torch.stack(outputs), (h, c)

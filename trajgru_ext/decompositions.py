@@ -23,6 +23,7 @@ from trajgru_ext.ops.gru_gates import gru_formula
 from trajgru_ext.ops.gru_output import gru_output_formula
 from trajgru_ext.ops.gru_reset import gru_reset_formula
 from trajgru_ext.ops.lstm_gates import lstm_formula
+from trajgru_ext.ops.lstm_memory import lstm_memory_formula
 from trajgru_ext.ops.traj_gru import traj_gru_formula
 
 
@@ -66,6 +67,15 @@ def _lstm_gates(
     *peephole, options = rest
     update = lstm_formula(read(LstmOptions, options))
     return update(add_gates(x, h_gates, c), c, *peephole)
+
+
+@decomposition("lstm_memory")
+def _lstm_memory(
+    x: Tensor | None, h_gates: Tensor | None, c: Tensor, options: Sequence[float]
+) -> Tensor:
+    formula = lstm_memory_formula(read(LstmOptions, options))
+    (new_state,) = formula(add_gates(x, h_gates, c), c)
+    return new_state
 
 
 @decomposition("traj_gru")

@@ -181,6 +181,19 @@ def lstm_gates(
     return o * new.tanh(), new
 
 
+def lstm_memory(
+    x_gates: Tensor | None,
+    h_gates: Tensor | None,
+    c: Tensor,
+    order: str = "ifg",
+    forget_bias: float = 0.0,
+) -> Tensor:
+    """Compute an LSTM's new cell state: see `trajgru_ext.lstm_memory`."""
+    x, s = _gates(x_gates, h_gates, order)
+    i, f, g = (x[gate] + s[gate] for gate in "ifg")
+    return (f + forget_bias).sigmoid() * c.double() + i.sigmoid() * g.tanh()
+
+
 Conv = tuple[Tensor, Tensor | None]
 
 

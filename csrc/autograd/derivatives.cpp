@@ -43,6 +43,7 @@ const std::map<std::string, Derivative>& derivatives() {
       {"gru_reset", {.results = {0, 0, 1}, .flags = {{0, 1}, {2}}}},
       {"lstm_gates",
        {.results = {0, 0, 1, 2, 3, 4}, .flags = {{0, 1}, {2}, {3, 4, 5}}}},
+      {"lstm_memory", {.results = {0, 0, 1}, .flags = {{0, 1}, {2}}}},
   };
   return all;
 }

@@ -69,6 +69,11 @@ struct GruUpdate {
   Activation activation;
   T negative_slope;   // of leaky_relu
   bool u_weighs_old;  // u multiplies the old state, not the candidate
+
+  template <typename Other>
+  void set(const GruUpdate<Other>& to) {
+    *this = {to.activation, static_cast<T>(to.negative_slope), to.u_weighs_old};
+  }
 };
 
 template <typename V, typename T>
@@ -127,10 +132,35 @@ struct LstmGates {
   V i, f, g, o;
 };
 
+// What an LSTM remembers: the gates after their activation, and c'.
+template <typename V>
+struct LstmMemory {
+  V i, f, g, c;
+};
+
+template <typename V>
+TRAJGRU_HOST_DEVICE LstmMemory<V> lstm_memory(V a_i, V a_f, V a_g, V c) {
+  LstmMemory<V> memory;
+  memory.i = sigma(a_i);
+  memory.f = sigma(a_f);
+  memory.g = hyperbolic_tangent(a_g);
+  memory.c = memory.f * c + memory.i * memory.g;
+  return memory;
+}
+
+// The gradients to the gates before their activation, and to the old c, from that to
+// c'.
+template <typename V>
+TRAJGRU_HOST_DEVICE LstmMemory<V> lstm_memory_grad(const LstmMemory<V>& memory, V c,
+                                                   V to_c) {
+  return {to_c * memory.g * sigma_slope(memory.i), to_c * c * sigma_slope(memory.f),
+          to_c * memory.i * tanh_slope(memory.g), to_c * memory.f};
+}
+
 template <typename V>
 struct LstmParts {
-  LstmGates<V> gate;
-  V c, t;  // the new cell state and its tanh
+  LstmMemory<V> memory;
+  V o, t;  // the output gate and the tanh of the new cell state
 };
 
 // a: the gates before their activation, without the peepholes' part.
@@ -141,12 +171,9 @@ TRAJGRU_HOST_DEVICE LstmParts<V> lstm_parts(LstmGates<V> a, const Peephole<V>& w
     a.f = a.f + w.f * c;
   }
   LstmParts<V> parts;
-  parts.gate.i = sigma(a.i);
-  parts.gate.f = sigma(a.f);
-  parts.gate.g = hyperbolic_tangent(a.g);
-  parts.c = parts.gate.f * c + parts.gate.i * parts.gate.g;
-  parts.gate.o = sigma(w.present ? a.o + w.o * parts.c : a.o);
-  parts.t = hyperbolic_tangent(parts.c);
+  parts.memory = lstm_memory(a.i, a.f, a.g, c);
+  parts.o = sigma(w.present ? a.o + w.o * parts.memory.c : a.o);
+  parts.t = hyperbolic_tangent(parts.memory.c);
   return parts;
 }
 
@@ -161,15 +188,11 @@ template <typename V>
 TRAJGRU_HOST_DEVICE LstmGrad<V> lstm_grad(const LstmParts<V>& parts,
                                           const Peephole<V>& w, V c, V h_grad,
                                           V c_grad) {
-  const LstmGates<V>& gate = parts.gate;
-  LstmGrad<V> grad;
-  grad.a.o = h_grad * parts.t * sigma_slope(gate.o);
-  V to_c = c_grad + h_grad * gate.o * tanh_slope(parts.t);
-  if (w.present) to_c = to_c + grad.a.o * w.o;
-  grad.a.i = to_c * gate.g * sigma_slope(gate.i);
-  grad.a.f = to_c * c * sigma_slope(gate.f);
-  grad.a.g = to_c * gate.i * tanh_slope(gate.g);
-  grad.c = to_c * gate.f;
+  const V to_o = h_grad * parts.t * sigma_slope(parts.o);
+  V to_c = c_grad + h_grad * parts.o * tanh_slope(parts.t);
+  if (w.present) to_c = to_c + to_o * w.o;
+  const auto to = lstm_memory_grad(parts.memory, c, to_c);
+  LstmGrad<V> grad{{to.i, to.f, to.g, to_o}, to.c};
   if (w.present) grad.c = grad.c + grad.a.i * w.i + grad.a.f * w.f;
   return grad;
 }

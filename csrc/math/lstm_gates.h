@@ -54,8 +54,8 @@ TRAJGRU_HOST_DEVICE void update(const LstmGatesForward<D>& args, const At& at) {
   using V = typename At::Value;
   const auto parts = lstm_parts(lstm_inputs<V>(args, at), lstm_peephole<V>(args, at),
                                 V(at.load(args.c, 0)));
-  at.store(args.c_output, 0, parts.c);
-  at.store(args.h_output, 0, parts.gate.o * parts.t);
+  at.store(args.c_output, 0, parts.memory.c);
+  at.store(args.h_output, 0, parts.o * parts.t);
 }
 
 template <typename D, typename At>
@@ -77,7 +77,7 @@ TRAJGRU_HOST_DEVICE void update(const LstmGatesBackward<D>& args, const At& at) 
   if (args.weight_grads.present()) {
     at.accumulate(args.weight_grads, 0, grad.a.i * c);
     at.accumulate(args.weight_grads, 1, grad.a.f * c);
-    at.accumulate(args.weight_grads, 2, grad.a.o * parts.c);
+    at.accumulate(args.weight_grads, 2, grad.a.o * parts.memory.c);
   }
 }
 

@@ -59,19 +59,19 @@ TRAJGRU_HOST_DEVICE void update(const LstmStep<D>& args, const At& at) {
                              sum(order.g), sum(order.o)};
   const V c = at.load(args.c, 0);
   const auto parts = lstm_parts(sums, lstm_peephole<V>(args, at), c);
-  const V fresh = parts.gate.o * parts.t;
+  const V fresh = parts.o * parts.t;
   if (args.mask.present()) {
     const V h = at.load(args.h, 0);
     at.store(args.h_output, 0, at.zoneout(args.mask, h, fresh));
   } else {
     at.store(args.h_output, 0, fresh);
   }
-  at.store(args.c_output, 0, at.zoneout(args.mask, c, parts.c));
+  at.store(args.c_output, 0, at.zoneout(args.mask, c, parts.memory.c));
   if (args.save_gates) {
-    at.store(args.gates, order.i, parts.gate.i);
-    at.store(args.gates, order.f, parts.gate.f);
-    at.store(args.gates, order.g, parts.gate.g);
-    at.store(args.gates, order.o, parts.gate.o);
+    at.store(args.gates, order.i, parts.memory.i);
+    at.store(args.gates, order.f, parts.memory.f);
+    at.store(args.gates, order.g, parts.memory.g);
+    at.store(args.gates, order.o, parts.o);
   }
 }
 
@@ -80,10 +80,10 @@ TRAJGRU_HOST_DEVICE void update(const LstmStepBackward<D>& args, const At& at) {
   using V = typename At::Value;
   const LstmOrder& order = args.order;
   LstmParts<V> parts;
-  parts.gate = {at.load(args.gates, order.i), at.load(args.gates, order.f),
-                at.load(args.gates, order.g), at.load(args.gates, order.o)};
-  parts.c = at.load(args.c_output, 0);
-  parts.t = hyperbolic_tangent(parts.c);
+  parts.memory = {at.load(args.gates, order.i), at.load(args.gates, order.f),
+                  at.load(args.gates, order.g), at.load(args.c_output, 0)};
+  parts.o = at.load(args.gates, order.o);
+  parts.t = hyperbolic_tangent(parts.memory.c);
   const V c = at.load(args.c, 0);
   const V to_h = at.load(args.h_grad, 0), to_c = at.load(args.c_grad, 0);
   const auto grad = lstm_grad(parts, lstm_peephole<V>(args, at), c,
@@ -100,7 +100,7 @@ TRAJGRU_HOST_DEVICE void update(const LstmStepBackward<D>& args, const At& at) {
   if (args.weight_grads.present()) {
     at.add(args.weight_grads, 0, grad.a.i * c);
     at.add(args.weight_grads, 1, grad.a.f * c);
-    at.add(args.weight_grads, 2, grad.a.o * parts.c);
+    at.add(args.weight_grads, 2, grad.a.o * parts.memory.c);
   }
 }
 

@@ -29,6 +29,28 @@ class Chunks(Memory):
         return torch.sigmoid(o) * torch.tanh(c), c
 
 
+class TwoMemories(nn.Module):
+    """PredRNN's; its output gate and new state come from convolutions of both."""
+
+    def __init__(self):
+        super().__init__()
+        self.of_x, self.of_h = conv(2, 7 * FEATURES), conv(FEATURES, 4 * FEATURES)
+        self.of_m = conv(FEATURES, 3 * FEATURES)
+        self.of_both = conv(2 * FEATURES, 2 * FEATURES)
+
+    def forward(self, x, h, c):
+        i, f, g, i_m, f_m, g_m, o = self.of_x(x).chunk(7, 1)
+        i_h, f_h, g_h, o_h = self.of_h(h).chunk(4, 1)
+        m = 0.5 * c
+        i2, f2, g2 = self.of_m(m).chunk(3, 1)
+        delta = torch.sigmoid(i + i_h) * torch.tanh(g + g_h)
+        c = torch.sigmoid(f + f_h + 1) * c + delta
+        kept = torch.sigmoid(f_m + f2 + 1) * m
+        m = kept + torch.sigmoid(i_m + i2) * torch.tanh(g_m + g2)
+        both = self.of_both(torch.cat([c, m], 1)).chunk(2, 1)
+        return torch.sigmoid(o + o_h + both[0]) * torch.tanh(both[1]), c, m, delta
+
+
 class Splits(Memory):
     """State as a tuple, which may be missing; methods instead of functions."""
 
@@ -293,6 +315,7 @@ LSTMS = {
     "Sums": (Sums, "lstm_gates, order ifgo"),
     "SumsOfSlices": (SumsOfSlices, "lstm_gates, order ifgo"),
     "Starred": (Starred, "lstm_gates, order ifgo, forget_bias 1"),
+    "TwoMemories": (TwoMemories, "lstm_memory, order ifg, forget_bias 1"),
     "TwoSteps": (TwoSteps, "lstm_gates, order ifgo"),
 }
 RESET = "gru_reset, order ur; gru_output, tanh, update "

@@ -3,6 +3,7 @@
 import doctest
 import inspect
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,13 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 import trajgru_ext
 from trajgru_ext import compat, decompositions, nn, onnx
+from trajgru_ext.compat import (
+    convgru_pytorch,
+    convlstm_pytorch,
+    convolutional_lstm_pytorch,
+    openstl,
+    precipitation_nowcasting,
+)
 
 ROOT = next(p for p in Path(__file__).parents if (p / "pyproject.toml").exists())
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -23,6 +31,18 @@ PUBLIC = [
     *(getattr(nn, name) for name in nn.__all__),
     *(compat.load, decompositions.decomposed, onnx.export),
 ]
+PUBLISHED = [
+    *(convlstm_pytorch.ConvLSTM, convlstm_pytorch.ConvLSTMCell),
+    *(convgru_pytorch.ConvGRU, convgru_pytorch.ConvGRUCell),
+    *(convolutional_lstm_pytorch.ConvLSTM, convolutional_lstm_pytorch.ConvLSTMCell),
+    *(precipitation_nowcasting.TrajGRU, precipitation_nowcasting.ConvLSTM),
+    *(precipitation_nowcasting.make_layers, precipitation_nowcasting.EF),
+    *(precipitation_nowcasting.wrap, openstl.ConvLSTMCell),
+]
+
+
+def qualified(thing) -> str:
+    return f"{thing.__module__}.{thing.__name__}"
 
 
 def named(page: Path) -> str:
@@ -38,7 +58,7 @@ def test_programs(page, tmp_path, monkeypatch):
         example.evaluate()
 
 
-@pytest.mark.parametrize("thing", PUBLIC, ids=lambda thing: thing.__name__)
+@pytest.mark.parametrize("thing", [*PUBLIC, *PUBLISHED], ids=qualified)
 def test_docstrings(thing, tmp_path, monkeypatch):
     """Every public name shows its use, and the use is true."""
     monkeypatch.chdir(tmp_path)
@@ -59,6 +79,25 @@ def test_links(page):
         path = target.partition("#")[0]
         if path and not re.match(r"[a-z]+:", path):
             assert (page.parent / path).exists(), target
+
+
+def test_pictures(tmp_path, monkeypatch):
+    """The program that draws them still does."""
+    program = ROOT / "docs" / "make" / "pictures.py"
+    drawn = runpy.run_path(str(program))
+    monkeypatch.setitem(drawn["save"].__globals__, "PICTURES", tmp_path)
+    for name, draw in drawn.items():
+        if name.startswith("draw_"):
+            draw()
+    names = {picture.name for picture in tmp_path.iterdir()}
+    assert names == {
+        "corners.png",
+        "formats.png",
+        "links.png",
+        "motion.png",
+        "sign.png",
+    }
+    assert all((ROOT / "docs" / "pictures" / name).exists() for name in names)
 
 
 def test_every_public_name_is_in_the_reference():

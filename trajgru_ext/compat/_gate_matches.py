@@ -23,6 +23,7 @@ from trajgru_ext.compat._gate_updates import (
     Update,
     gru_call,
     lstm_call,
+    memory_call,
     output_call,
     reset_call,
 )
@@ -39,15 +40,19 @@ class _Layout(NamedTuple):
 
 
 def find(forms: Forms) -> tuple[list[Update], list[str]]:
-    """The updates of the first step, the last first; or why others are none."""
+    """The updates of the first step, the last first; or why others are none.
+
+    A memory alone is looked for where there are no whole updates, of which it is part.
+    """
     reasons: dict[str, None] = {}
-    for node, form in forms.of.items():
-        for look in (_lstm, _gru):
-            try:
-                if found := look(forms, node, form):
-                    return found, []
-            except Unlike as unlike:
-                reasons[str(unlike)] = None
+    for looks in ((_lstm, _gru), (_memory,)):
+        for node, form in forms.of.items():
+            for look in looks:
+                try:
+                    if found := look(forms, node, form):
+                        return found, []
+                except Unlike as unlike:
+                    reasons[str(unlike)] = None
     if not reasons:
         reasons = dict.fromkeys(_unknown(forms))
     return [], list(reasons)
@@ -60,9 +65,7 @@ def _unknown(forms: Forms) -> Iterator[str]:
             every = [number for product in form for number in product]
             gates = [n for n in every if _activated(forms, n, SIGMOID)]
             candidates = [n for n in every if _activated(forms, n, *CANDIDATES)]
-            if len(form) == 2 and len(set(gates)) == 2 and candidates:
-                yield "its new memory is an LSTM's, but its new state is not o tanh(c')"
-            elif gates and candidates:
+            if gates and candidates:
                 yield "its gates are neither an LSTM's nor a GRU's"
 
 
@@ -155,6 +158,48 @@ def _terms(parts: list[dict[fx.Node, Gates]]) -> list[Terms | None]:
     return [*found, None][:2]
 
 
+class _Remembered(NamedTuple):
+    """What c' is made of: the number of c, and the sums of the gates i, f and g."""
+
+    c: int
+    sums: dict[str, Sum]
+
+
+def _remembered(forms: Forms, memory: Sum) -> _Remembered:
+    """C' = sigma(f) c + sigma(i) tanh(g); or raise Unlike."""
+    if len(memory) != 2 or set(memory.values()) != {1.0}:
+        raise Unlike("its new memory is not f c + i g")
+    weighed = [one for one in memory if any(_activated(forms, n, TANH) for n in one)]
+    kept = [one for one in memory if one not in weighed]
+    if len(kept) != 1:
+        raise Unlike("its candidate is not the tanh of a sum")
+    i, g = _pair(forms, weighed[0], TANH)
+    f, c = _pair(forms, kept[0], "")
+    gates = {"i": i, "f": f, "g": g}
+    return _Remembered(c, {k: _argument(forms, n) for k, n in gates.items()})
+
+
+def _memory(forms: Forms, node: fx.Node, form: Sum) -> list[Update]:
+    """An LSTM's new memory, whatever is made of it."""
+    if len(form) != 2 or any(len(product) != 2 for product in form):
+        return []
+    numbers = [number for product in form for number in product]
+    gates = {number for number in numbers if _activated(forms, number, SIGMOID)}
+    if len(gates) != 2 or not any(_activated(forms, n, TANH) for n in numbers):
+        return []
+    c, sums = _remembered(forms, form)
+    forget_bias = sums["f"].pop((), 0.0)
+    layout = _layout(sums, forms)
+    parts = _in_two(layout.terms)
+    x, h = _terms(parts)
+    assert x is not None
+    what = f"lstm_memory, order {layout.order}"
+    what += f", forget_bias {forget_bias:g}" if forget_bias else ""
+    leaves = [_node(forms, c), *(n for part in parts for n in part)]
+    call = memory_call(x, h, layout.order, forget_bias)
+    return [Update(what, leaves, [forms.nodes(form)], call, layout.terms)]
+
+
 def _lstm(forms: Forms, node: fx.Node, form: Sum) -> list[Update]:
     """H' = sigma(o) tanh(c'), c' = sigma(f) c + sigma(i) tanh(g)."""
     if len(form) != 1:
@@ -169,16 +214,9 @@ def _lstm(forms: Forms, node: fx.Node, form: Sum) -> list[Update]:
     memory = _argument(forms, tanh)
     if all(len(one) < 2 for one in memory):
         return []  # the product of i and g, or of o and what a module makes
-    if len(memory) != 2 or set(memory.values()) != {1.0}:
-        raise Unlike("its new memory is not f c + i g")
-    weighed = [one for one in memory if any(_activated(forms, n, TANH) for n in one)]
-    kept = [one for one in memory if one not in weighed]
-    if len(kept) != 1:
-        raise Unlike("its candidate is not the tanh of a sum")
-    i, g = _pair(forms, weighed[0], TANH)
-    f, c = _pair(forms, kept[0], "")
-    sums = {"i": _argument(forms, i), "f": _argument(forms, f)}
-    sums |= {"g": _argument(forms, g), "o": _argument(forms, out)}
+    remembered = _remembered(forms, memory)
+    c, sums = remembered.c, remembered.sums
+    sums["o"] = _argument(forms, out)
     forget_bias = sums["f"].pop((), 0.0)
     peepholes = [
         _peephole(forms, sums, "i", {(c,): 1.0}),

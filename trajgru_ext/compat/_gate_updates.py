@@ -16,6 +16,7 @@ from trajgru_ext.ops.gru_gates import gru_gates
 from trajgru_ext.ops.gru_output import gru_output
 from trajgru_ext.ops.gru_reset import gru_reset
 from trajgru_ext.ops.lstm_gates import lstm_gates
+from trajgru_ext.ops.lstm_memory import lstm_memory
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -128,6 +129,16 @@ def lstm_call(
         return lstm_gates(*gates, c, tuple(weights) or None, order, forget_bias)
 
     return call
+
+
+def memory_call(x: Terms, h: Terms | None, order: str, forget_bias: float) -> Call:
+    """The call of `lstm_memory` for c and the terms of x_gates and h_gates."""
+
+    def update(*operands: Any) -> tuple[Tensor, ...]:
+        x_gates, h_gates, c = operands
+        return (lstm_memory(x_gates, h_gates, c, order, forget_bias),)
+
+    return _of_two_sums(x, h, update)
 
 
 def _two_sums(

@@ -72,6 +72,14 @@ def make_layers(block: Mapping[str, Sequence[int]]) -> Stage:
 
     A name has "pool" ([kernel, stride, padding]), "deconv" or "conv" in it, and of
     those "relu" or "leaky" where an activation follows.
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.compat.precipitation_nowcasting import make_layers
+        >>> layers = make_layers({"conv1_leaky_1": [1, 8, 7, 5, 1]})
+        >>> layers(torch.randn(2, 1, 48, 48)).shape
+        torch.Size([2, 8, 9, 9])
+
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for name, sizes in block.items():
@@ -167,7 +175,25 @@ class Forecaster(nn.Module):
 
 
 class EF(nn.Module):
-    """An encoder and a forecaster: frames to frames."""
+    """An encoder and a forecaster: frames to frames.
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.compat.precipitation_nowcasting import (
+        ...     EF, Encoder, Forecaster, TrajGRU
+        ... )
+        >>> encoder = Encoder(
+        ...     [{"conv1_leaky_1": [1, 8, 3, 2, 1]}], [TrajGRU(8, 16, (2, 16, 16))]
+        ... )
+        >>> forecaster = Forecaster(
+        ...     [{"deconv1_leaky_1": [16, 8, 4, 2, 1], "conv1_2": [8, 1, 1, 1, 0]}],
+        ...     [TrajGRU(16, 16, (2, 16, 16))],
+        ...     seq_len=4,
+        ... )
+        >>> EF(encoder, forecaster)(torch.randn(3, 2, 1, 32, 32)).shape
+        torch.Size([4, 2, 1, 32, 32])
+
+    """
 
     def __init__(self, encoder: Encoder, forecaster: Forecaster) -> None:
         super().__init__()

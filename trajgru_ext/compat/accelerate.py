@@ -60,12 +60,13 @@ def accelerate(
     - Every other `torch.nn.Conv2d`, parametrised or not, that can be quicker as
       `trajgru_ext.nn.Conv2d` becomes one, in modules of any class.
     - Modules of any class whose `forward` can be traced by `torch.fx` and has the gate
-      update of an LSTM or a GRU, however it is written, run it by `lstm_gates`,
-      `gru_gates`, `gru_reset` or `gru_output`; everything else in their `forward` stays
-      as it is. Arguments that are None, numbers or texts choose the trace, which is
-      made when they first come. The original runs where others are no tensors, or where
-      an attribute of the module was set to something else; and the original's
-      arithmetic where an operator does not take the sizes, dtypes or device.
+      update of an LSTM, of its memory alone, or of a GRU, however it is written, run
+      it by `lstm_gates`, `lstm_memory`, `gru_gates`, `gru_reset` or `gru_output`;
+      everything else in their `forward` stays as it is. Arguments that are None,
+      numbers or texts choose the trace, which is made when they first come. The
+      original runs where others are no tensors, or where an attribute of the module was
+      set to something else; and the original's arithmetic where an operator does not
+      take the sizes, dtypes or device.
 
     A published layer is left alone where it is a subclass with methods of its own (with
     a warning), where something inside has hooks, where it cannot be run here, or where
@@ -73,8 +74,7 @@ def accelerate(
     parameters, unless `probe` is False. What is hooked, wrapped, replaced, pruned or
     reparametrised inside a layer afterwards makes it call its modules, as the original
     does, step by step; its `computes()` says so. Gates that no operator computes are
-    left alone too, as those of PredRNN's two memories, or of a convolution for each
-    gate of an LSTM.
+    left alone too, as those of a convolution for each gate of an LSTM.
 
     Tools that look up a module's exact class (quantisation, `fuse_modules`) need
     `restore` first.

@@ -27,6 +27,12 @@ class ConvGRUCell(nn.ConvGRUCell):
         dtype: the original's tensor type, as `torch.FloatTensor`; without effect, since
             states follow the weights.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.compat.convgru_pytorch import ConvGRUCell
+        >>> cell = ConvGRUCell((16, 16), 3, 8, (3, 3), True, torch.FloatTensor)
+        >>> h = cell(torch.randn(2, 3, 16, 16), cell.init_hidden(2))
+
     """
 
     def __init__(
@@ -81,6 +87,15 @@ class ConvGRU(Layers):
         return_all_layers: whether all layers' outputs and states are returned.
 
     Unlike the original it takes states to begin with.
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.compat.convgru_pytorch import ConvGRU
+        >>> sizes = (16, 16), 3, [16, 8], (3, 3), 2
+        >>> model = ConvGRU(*sizes, dtype=torch.FloatTensor, batch_first=True)
+        >>> outputs, states = model(torch.randn(2, 5, 3, 16, 16))
+        >>> outputs[0].shape
+        torch.Size([2, 5, 8, 16, 16])
 
     """
 

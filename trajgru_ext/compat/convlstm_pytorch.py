@@ -23,6 +23,12 @@ class ConvLSTMCell(nn.ConvLSTMCell):
         kernel_size: (height, width), odd; the original takes even ones and fails.
         bias: whether the convolution has a bias.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.compat.convlstm_pytorch import ConvLSTMCell
+        >>> cell = ConvLSTMCell(3, 8, (3, 3), bias=True)
+        >>> h, c = cell(torch.randn(2, 3, 16, 16), cell.init_hidden(2, (16, 16)))
+
     """
 
     def __init__(
@@ -71,6 +77,14 @@ class ConvLSTM(Layers):
         return_all_layers: whether all layers' outputs and states are returned.
 
     Unlike the original it takes states to begin with.
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.compat.convlstm_pytorch import ConvLSTM
+        >>> model = ConvLSTM(3, [16, 8], (3, 3), 2, batch_first=True)
+        >>> outputs, states = model(torch.randn(2, 5, 3, 16, 16))
+        >>> outputs[0].shape
+        torch.Size([2, 5, 8, 16, 16])
 
     """
 

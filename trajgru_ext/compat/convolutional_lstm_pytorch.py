@@ -39,6 +39,12 @@ class ConvLSTMCell(ByWeights):
     they are 0 where a checkpoint does not. `recompute`, "none" or "gates", is that of
     `conv_lstm`.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.compat.convolutional_lstm_pytorch import ConvLSTMCell
+        >>> cell, zero = ConvLSTMCell(3, 8, 3), torch.zeros(2, 8, 16, 16)
+        >>> h, c = cell(torch.randn(2, 3, 16, 16), zero, zero)
+
     """
 
     recompute = "none"
@@ -178,6 +184,14 @@ class ConvLSTM(ByWeights):
         kernel_size: of all convolutions, odd.
         step: how many steps there are.
         effective_step: the steps whose outputs are returned, counted from 0.
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.compat.convolutional_lstm_pytorch import ConvLSTM
+        >>> model = ConvLSTM(3, [16, 8], 3, step=5, effective_step=[2, 4])
+        >>> outputs, (h, c) = model(torch.randn(2, 3, 16, 16))
+        >>> len(outputs), outputs[0].shape
+        (2, torch.Size([2, 8, 16, 16]))
 
     """
 

@@ -23,6 +23,13 @@ class ConvLSTMCell(nn.Module):
     there: their parameters get no gradient, and DistributedDataParallel needs
     `find_unused_parameters=True`. Nor does the original add its forget bias.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.compat.openstl import ConvLSTMCell
+        >>> cell = ConvLSTMCell(3, 8, 16, 16, filter_size=5, stride=1, layer_norm=True)
+        >>> zero = torch.zeros(2, 8, 16, 16)
+        >>> h, c = cell(torch.randn(2, 3, 16, 16), zero, zero)
+
     """
 
     def __init__(

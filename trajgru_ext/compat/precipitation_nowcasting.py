@@ -60,6 +60,13 @@ def wrap(input: Tensor, flow: Tensor) -> Tensor:
 
     See `trajgru_ext.flow_warp`, which it is: a flow of 0 changes nothing, and what lies
     outside is 0 up to the border, both unlike the original.
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.compat.precipitation_nowcasting import wrap
+        >>> wrap(torch.ones(1, 1, 1, 2), torch.zeros(1, 2, 1, 2))
+        tensor([[[[1., 1.]]]])
+
     """
     return flow_warp(input, flow)
 
@@ -85,6 +92,11 @@ class TrajGRU(_TrajGRU):
             with torch 1.3. True is the warp of the paper. False is for models trained
             with a newer torch: those read at `(x - U) W / (W - 1) - 1/2` along the
             width, and so along the height.
+
+    Examples:
+        >>> from trajgru_ext.compat.precipitation_nowcasting import TrajGRU
+        >>> layer = TrajGRU(8, 16, b_h_w=(2, 24, 24), L=5)
+        >>> outputs, state = layer(None, seq_len=3)
 
     """
 
@@ -178,6 +190,11 @@ class ConvLSTM(ByWeights):
     The original moves its peepholes to a device so that they are no parameters: they
     stay 0 and are not in its checkpoints. Here they are parameters, and 0 where a
     checkpoint has none of them. `recompute`, "none" or "gates", is that of `conv_lstm`.
+
+    Examples:
+        >>> from trajgru_ext.compat.precipitation_nowcasting import ConvLSTM
+        >>> layer = ConvLSTM(8, 16, b_h_w=(2, 24, 24), kernel_size=3)
+        >>> outputs, (h, c) = layer(None, seq_len=3)
 
     """
 

@@ -11,6 +11,7 @@ from trajgru_ext.ops.gru_output import gru_output
 from trajgru_ext.ops.gru_reset import gru_reset
 from trajgru_ext.ops.hff_concat import hff_concat
 from trajgru_ext.ops.lstm_gates import lstm_gates
+from trajgru_ext.ops.lstm_memory import lstm_memory
 from trajgru_ext.ops.se_scale import se_scale
 from trajgru_ext.ops.sk_select import sk_select
 from trajgru_ext.ops.spatial_pyramid_pool import spatial_pyramid_pool
@@ -28,6 +29,7 @@ __all__ = [
     "gru_reset",
     "hff_concat",
     "lstm_gates",
+    "lstm_memory",
     "se_scale",
     "sk_select",
     "spatial_pyramid_pool",

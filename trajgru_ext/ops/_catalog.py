@@ -244,6 +244,17 @@ def lstm_gates(s: Source) -> Arguments:
     }
 
 
+@_entry("gates")
+def lstm_memory(s: Source) -> Arguments:
+    parts, size = _gates(s, 3)
+    return {
+        **parts,
+        "c": s.tensor(*size),
+        "order": _order(s, "ifg"),
+        "forget_bias": s.choose("forget_bias", 0.0, 1.0),
+    }
+
+
 def _conv(
     s: Source, outputs: int, inputs: int, kernel: int, to_flows: bool = False
 ) -> tuple[Tensor, Tensor | None]:

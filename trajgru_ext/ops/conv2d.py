@@ -74,6 +74,7 @@ def conv2d(
         type(input) in _PLAIN
         and type(weight) in _PLAIN
         and not torch.compiler.is_compiling()
+        and not torch._C._is_torch_function_mode_enabled()
         and (groups != 1 or _small_and_alone(input))
         and not _C.conv_algorithm_forced()
     ):

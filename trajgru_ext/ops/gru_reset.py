@@ -1,16 +1,15 @@
 """The first half of a GRU's update whose reset precedes the convolution."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
 from trajgru_ext.ops import _gates
 from trajgru_ext.ops._arguments import check_tensors
-from trajgru_ext.ops._autograd import Function, fill_empty, wanted_only
-from trajgru_ext.ops._options import GruOptions, gate_order, read
+from trajgru_ext.ops._gate_sums import fake_gradients, update_of_sums
+from trajgru_ext.ops._options import GruOptions, gate_order
 from trajgru_ext.ops._overrides import overridable
-from trajgru_ext.ops._registry import fake, operator
+from trajgru_ext.ops._registry import fake
 
 
 @overridable
@@ -93,14 +92,7 @@ def _fake_gru_reset_backward(
     gates_grad: bool,
     h_grad: bool,
 ) -> tuple[Tensor, Tensor]:
-    lead = _gates.leading(x_gates, h_gates)
-    dtype = _gates.gates_dtype(x_gates, h_gates)
-    return (
-        _gates.empty_like_gates(lead, h, 2, dtype)
-        if gates_grad
-        else h.new_empty(0, dtype=dtype),
-        _gates.empty_like_gates(lead, h, 1, h.dtype) if h_grad else h.new_empty(0),
-    )
+    return fake_gradients(x_gates, h_gates, h, 2, gates_grad, h_grad)
 
 
 def gru_reset_formula(options: GruOptions) -> _gates.Formula:
@@ -115,125 +107,4 @@ def gru_reset_formula(options: GruOptions) -> _gates.Formula:
     return halves
 
 
-class _GruReset(Function):
-    derivative = "gru_reset"
-
-    @staticmethod
-    def options_of(numbers: list[float]) -> GruOptions:
-        return read(GruOptions, numbers)
-
-    @staticmethod
-    def forward(
-        x_gates: Tensor | None,
-        h_gates: Tensor | None,
-        h: Tensor,
-        options: GruOptions,
-    ) -> tuple[Tensor, Tensor]:
-        reset = operator("gru_reset")
-        halves: tuple[Tensor, Tensor] = reset(x_gates, h_gates, h, options.numbers())
-        return halves
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        *tensors, ctx.options = inputs
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
-
-    @staticmethod
-    def backward(
-        ctx: Any, u_grad: Tensor | None, reset_grad: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        if u_grad is None and reset_grad is None:
-            return _GruReset.gradients()
-        needs = _GruReset.Arguments(*ctx.needs_input_grad)
-        x_gates, h_gates, h = ctx.saved_tensors
-        gates_grad, h_grad = _GruResetBackward.call(
-            *(u_grad, reset_grad, x_gates, h_gates, h, ctx.options),
-            *(needs.x_gates or needs.h_gates, needs.h),
-        )
-        # The two parts of a sum have the same gradient.
-        return _GruReset.gradients(
-            x_gates=gates_grad.to(x_gates.dtype) if needs.x_gates else None,
-            h_gates=gates_grad.to(h_gates.dtype) if needs.h_gates else None,
-            h=h_grad if needs.h else None,
-        )
-
-    @staticmethod
-    def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        *along, _ = tangents
-        formula = gru_reset_formula(ctx.options)
-
-        def of_both(x_gates: Any, h_gates: Any, h: Tensor) -> tuple[Tensor, ...]:
-            return formula(_gates.add_gates(x_gates, h_gates, h), h)
-
-        return _gates.tangents_of(of_both, ctx.saved_tensors, along)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
-        return _gates.in_one_batch(_GruReset, info, in_dims, args)
-
-
-class _GruResetBackward(Function):
-    @staticmethod
-    def forward(
-        u_grad: Tensor | None,
-        reset_grad: Tensor | None,
-        x_gates: Tensor | None,
-        h_gates: Tensor | None,
-        h: Tensor,
-        options: GruOptions,
-        gates_grad: bool,
-        h_grad: bool,
-    ) -> tuple[Tensor, Tensor]:
-        tensors = (u_grad, reset_grad, x_gates, h_gates, h)
-        backward = operator("gru_reset_backward")
-        found: tuple[Tensor, Tensor] = backward(
-            *tensors, options.numbers(), gates_grad, h_grad
-        )
-        return found
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        *tensors, ctx.options, gates_grad, h_grad = inputs
-        ctx.wanted = (gates_grad, h_grad)
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
-
-    # No kernel is worth it for the second derivative.
-    @staticmethod
-    def _formula(ctx: Any) -> _gates.Formula:
-        formula = gru_reset_formula(ctx.options)
-
-        def first_derivative(
-            u_grad: Any, reset_grad: Any, x_gates: Any, h_gates: Any, h: Tensor
-        ) -> tuple[Tensor, ...]:
-            both = _gates.add_gates(x_gates, h_gates, h)
-            gates, h_grad = _gates.pull_back(formula, (both, h), (u_grad, reset_grad))
-            assert gates is not None
-            gates = gates.to(_gates.gates_dtype(x_gates, h_gates))
-            return wanted_only((gates, h_grad), ctx.wanted)
-
-        return first_derivative
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        wanted = wanted_only(cotangents, ctx.wanted)
-        formula = _GruResetBackward._formula(ctx)
-        u_grad, reset_grad, x_gates, h_gates, h = _gates.pull_back(
-            formula, ctx.saved_tensors, wanted
-        )
-        return _GruResetBackward.gradients(
-            u_grad=u_grad, reset_grad=reset_grad, x_gates=x_gates, h_gates=h_gates, h=h
-        )
-
-    @staticmethod
-    def tangent(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        *along, _, _, _ = tangents
-        *_, h = tensors = ctx.saved_tensors
-        found = _gates.tangents_of(_GruResetBackward._formula(ctx), tensors, along)
-        return fill_empty(found, ctx.wanted, h)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
-        return _gates.in_one_batch(_GruResetBackward, info, in_dims, args)
+_GruReset = update_of_sums("gru_reset", GruOptions, gru_reset_formula)

@@ -147,7 +147,7 @@ void winograd_gru_output(at::TensorList images, const Tensor& weights,
   layout.show(args.u, gate);
   layout.show(args.h, state);
   layout.show(args.mask, zoneout);
-  set_update(args.update, chosen.update);
+  args.update.set(chosen.update);
   layout.show(args.output, output);
   convolve(conv, args);
 }

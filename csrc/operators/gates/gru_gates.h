@@ -32,7 +32,7 @@ struct GruGatesOperators {
     in.layout.show(args.h, in.h);
     in.layout.show(args.mask, in.mask);
     args.order = options.order;
-    set_update(args.update, options.update);
+    args.update.set(options.update);
   }
 
   static Tensor forward(const OptionalTensor& x_gates, const OptionalTensor& h_gates,

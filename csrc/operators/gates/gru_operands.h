@@ -13,11 +13,6 @@
 
 namespace trajgru_ext {
 
-template <typename T>
-void set_update(GruUpdate<T>& to, const GruUpdate<double>& update) {
-  to = {update.activation, static_cast<T>(update.negative_slope), update.u_weighs_old};
-}
-
 // The tensor whose memory format the others follow.
 inline const at::Tensor& leading(const OptionalTensor& x_gates,
                                  const OptionalTensor& h_gates) {

@@ -32,7 +32,7 @@ struct GruOutputOperators {
     in.layout.show(args.u, u);
     in.layout.show(args.h, in.h);
     in.layout.show(args.mask, in.mask);
-    set_update(args.update, options.update);
+    args.update.set(options.update);
   }
 
   static Tensor forward(const Tensor& u, const Tensor& candidate, const Tensor& h,

@@ -33,7 +33,7 @@ struct GruStepOperands {
     layout.show(args.h, h);
     layout.show(args.mask, mask);
     args.order = options.order;
-    set_update(args.update, options.update);
+    args.update.set(options.update);
   }
 };
 
