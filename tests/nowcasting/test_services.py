@@ -13,6 +13,7 @@ from trajgru_ext.nowcasting.readers import opened
 
 @pytest.fixture
 def service(request):
+    pytest.importorskip("pyproj")
     root = request.config.getoption("--radar-archive")
     if root is None:
         pytest.skip("needs files of weather services: --radar-archive FOLDER")
