@@ -1,9 +1,11 @@
 """Builds trajgru_ext._C: the CPU kernels always, the CUDA kernels where possible.
 
 CUDA kernels are built with a CUDA build of torch and nvcc (CUDA_HOME);
-TRAJGRU_CUDA=0 leaves them out, TRAJGRU_CUDA=1 makes their absence an error, and
-TORCH_CUDA_ARCH_LIST chooses the architectures. TRAJGRU_SANITIZER=address,undefined (or
-thread) is for a build that is tested under these: slow, and of the baseline kernels.
+TRAJGRU_CUDA=0 leaves them out, and TRAJGRU_CUDA=1 makes their absence an error. They
+are built for this machine's GPUs, or where it has none for all that the toolkit knows;
+TORCH_CUDA_ARCH_LIST chooses others ("8.0;9.0+PTX", or "all").
+TRAJGRU_SANITIZER=address,undefined (or thread) is for a build that is tested under
+these: slow, and of the baseline kernels.
 """
 
 import os
@@ -53,8 +55,8 @@ if "CUDA_HOME" not in os.environ and shutil.which("nvcc"):
 
 from torch.utils import cpp_extension  # noqa: E402 - CUDA_HOME is read by it
 
-# From the oldest that CUDA 13 builds for to the newest; PTX for what comes later.
-CUDA_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+# Compute capabilities that torch's own builds have; of these the toolkit knows some.
+CAPABILITIES = ("7.0", "7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 
 SANITIZER = os.environ.get("TRAJGRU_SANITIZER", "")
 X86 = platform.machine().lower() in ("x86_64", "amd64") and not SANITIZER
@@ -89,10 +91,60 @@ def why_no_cuda() -> str:
     return reason
 
 
+def toolkit_capabilities() -> list[str]:
+    """The compute capabilities that this nvcc compiles for, the newest last."""
+    nvcc = Path(cpp_extension.CUDA_HOME) / "bin" / "nvcc"
+    said = subprocess.run(
+        [nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=False
+    ).stdout
+    found = [divmod(int(n), 10) for n in re.findall(r"compute_(\d+)$", said, re.M)]
+    return [f"{major}.{minor}" for major, minor in sorted(found)]
+
+
+def machine_capabilities() -> list[str]:
+    """Those of this machine's GPUs."""
+    if not torch.cuda.is_available():
+        return []
+    count = torch.cuda.device_count()
+    found = {torch.cuda.get_device_capability(k) for k in range(count)}
+    return [f"{major}.{minor}" for major, minor in sorted(found)]
+
+
+def choose_architectures(wanted: str, toolkit: list[str], machine: list[str]) -> str:
+    """What TORCH_CUDA_ARCH_LIST should be; the newest's PTX is for what comes later."""
+    if wanted and wanted.lower() != "all":
+        return wanted
+    known = [one for one in CAPABILITIES if one in toolkit] or toolkit[-1:]
+    # A GPU that the toolkit does not know compiles the newest PTX when it first runs.
+    here = [one for one in machine if one in toolkit]
+    if machine and not wanted:
+        newest = [f"{known[-1]}+PTX"] if len(here) < len(machine) else []
+        return ";".join([*here, *newest])
+    return ";".join(known) + "+PTX"
+
+
 NO_CUDA = why_no_cuda()
-if not NO_CUDA and not os.environ.get("TORCH_CUDA_ARCH_LIST"):
+if not NO_CUDA:
     # torch's own default asks the device, and fails where there is none.
-    os.environ["TORCH_CUDA_ARCH_LIST"] = CUDA_ARCHITECTURES
+    chosen = choose_architectures(
+        os.environ.get("TORCH_CUDA_ARCH_LIST", ""),
+        toolkit_capabilities(),
+        machine_capabilities(),
+    )
+    os.environ["TORCH_CUDA_ARCH_LIST"] = chosen
+
+
+def announce() -> None:
+    """Say what is built, and for how long."""
+    if NO_CUDA:
+        print(f"trajgru_ext: the CPU kernels; no CUDA kernels: {NO_CUDA}", flush=True)
+        return
+    count = len(re.split(r"[; ]", os.environ["TORCH_CUDA_ARCH_LIST"]))
+    print(
+        f"trajgru_ext: the CPU kernels, and CUDA kernels for compute capability "
+        f"{os.environ['TORCH_CUDA_ARCH_LIST']}: some minutes for each of {count}",
+        flush=True,
+    )
 
 
 def sources(*patterns: str) -> list[str]:
@@ -114,6 +166,7 @@ class Build(cpp_extension.BuildExtension):
         self.build_temp = str(HERE / "build" / name)
 
     def build_extension(self, ext):
+        announce()
         flags = ext.extra_compile_args["cxx"]
         objects = []
         # Linked after the common objects: of a function that both have, such as one

@@ -68,6 +68,7 @@ def machine() -> dict[str, object]:
     }
     if DEVICE == "cuda":
         facts["gpu"] = torch.cuda.get_device_name()
+        facts["float32"] = collect()["float32 on a GPU"]
     return facts
 
 
@@ -129,6 +130,9 @@ def _cuda_medians(sides: dict[str, Side], rounds: int) -> dict[str, float]:
     for k in range(rounds + 1):
         for name, side in sides.items():
             other.zero_()
+            # The device is busy for about a millisecond, in which the host launches
+            # what is timed: else the time would be the host's.
+            torch.cuda._sleep(2_000_000)
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
             side()

@@ -28,6 +28,8 @@ import matplotlib.pyplot as plt
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 NAMES = sorted(p.stem.removeprefix("bench_") for p in HERE.glob("bench_*.py"))
+# Of operators that only the CPU has.
+ON_CPU_ALONE = {"conv"}
 MODES = ("forward", "forward+backward", "training step")
 # What a record holds beside the words that say what was measured.
 FIGURES = ("milliseconds", "times_ours", "mebibytes", "errors", "of_sgemm")
@@ -37,15 +39,18 @@ README, PERFORMANCE = "README.md", "docs/performance.md"
 Record = dict[str, Any]
 
 
+def gpu_to_use() -> bool:
+    """Whether the benchmarks run on a GPU."""
+    return torch.cuda.is_available() and not _build.no_cuda_kernels
+
+
 def run(name: str, results: Path, options: argparse.Namespace) -> None:
     """Run one benchmark in a process of its own."""
     command = [sys.executable, HERE / f"bench_{name}.py"]
     command += ["--json", results / f"{name}.json"]
     if options.quick:
         command += ["--rounds", "1"]
-    device = (
-        "cuda" if torch.cuda.is_available() and not _build.no_cuda_kernels else "cpu"
-    )
+    device = "cuda" if gpu_to_use() else "cpu"
     environment = os.environ | {"BENCH_DEVICE": device}
     subprocess.run([*map(str, command)], check=True, env=environment)
 
@@ -229,6 +234,14 @@ def put(table: str, document: Path) -> None:
     document.write_text(text)
 
 
+def default_results() -> Path:
+    """The folder of the figures that are kept, or on a GPU one named after it."""
+    if not gpu_to_use():
+        return HERE / "results"
+    name = re.sub(r"\W+", "-", torch.cuda.get_device_name().lower())
+    return HERE / f"results-{name}"
+
+
 def main() -> None:
     """Run what is asked for; report what is there."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -237,16 +250,27 @@ def main() -> None:
     parser.add_argument(
         "--no-run", action="store_true", help="report what was measured"
     )
-    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--results", type=Path, default=default_results())
     options = parser.parse_args()
+    options.results.mkdir(parents=True, exist_ok=True)
+    failed = []
     for name in [] if options.no_run else options.only or NAMES:
-        run(name, options.results, options)
+        if gpu_to_use() and name in ON_CPU_ALONE:
+            print(f"bench_{name}.py is of the CPU's operators: left out", flush=True)
+            continue
+        try:
+            run(name, options.results, options)
+        except subprocess.CalledProcessError as error:
+            print(f"bench_{name}.py failed: {error}", flush=True)
+            failed.append(name)
     kept = options.results == HERE / "results"
     plots = ROOT / "docs" / "pictures" if kept else options.results
     for document, table in report(options.results, plots).items():
         print(table)
         if kept:
             put(table, ROOT / document)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

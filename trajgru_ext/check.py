@@ -9,6 +9,7 @@ with the first, bit for bit.
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,9 @@ def _sizes(*sizes: int) -> Sizes:
 
 FEW = _sizes(2, 1, 3, 2, 2, 2, 2, 3, 4)  # for the naive formula, pixel by pixel
 MANY = _sizes(3, 2, 19, 17, 17, 5, 3, 33, 37)  # which fill no tile, block or vector
+PACKS = _sizes(2, 1, 64, 64, 64, 16, 2, 9, 11)  # whose channels fill them all
+# flow_conv's warped values, more than one chunk of them (csrc/cuda/runtime.h).
+CHUNKS = _sizes(1, 1, 64, 1, 1, 8, 13, 72, 72)
 NAIVE, PYTORCH = "naive formula", "PyTorch"
 GRADCHECK, AGAIN = "finite differences", "a second run"
 AGAINST = (NAIVE, PYTORCH, GRADCHECK, AGAIN)
@@ -125,22 +129,38 @@ def _compare(case: Case, dtype: torch.dtype, device: str) -> Iterator[Finding]:
         source = Samples(sizes, case.choices, dtype, device, FORMATS[layout])
         return case.operator.sample(source)
 
-    exact = {}
-    few, many = (sample(sizes, "contiguous") for sizes in (FEW, MANY))
-    exact[NAIVE] = derivatives(case, reference, _exact(few, "cpu"), dtype)
-    with decomposed():
-        exact[PYTORCH] = derivatives(case, trajgru_ext, _exact(many, device), dtype)
+    operator, exact = case.operator, {}
+    compared = {"few": (NAIVE, FEW), "many": (PYTORCH, MANY), "packs": (PYTORCH, PACKS)}
+    if operator.name == "flow_conv" and dtype == torch.float32:
+        compared["chunks"] = (PYTORCH, CHUNKS)
+    for name, (against, sizes) in compared.items():
+        arguments = sample(sizes, "contiguous")
+        if against == NAIVE:
+            given = _exact(arguments, "cpu")
+            exact[name] = derivatives(case, reference, given, dtype)
+        else:
+            given = _exact(arguments, device)
+            with decomposed():
+                exact[name] = derivatives(case, trajgru_ext, given, dtype)
     for layout in FORMATS:
-        for against, sizes in ((NAIVE, FEW), (PYTORCH, MANY)):
+        worst: dict[str, Finding] = {}
+        for name, (against, sizes) in compared.items():
             arguments = sample(sizes, layout)
             got = derivatives(case, trajgru_ext, arguments, dtype)
             of = (case.title, against, str(dtype), layout)
-            error = _error(got, exact[against])
-            yield Finding(*of, error, tolerance(case, sizes, dtype))
-        operator = case.operator
+            error = _error(got, exact[name])
+            found = Finding(*of, error, tolerance(case, sizes, dtype))
+            worst[against] = max(worst.get(against, found), found, key=_share)
+        yield from worst.values()
         if operator.any_threads if device == "cpu" else operator.fixed_order:
             error = _error(_again(case, arguments, dtype), got)
             yield Finding(case.title, AGAIN, str(dtype), layout, error, 0.0)
+
+
+def _share(found: Finding) -> float:
+    """How much of its tolerance an error takes; infinite where it is no number."""
+    share = found.error / found.tolerance
+    return math.inf if math.isnan(share) else share
 
 
 def _again(case: Case, arguments: Arguments, dtype: torch.dtype) -> list[Tensor]:
@@ -173,19 +193,67 @@ def _differences(case: Case, device: str) -> Finding:
     return Finding(*of, 0.0 if good else math.inf, 0.0)
 
 
+# What CUDA says, and what to do.
+FAILURES = {
+    "no kernel image": "the kernels were not built for this GPU: build trajgru_ext "
+    "again on this machine, or with its compute capability in TORCH_CUDA_ARCH_LIST",
+    "driver": "the GPU's driver is too old for this torch's CUDA: update the driver, "
+    "or install a torch for an older CUDA",
+    "out of memory": "the GPU has no memory left: end what else uses it, which "
+    "nvidia-smi lists",
+}
+
+
+def explain(error: Exception) -> str:
+    """One sentence that says what to do about an error of CUDA's; or else the error."""
+    said = str(error).strip()
+    text = said.lower()
+    found = (what for sign, what in FAILURES.items() if sign in text)
+    return next(found, said.splitlines()[0] if said else repr(error))
+
+
 def why_not(device: str) -> str:
     """The reason why nothing can be checked there, or nothing."""
     if device == "cpu":
         return ""
-    facts = collect()
-    missing = [facts["cuda kernels"], facts["cuda devices"]]
-    return "; ".join(str(one) for one in missing if str(one).startswith("none"))
+    if torch.device(device).type == "cuda":
+        facts = collect()
+        missing = [facts["cuda kernels"], facts["cuda devices"]]
+        if found := "; ".join(str(x) for x in missing if str(x).startswith("none")):
+            return found
+    try:  # one pixel says whether any kernel runs
+        trajgru_ext.flow_warp(
+            torch.zeros(1, 1, 1, 1, device=device),
+            torch.zeros(1, 2, 1, 1, device=device),
+        ).sum().item()
+    except RuntimeError as error:
+        return explain(error)
+    return ""
+
+
+@contextmanager
+def ieee_float32() -> Iterator[None]:
+    """Within it, torch's products and convolutions on a GPU compute in float32.
+
+    Else convolutions, and where somebody says so products, round to the ten bits of
+    TF32.
+    """
+    # Of the two ways to say so, the older: after the newer torch.export fails.
+    cudnn: Any = torch.backends.cudnn
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = False
+        yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
 
 
 def findings(device: str) -> Iterator[list[Finding]]:
     """All comparisons, operator by operator, as they are made."""
-    # cuDNN's convolutions round float32 to ten bits, unless they are told not to.
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with ieee_float32():
         for case in _catalog.cases():
             made = [one for dtype in DTYPES for one in _compare(case, dtype, device)]
             yield [*made, _differences(case, device)]

@@ -8,20 +8,31 @@ import torch
 from trajgru_ext import _C, _build
 
 
+def _described(device: int) -> str:
+    major, minor = torch.cuda.get_device_capability(device)
+    name = torch.cuda.get_device_name(device)
+    return f"{name}, compute capability {major}.{minor}"
+
+
+def _precision(backend: Any) -> str:
+    """How torch computes float32 there, as it is set."""
+    said = str(backend.fp32_precision)
+    return "as torch chooses" if said == "none" else said
+
+
 def collect() -> dict[str, Any]:
     """Facts of the build and of this machine; what is missing gives its reason."""
     from trajgru_ext import __version__  # noqa: PLC0415 - the package imports us
 
     facts = _C.facts()
+    cudnn: Any = torch.backends.cudnn
     if _build.no_cuda_kernels:
         kernels: str = f"none: {_build.no_cuda_kernels}"
     else:
         kernels = f"for {_build.cuda_architectures}"
     devices: list[str] | str
     if torch.cuda.is_available():
-        devices = [
-            torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())
-        ]
+        devices = [_described(k) for k in range(torch.cuda.device_count())]
     elif torch.version.cuda is None:
         devices = "none: this torch has no CUDA"
     else:
@@ -38,4 +49,7 @@ def collect() -> dict[str, Any]:
         "cuda kernels": kernels,
         "cuda of torch": torch.version.cuda or "none: this torch is a CPU build",
         "cuda devices": devices,
+        "cudnn": cudnn.version() or "none: this torch has no cuDNN",
+        "float32 on a GPU": f"convolutions {_precision(cudnn.conv)}, "
+        f"products {_precision(torch.backends.cuda.matmul)}",
     }

@@ -82,6 +82,44 @@ def test_what_is_wrong_is_found(monkeypatch, capsys, fault):
     assert not report["passed"]
 
 
+@pytest.mark.parametrize(
+    "said, what",
+    [
+        ("CUDA error: no kernel image is available for execution", "TORCH_CUDA_ARCH"),
+        ("The NVIDIA driver on your system is too old (found 11040)", "driver"),
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", "nvidia-smi"),
+        ("something else\nwith lines", "something else"),
+    ],
+)
+def test_errors_of_a_device_say_what_to_do(monkeypatch, capsys, said, what):
+    """Here those of a device that never has numbers."""
+
+    def fails(*_):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(trajgru_ext, "flow_warp", fails)
+    assert cli.main(["check", "--device", "meta"]) == 2
+    error = capsys.readouterr().err
+    assert what in error
+    assert len(error.splitlines()) == 1
+
+
+def test_float32_is_not_rounded_to_tf32(monkeypatch):
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    monkeypatch.setattr(cudnn, "allow_tf32", True)
+    enabled = cudnn.enabled
+    with check.ieee_float32():
+        assert not cudnn.allow_tf32
+        assert not products.allow_tf32
+        assert cudnn.enabled == enabled
+    assert cudnn.allow_tf32
+
+
+def test_without_such_a_device(capsys):
+    assert cli.main(["check", "--device", "abacus"]) == 2
+    assert "no device 'abacus'" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_device(capsys):
     assert cli.main(["check", "--device", "cuda"]) == 2
