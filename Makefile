@@ -2,13 +2,15 @@
 #
 # All of them work in a virtual environment in VENV, with the torch that PYTHON can import,
 # else with a tested one; TORCH=torch==2.13.0 picks a version. RADAR=PATH adds the tests
-# that need real radar frames; DEMO=..., PYTEST=... and BENCH=... pass options on; WORKERS
-# is how many processes share the tests.
+# that need real radar frames, ARCHIVE=FOLDER those that need files of weather services;
+# DEMO=..., PYTEST=... and BENCH=... pass options on; WORKERS is how many processes share
+# the tests.
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?=
 RADAR ?=
+ARCHIVE ?=
 PYTEST ?=
 BENCH ?=
 WORKERS ?= 2
@@ -40,11 +42,12 @@ help: ## this list
 
 build: $(BUILT) ## the virtual environment and, in it, the extension
 
-demo: build ## train, forecast and score on moving digits, or on DEMO="--frames ..."
+demo: build ## train, forecast and score on moving digits; DEMO="--steps 100" for train
 	$(BIN)/python examples/nowcast.py $(DEMO)
 
 test: build ## the whole suite
-	$(BIN)/python $(TESTS) tests $(if $(RADAR),--radar=$(RADAR)) $(PYTEST)
+	$(BIN)/python $(TESTS) tests $(if $(RADAR),--radar=$(RADAR)) \
+	  $(if $(ARCHIVE),--radar-archive=$(ARCHIVE)) $(PYTEST)
 
 test-versions: ## the suite with every torch that is supported, one after the other
 	for version in $(SUPPORTED_TORCH); do \

@@ -38,6 +38,7 @@ settings.register_profile(
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--radar", help="real radar frames, fmi_20160928.npz")
+    parser.addoption("--radar-archive", help="folder of real files of weather services")
     parser.addoption("--large", action="store_true", help="tensors of many GiB, too")
 
 

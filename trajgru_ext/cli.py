@@ -59,6 +59,20 @@ def check(options: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
+def nowcast(arguments: Sequence[str]) -> int:
+    """Run a command of the nowcaster."""
+    try:
+        from trajgru_ext.nowcasting.cli import main as run  # noqa: PLC0415
+    except ImportError as error:
+        print(
+            f"trajgru-ext nowcast: needs {error.name}: "
+            "pip install 'trajgru_ext[nowcasting]'",
+            file=sys.stderr,
+        )
+        return 2
+    return run(arguments)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
     parser = argparse.ArgumentParser(prog="trajgru-ext", description=__doc__)
@@ -70,7 +84,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--device", default="cpu", help="cpu, or cuda")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=check)
-    options = parser.parse_args(arguments)
+    command = commands.add_parser(
+        "nowcast", help="train, forecast and score nowcasts of rain", add_help=False
+    )
+    # All after the name, which argparse would else take for options of its own.
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["nowcast"]:
+        return nowcast(given[1:])
+    options = parser.parse_args(given)
     status: int = options.run(options)
     return status
 

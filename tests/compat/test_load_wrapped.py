@@ -6,7 +6,6 @@ import copy
 import pickle
 import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -294,9 +293,8 @@ def test_without_safetensors(tmp_path, monkeypatch):
     assert message.endswith("pip install 'trajgru_ext[safetensors]'")
 
 
-def test_checkpoints_of_the_nowcaster(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples")
-    from training import Training
+def test_checkpoints_of_the_nowcaster(tmp_path):
+    from trajgru_ext.nowcasting.training import Training
 
     net, path = moving_mnist_conv_gru(3), tmp_path / "checkpoint.pt"
     settings = {"rate": 1e-3, "steps": 2, "batch": 1}

@@ -58,6 +58,41 @@ def test_steps_of_the_cells(kind, options):
     assert_close(states, last)
 
 
+CELLS = pytest.mark.parametrize(
+    "make_cell",
+    [ConvLSTMCell, ConvGRUCell, lambda *sizes: ConvGRUCell(*sizes, reset="before")],
+    ids=["lstm", "gru", "gru_before"],
+)
+
+
+@CELLS
+def test_a_step_is_that_of_a_sequence(make_cell):
+    """Where it takes another way, too: no pixels, numbers set on a convolution."""
+    cell = make_cell(3, 4)
+    for size in ((2, 3, 0, 5), (2, 3, 5, 0), (0, 3, 5, 6), (2, 3, 5, 6)):
+        x = torch.randn(size)
+        found, wanted = cell(x), cell.sequence(x[None])[0][0]
+        torch.testing.assert_close(found[0] if type(found) is tuple else found, wanted)
+    wanted = cell(x)
+    for conv in cell.children():
+        conv.padding, conv.dilation = 1, 1
+    torch.testing.assert_close(cell(x), wanted)
+
+
+@CELLS
+def test_a_cell_without_inputs_takes_none(make_cell):
+    cell, x, h = make_cell(0, 4), torch.randn(2, 0, 6, 7), torch.randn(2, 4, 6, 7)
+    state = (h, h) if isinstance(cell, ConvLSTMCell) else h
+    with pytest.raises(ValueError, match="input must be None for input_channels=0"):
+        cell(x, state)
+
+
+def test_a_step_of_other_sizes_than_the_peepholes():
+    cell = ConvLSTMCell(3, 4, peephole="element", image_size=(6, 7))
+    with pytest.raises(ValueError, match="conv_lstm: peephole"):
+        cell(torch.randn(2, 3, 5, 5))
+
+
 @KINDS
 def test_states_carry_on(kind, options):
     module, inputs = make(kind, **options), sample_inputs(5)

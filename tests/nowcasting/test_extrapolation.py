@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from trajgru_ext.nowcasting import (
+    PROFILES,
     Scores,
     carry_on,
     estimate_motion,
@@ -106,7 +107,7 @@ def test_impossible_frames_are_named(shape):
 
 @pytest.mark.parametrize("now", [12, 27], ids=["12", "latest"])
 def test_rain_is_forecast_better_than_by_persistence(radar_frames, now):
-    pixels = to_pixels(read_frames(radar_frames))[:, None, None]
+    pixels = to_pixels(read_frames(radar_frames), PROFILES["fmi"])[:, None, None]
     past, coming = pixels[now - 3 : now + 1], pixels[now + 1 : now + 13]
     scores = {}
     for name, forecast in (

@@ -8,14 +8,18 @@ import torch
 from PIL import Image
 
 from trajgru_ext.nowcasting import (
+    Decoding,
     Frames,
     FramesError,
+    Reading,
     Windows,
+    fill_missing,
     radar,
     read_frames,
-    split_in_time,
     to_pixels,
 )
+
+FMI = Decoding("reflectivity", 0.5, -32.0, (255,))
 
 COUNT, HEIGHT, WIDTH = 11, 6, 5
 
@@ -97,13 +101,15 @@ def test_netcdf_variable_is_chosen(tmp_path):
     other = ("time", "y", "x"), frames + 1, {"units": "mm/h"}
     more = {"other": other, "height": ("y", np.zeros(HEIGHT), {"units": "m"})}
     write_netcdf(tmp_path / "movie.nc", frames, **more)
-    with pytest.raises(FramesError, match=r"wanted one variable in dBZ or mm/h, got"):
+    with pytest.raises(
+        FramesError, match=r"wanted one variable in dBZ, mm/h or mm, got"
+    ):
         read_frames(tmp_path / "movie.nc")
-    read = read_frames(tmp_path / "movie.nc", "other")
+    read = read_frames(tmp_path / "movie.nc", Reading(variable="other"))
     assert read.quantity == "rain"
     assert np.array_equal(read.values, frames + 1)
     with pytest.raises(FramesError, match="wanted a variable 'height' in"):
-        read_frames(tmp_path / "movie.nc", "height")
+        read_frames(tmp_path / "movie.nc", Reading(variable="height"))
 
 
 def test_odim_composites(tmp_path):
@@ -144,10 +150,15 @@ def test_odim_without_an_image_is_named(tmp_path):
     ("suffix", "module"), [("nc", "xarray"), ("h5", "h5py")], ids=["nc", "h5"]
 )
 def test_a_library_that_is_missing_is_named(tmp_path, monkeypatch, suffix, module):
-    monkeypatch.setitem(sys.modules, module, None)
     path = tmp_path / f"movie.{suffix}"
-    path.touch()
-    with pytest.raises(FramesError, match=rf"needs {module}.*trajgru_ext\[radar\]"):
+    if suffix == "nc":
+        write_netcdf(path, some_frames(1) / 2.0)
+    else:
+        write_odim(path, some_frames(1)[0])
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(
+        FramesError, match=rf"needs {module}.*trajgru_ext\[nowcasting\]"
+    ):
         read_frames(path)
 
 
@@ -204,7 +215,8 @@ def test_unusable_frames_are_named(tmp_path, case):
 
 def test_pixels_of_reflectivity():
     values = np.array([[[0, 44, 114, 184, 250, 255]]], np.uint8)
-    pixels = to_pixels(Frames(values), missing=255)[0, 0]
+    with pytest.warns(UserWarning, match="beyond 60 dBZ"):
+        pixels = to_pixels(Frames(values), FMI)[0, 0]
     assert pixels.dtype == torch.float32
     # No echo, -10 dBZ, 25 dBZ, 60 dBZ, beyond, missing.
     assert pixels[:5].tolist() == [0, 0, 0.5, 1, 1]
@@ -213,18 +225,60 @@ def test_pixels_of_reflectivity():
 
 def test_value_0_is_no_echo_whatever_the_offset():
     values = np.zeros((1, 1, 1), np.uint8)
-    assert to_pixels(Frames(values), offset=20.0).item() == 0
+    decoding = Decoding("reflectivity", 0.5, 20.0)
+    assert to_pixels(Frames(values), decoding).item() == 0
 
 
 def test_pixels_of_brightness_and_rain():
     values = np.array([[[0, 51, 255]]], np.uint8)
-    assert to_pixels(Frames(values), "brightness").tolist() == [
+    assert to_pixels(Frames(values), Decoding("brightness")).tolist() == [
         [[0, np.float32(0.2), 1]]
     ]
     values = np.array([[[0.0, 5.0, np.nan]]])
-    pixels = to_pixels(Frames(values), "rain", gain=2, offset=0)[0, 0]
+    pixels = to_pixels(Frames(values), Decoding("rain", 2.0, 0.0))[0, 0]
     assert radar.pixels_to_rain(pixels[:2]).tolist() == pytest.approx([0, 10])
     assert pixels[2].isnan()
+
+
+def test_numbers_without_a_meaning_are_refused():
+    """Nothing is guessed: the defaults of one service would be wrong for another."""
+    whole = Frames(np.full((1, 2, 2), 7, np.uint8))
+    with pytest.raises(FramesError, match=r"nothing says whether .* --quantity"):
+        to_pixels(whole)
+    with pytest.raises(
+        FramesError, match=r"integers say nothing .* --gain and --offset"
+    ):
+        to_pixels(whole, Decoding("reflectivity"))
+    with pytest.raises(FramesError, match="integers say nothing"):
+        to_pixels(whole, Decoding("reflectivity", gain=0.5))
+
+
+def test_floats_are_taken_as_they_are():
+    frames = Frames(np.full((1, 2, 2), 25.0, np.float32))
+    assert (to_pixels(frames, Decoding("reflectivity")) == 0.5).all()
+    rain = radar.pixels_to_rain(to_pixels(frames, Decoding("rain")))
+    torch.testing.assert_close(rain, torch.full((1, 2, 2), 25.0))
+
+
+def test_numbers_beyond_rain_are_warned_of():
+    values = np.full((1, 10, 10), 100, np.uint8)
+    values[0, :5, :5] = 255
+    with pytest.warns(UserWarning, match="25.0% of the known pixels are beyond 60 dBZ"):
+        to_pixels(Frames(values), Decoding("reflectivity", 0.5, -32.0))
+    to_pixels(Frames(values), FMI)  # 255 is missing: nothing to warn of
+    with pytest.warns(UserWarning, match="100.0% .* beyond 300 mm/h"):
+        to_pixels(Frames(np.full((1, 2, 2), 301.0)), Decoding("rain"))
+
+
+def test_rain_of_reflectivity_is_by_the_relation_that_was_chosen():
+    """0.5 mm/h of Helsinki is 0.21 of Hong Kong."""
+    finnish = radar.ZR(223.0, 1.53)
+    pixel = radar.rain_to_pixels(torch.tensor([0.5]).double(), finnish)
+    assert radar.pixels_to_rain(pixel, finnish).item() == pytest.approx(0.5)
+    other = radar.rain_to_pixels(torch.tensor([0.5]).double())
+    assert radar.pixels_to_rain(other, finnish).item() == pytest.approx(0.21, abs=0.005)
+    with pytest.raises(ValueError, match="a and b must be positive"):
+        radar.ZR(0, 1)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +293,7 @@ def test_pixels_of_brightness_and_rain():
 def test_impossible_values_are_named(quantity, value, message):
     frames = Frames(np.full((1, 2, 2), value))
     with pytest.raises(FramesError, match=message):
-        to_pixels(frames, quantity, gain=1, offset=0)
+        to_pixels(frames, Decoding(quantity, 1.0, 0.0))
 
 
 def test_windows_are_what_they_say():
@@ -265,35 +319,6 @@ def test_windows_of_whole_frames():
     assert windows[0][0].shape == (3, 1, 6, 8)
 
 
-@pytest.mark.parametrize("held_out", [1, 4, 7])
-@pytest.mark.parametrize("past", [1, 3])
-def test_the_split_leaks_nothing(held_out, past):
-    """Every frame holds its time: none is in a window of training and one of test."""
-    frames = torch.arange(20.0).view(1, 20, 1, 1).expand(1, 20, 4, 4)
-    train, test = split_in_time(frames, held_out, past)
-
-    def times(part, ahead):
-        windows = Windows(part, past, ahead)
-        seen = torch.cat([torch.cat(window[:2]).flatten() for window in windows])
-        forecast = torch.cat([window[1].flatten() for window in windows])
-        return set(seen.tolist()), set(forecast.tolist())
-
-    for ahead in range(1, held_out + 1):
-        trained, _ = times(train, ahead)
-        tested, forecast = times(test, ahead)
-        assert max(trained) < min(tested)
-        # All that was held out is forecast, and nothing else.
-        assert forecast == set(range(20 - held_out, 20))
-
-
-@pytest.mark.parametrize(
-    ("held_out", "past"), [(0, 2), (2, 0), (8, 2)], ids=["none", "no past", "all"]
-)
-def test_impossible_splits_are_named(held_out, past):
-    with pytest.raises(ValueError, match="held_out and past must be positive"):
-        split_in_time(torch.zeros(1, 10, 4, 4), held_out, past)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -307,3 +332,27 @@ def test_impossible_splits_are_named(held_out, past):
 def test_impossible_windows_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         Windows(torch.zeros(1, 5, 8, 8), **{"past": 2, "ahead": 2, **options})
+
+
+def test_windows_of_recordings_of_several_lengths_and_sizes():
+    recordings = [torch.rand(5, 6, 9), torch.rand(2, 4, 4), torch.rand(4, 10, 7)]
+    windows = Windows(recordings, past=2, ahead=1, size=8, step=4, divisor=8)
+    # Of 8x16 in 3 beginnings, none of 8x8, of 16x8 in 2 beginnings.
+    assert len(windows) == 3 * 3 + 2 * 3
+    assert [windows.place(n)[0] for n in range(len(windows))] == 9 * [0] + 6 * [2]
+    past, _, mask = windows[9]
+    assert torch.equal(past[:, 0, :, :7], recordings[2][:2, :8])
+    assert not mask[..., 7].any()
+    assert mask[..., :7].all()
+    assert (past[..., 7] == 0).all()
+    with pytest.raises(IndexError):
+        windows.place(15)
+
+
+def test_missing_pixels_are_filled_with_what_was_there_last():
+    nan = torch.nan
+    past = torch.tensor([[nan, 1.0, nan], [2.0, nan, nan], [nan, nan, nan]])
+    filled = torch.tensor([[0.0, 1.0, 0.0], [2.0, 1.0, 0.0], [2.0, 1.0, 0.0]])
+    assert torch.equal(fill_missing(past), filled)
+    whole = torch.rand(2, 3)
+    assert fill_missing(whole) is whole

@@ -16,12 +16,14 @@ from PIL import Image
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
-import nowcast  # noqa: E402 - from the folder above
+import nowcast as demonstration  # noqa: E402 - from the folder above
 from digits import moving_digits  # noqa: E402
-from network import learned_flows, network  # noqa: E402
-from training import Batches, Training  # noqa: E402
 
+from trajgru_ext import cli  # noqa: E402
 from trajgru_ext.nowcasting import THRESHOLDS, Windows  # noqa: E402
+from trajgru_ext.nowcasting import training as loop  # noqa: E402
+from trajgru_ext.nowcasting.network import learned_flows, network  # noqa: E402
+from trajgru_ext.nowcasting.training import Batches, Training  # noqa: E402
 
 SETTINGS = {
     "steps": 6,
@@ -31,7 +33,7 @@ SETTINGS = {
     "seed": 0,
     "amp": False,
 }
-TINY = ["--movies", "6", "--batch", "4", "--steps", "3", "--ahead", "2", "--past", "2"]
+TINY = ["--batch", "4", "--steps", "3", "--ahead", "2", "--past", "2"]
 
 
 def test_digits_are_reproducible_by_seed():
@@ -155,51 +157,103 @@ def test_networks_learn_by_every_parameter(model):
     assert (flows is not None) == (model == "traj_gru")
 
 
-def whole_run(folder, *options, processes=None):
-    """Run the command line, in this process or with torchrun; losses and scores."""
-    options = [*TINY, "--output", str(folder), *options]
+@pytest.fixture(autouse=True)
+def caches(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def digits_in(folder, movies=9):
+    path = folder / "digits.npy"
+    np.save(path, moving_digits(movies, 4, seed=0).numpy())
+    data = ["--frames", str(path), "--layout", "NTHW", "--quantity", "brightness"]
+    return [*data, "--begin", "2000-01-01", "--step", "5"]
+
+
+def command(*options, processes=None):
+    """Run the command line, in this process or with torchrun."""
     if processes is None:
-        assert nowcast.main(options) == 0
-    else:
-        torchrun = ["-m", "torch.distributed.run", "--standalone"]
-        torchrun.append(f"--nproc-per-node={processes}")
-        command = [sys.executable, *torchrun, str(EXAMPLES / "nowcast.py"), *options]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        assert cli.main(["nowcast", *options]) == 0
+        return
+    torchrun = ["-m", "torch.distributed.run", "--standalone"]
+    torchrun += [f"--nproc-per-node={processes}", "-m", "trajgru_ext", "nowcast"]
+    line = [sys.executable, *torchrun, *options]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def whole_run(folder, data, *options, processes=None):
+    """Train; losses and validation losses."""
+    output = "--output", str(folder)
+    command("train", *data, *TINY, *output, *options, processes=processes)
     checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
-    return checkpoint["losses"], json.loads((folder / "scores.json").read_text())
+    return checkpoint["losses"], checkpoint["validations"]
 
 
-def test_two_processes_train_and_score_as_one(tmp_path):
-    # Three test movies, so that the processes have different numbers of them.
-    tests = "--test-movies", "3"
-    losses, scores = whole_run(tmp_path / "one", *tests)
-    losses2, scores2 = whole_run(tmp_path / "two", *tests, processes=2)
+def test_two_processes_train_and_validate_as_one(tmp_path):
+    # Three movies to validate with, so that the processes have different numbers.
+    data = [*digits_in(tmp_path), "--validation", "event:7-9"]
+    losses, validations = whole_run(tmp_path / "one", data)
+    losses2, validations2 = whole_run(tmp_path / "two", data, processes=2)
     assert len(losses) == 3
     assert losses2 == pytest.approx(losses, rel=1e-4)
-    assert scores2["persistence"] == scores["persistence"]
-    for score in ("b_mse", "b_mae"):
-        wanted = scores["traj_gru"][score]
-        assert scores2["traj_gru"][score] == pytest.approx(wanted, rel=1e-3)
+    assert [step for step, _ in validations] == [3]
+    assert validations2[0][1] == pytest.approx(validations[0][1], rel=1e-3)
 
 
-def test_from_radar_frames_to_pictures_and_scores(tmp_path):
-    """Frames of no particular size, with missing pixels; resumed when all is done."""
-    values = 80 + 80 * moving_digits(1, 9, seed=0)[0, :, :40, :45].numpy() / 255
-    values[3:, :3] = np.nan
-    np.save(tmp_path / "movie.npy", values)
-    options = ["--frames", str(tmp_path / "movie.npy"), "--held-out", "2"]
-    options += ["--crop", "16", "--model", "conv_gru", "--batch", "2"]
-    losses, scores = whole_run(tmp_path / "out", *options)
+def test_workers_train_as_one(tmp_path):
+    data = [*digits_in(tmp_path), "--validation", "none"]
+    losses, _ = whole_run(tmp_path / "one", data)
+    assert whole_run(tmp_path / "two", data, "--workers", "1")[0] == losses
+
+
+def test_the_demonstration_draws_and_scores(tmp_path):
+    run = ["--steps", "2", "--model", "conv_gru"]
+    demonstration.run(run, tmp_path / "out", movies=4, tests=2)
     for name, kind in (("forecast.png", "PNG"), ("forecast.gif", "GIF")):
         assert Image.open(tmp_path / "out" / name).format == kind
-    assert scores.pop("thresholds_mm_h") == list(THRESHOLDS)
-    assert list(scores) == ["conv_gru", "extrapolation", "persistence"]
-    for one in scores.values():
-        assert len(one["csi"]) == len(one["b_mse"]) == 2
-    again = whole_run(tmp_path / "out", *options, "--resume")
-    assert again[0] == losses
-    assert again[1]["conv_gru"] == scores["conv_gru"]
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores["thresholds_mm_h"] == list(THRESHOLDS)
+    assert scores["events"] == 2
+    for name in ("conv_gru", "extrapolation", "persistence"):
+        assert len(scores[name]["csi"]) == len(scores[name]["b_mse"]) == 10
+
+
+def test_training_goes_on_only_with_the_same_data(tmp_path, capsys):
+    data = digits_in(tmp_path)
+    output = tmp_path / "out"
+    losses, validations = whole_run(output, data)
+    assert whole_run(output, data, "--resume") == (losses, validations)
+    digits_in(tmp_path, movies=8)
+    with pytest.raises(SystemExit):
+        whole_run(output, data, "--resume")
+    assert "trained with data.frames" in capsys.readouterr().err
+
+
+def test_it_stops_when_validation_gains_nothing_more(tmp_path, windows, monkeypatch):
+    losses = iter([3.0, 1.0, 2.0, 2.5, 0.5])
+    monkeypatch.setattr(Training, "validation_loss", lambda self, _: next(losses))
+    one = training(steps=20)
+    path = tmp_path / "checkpoint.pt"
+    options = {"validation": windows, "validate_every": 2, "patience": 2}
+    one.run(windows, path, **options)
+    assert one.validations == [(2, 3.0), (4, 1.0), (6, 2.0), (8, 2.5)]
+    assert len(one.losses) == 8
+    best = torch.load(tmp_path / "best.pt", weights_only=True)
+    assert len(best["losses"]) == 4
+    again = training(steps=20)
+    again.load(path)
+    again.run(windows, path, **options)  # has waited long enough
+    assert len(again.losses) == 8
+
+
+def test_windows_beyond_counting_are_drawn_step_by_step(monkeypatch):
+    monkeypatch.setattr(loop, "ORDERED", 100)
+    batches = Batches(samples=10**12, batch=4, seed=1, first=0, steps=3)
+    steps = list(batches)
+    assert [len(step) for step in steps] == [4, 4, 4]
+    assert len(set(itertools.chain(*steps))) == 12
+    later = Batches(samples=10**12, batch=4, seed=1, first=2, steps=3)
+    assert list(later) == steps[2:]
 
 
 def test_tensorboard_gets_the_loss(tmp_path):
@@ -207,11 +261,22 @@ def test_tensorboard_gets_the_loss(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logs = tmp_path / "logs"
-    options = "--test-movies", "1", "--amp", "--logs", str(logs)
-    losses, _ = whole_run(tmp_path / "out", *options)
-    events = EventAccumulator(str(logs)).Reload().Scalars("loss")
-    assert [event.step for event in events] == [1, 2, 3]
-    assert [event.value for event in events] == pytest.approx(losses)
+    data = [*digits_in(tmp_path), "--amp", "--tensorboard", str(logs)]
+    losses, validations = whole_run(tmp_path / "out", data)
+    events = EventAccumulator(str(logs)).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
+    assert [e.value for e in events.Scalars("loss")] == pytest.approx(losses)
+    [validated] = events.Scalars("validation loss")
+    assert validated.value == pytest.approx(validations[0][1])
+
+
+def failing(capsys, *options):
+    with pytest.raises(SystemExit) as exit:
+        cli.main(["nowcast", *options])
+    assert exit.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1
+    return error
 
 
 @pytest.mark.parametrize(
@@ -221,34 +286,17 @@ def test_tensorboard_gets_the_loss(tmp_path):
         (["--rate", "nan"], "--rate: wanted a finite number of 1e-09 or more, got nan"),
         (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
         (["--frames", "nothing.npz"], "nothing.npz: no such file"),
-        (["--batch", "7"], "at most the 6 windows to train on, got 7"),
+        (["--batch", "10"], "at most the 8 windows to train on, got 10"),
         (["--resume"], "checkpoint.pt"),
+        (["--zr", "0,1"], "--zr: wanted a,b of Z = a R^b such as 223,1.53, got 0,1"),
+        (["--layout", "HHW"], "--layout: wanted T, H, W and perhaps N in some order"),
+        (["--begin", "noon"], "--begin: wanted a time such as 2016-09-28T14:45"),
+        (["--train", "event:99"], "'event:99' chooses none of the frames of"),
+        (["--validation", "2001"], "'2001' chooses none of the frames of"),
+        (["--crop", "30"], "--crop: wanted a multiple of 8"),
+        (["--past", "9"], "--train: no stretch of 11 frames without a gap"),
     ],
-    ids=["past", "rate", "device", "frames", "batch", "resume"],
 )
 def test_impossible_options_are_one_clear_line(tmp_path, capsys, options, message):
-    with pytest.raises(SystemExit) as exit:
-        nowcast.main([*TINY, "--output", str(tmp_path), *options])
-    assert exit.value.code == 2
-    error = capsys.readouterr().err.strip()
-    assert message in error
-    assert len(error.splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--crop", "30"], "--crop: wanted a multiple of 8"),
-        (["--held-out", "1"], "--held-out: wanted at least the 2 frames of --ahead"),
-        (["--held-out", "18"], "split_in_time: held_out and past"),
-        (["--held-out", "16"], r"Windows: frames must be at least past + ahead"),
-    ],
-    ids=["crop", "held out too few", "held out all", "too few to train"],
-)
-def test_impossible_cuts_are_one_clear_line(tmp_path, capsys, options, message):
-    np.save(tmp_path / "movie.npy", np.ones((20, 32, 32)))
-    frames = ["--frames", str(tmp_path / "movie.npy"), "--crop", "16"]
-    with pytest.raises(SystemExit) as exit:
-        nowcast.main([*TINY, "--output", str(tmp_path / "out"), *frames, *options])
-    assert exit.value.code == 2
-    assert message in capsys.readouterr().err
+    data = [*digits_in(tmp_path), *TINY, "--output", str(tmp_path / "out")]
+    assert message in failing(capsys, "train", *data, *options)

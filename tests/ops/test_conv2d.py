@@ -90,6 +90,37 @@ def test_cpu_kernels_and_paddings(kernel, layout):
         assert_like_torch(tensors, padding)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float64, torch.int32])
+def test_cpu_dtypes_that_torch_convolves(dtype, threads):
+    """Few products, which one thread has sooner, and more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for side in (8, 80):
+            x, w = (torch.ones(2, 8, n, n).to(dtype) for n in (side, 3))
+            w = w.expand(2, 8, 3, 3)
+            wanted = F.conv2d(x, w, padding=1)
+            torch.testing.assert_close(conv2d(x, w, padding=1), wanted)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_few_products_keep_the_threads(threads):
+    """Also where torch raises an error."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        conv2d(torch.ones(1, 8, 6, 6), torch.ones(8, 8, 3, 3), padding=1)
+        assert torch.get_num_threads() == threads
+        with pytest.raises(RuntimeError):
+            conv2d(torch.ones(1, 8, 6, 6), torch.ones(8, 8, 3, 3), torch.ones(7))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kernel", [(3, 3), (5, 1)])
 def test_cpu_short_dtypes(kernel, dtype):

@@ -108,14 +108,16 @@ class Cell(ByWeights):
     def _is_plain(self, input: Tensor | None, *states: Tensor | None) -> bool:
         """Whether a step's arguments fit, and are nothing but numbers to compute with.
 
-        Not where anything is traced, transformed or cast, or of another dtype.
+        Not where anything is traced, transformed or cast, or of another dtype; nor for
+        images of no pixels, which torch doesn't convolve.
         """
         first = input if states[0] is None else states[0]
         if first is None or type(first) not in _PLAIN or first.dim() != 4:
             return False
         batch, _, height, width = first.shape
         dtype, device = first.dtype, first.device
-        if device.type not in _COMPUTING or _more_than_computed(device.type):
+        computing = device.type in _COMPUTING and not _more_than_computed(device.type)
+        if height == 0 or width == 0 or not computing:
             return False
         for one in states:
             if one is not None and (
@@ -126,7 +128,8 @@ class Cell(ByWeights):
             ):
                 return False
         if input is not None and (
-            type(input) not in _PLAIN
+            self.input_channels == 0
+            or type(input) not in _PLAIN
             or input.shape != (batch, self.input_channels, height, width)
             or input.dtype != dtype
             or input.device != device
@@ -156,7 +159,9 @@ class Cell(ByWeights):
         if conv.stride != (1, 1) or conv.groups != 1 or conv.padding_mode != "zeros":
             return None
         weight, padding, dilation = conv.weight, conv.padding, conv.dilation
-        if weight.shape[:2] != (outputs, inputs) or isinstance(padding, str):
+        if weight.shape[:2] != (outputs, inputs):
+            return None
+        if type(padding) is not tuple or type(dilation) is not tuple:
             return None
         for k in (0, 1):
             if 2 * padding[k] != dilation[k] * (weight.shape[2 + k] - 1):

@@ -149,7 +149,13 @@ class ConvLSTMCell(Cell):
         if self._is_plain(input, h, c):
             if h is None or c is None:
                 h, c = self._complete(input, (h, c))
-            return self._plain_step(input, h, c)
+            w_ci = self.Wci
+            if (
+                self.peephole != "element"
+                or w_ci is None
+                or w_ci.shape[1:] == c.shape[1:]
+            ):
+                return self._plain_step(input, h, c)
         inputs = self._one_step(input)
         outputs, (_, c) = self._sequence("input", inputs, state, steps=1)
         return outputs[0], c

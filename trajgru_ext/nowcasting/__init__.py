@@ -3,22 +3,40 @@
 Needs the extra `nowcasting`: `pip install 'trajgru_ext[nowcasting]'`.
 """
 
+from trajgru_ext.nowcasting._pysteps import frames_of_triple
+from trajgru_ext.nowcasting._xarray import frames_of_xarray
+from trajgru_ext.nowcasting.archive import Archive, read_frames
 from trajgru_ext.nowcasting.extrapolation import (
     carry_on,
     estimate_motion,
     extrapolation,
     persistence,
 )
-from trajgru_ext.nowcasting.frames import Frames, FramesError, read_frames, to_pixels
+from trajgru_ext.nowcasting.frames import (
+    PROFILES,
+    Decoding,
+    Frames,
+    FramesError,
+    Reading,
+    to_pixels,
+)
+from trajgru_ext.nowcasting.grids import Grid
 from trajgru_ext.nowcasting.losses import balanced_loss, balancing_weights
-from trajgru_ext.nowcasting.radar import THRESHOLDS
+from trajgru_ext.nowcasting.radar import THRESHOLDS, ZR
 from trajgru_ext.nowcasting.scores import Scores
-from trajgru_ext.nowcasting.windows import Windows, split_in_time
+from trajgru_ext.nowcasting.splits import split
+from trajgru_ext.nowcasting.windows import Windows, fill_missing
 
 __all__ = [
+    "PROFILES",
     "THRESHOLDS",
+    "ZR",
+    "Archive",
+    "Decoding",
     "Frames",
     "FramesError",
+    "Grid",
+    "Reading",
     "Scores",
     "Windows",
     "balanced_loss",
@@ -26,8 +44,11 @@ __all__ = [
     "carry_on",
     "estimate_motion",
     "extrapolation",
+    "fill_missing",
+    "frames_of_triple",
+    "frames_of_xarray",
     "persistence",
     "read_frames",
-    "split_in_time",
+    "split",
     "to_pixels",
 ]

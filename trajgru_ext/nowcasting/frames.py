@@ -1,35 +1,23 @@
-"""Frames in: files to arrays, and their values to pixels of the HKO-7 scale."""
+"""Frames, and their values as pixels of the HKO-7 scale."""
 
-import importlib
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
+import warnings
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from trajgru_ext.nowcasting.radar import dbz_to_pixels, rain_to_dbz
+from trajgru_ext.nowcasting.grids import Grid
+from trajgru_ext.nowcasting.radar import HKO7, ZR, dbz_to_pixels, rain_to_dbz
 
-# One channel, whose numbers are the file's own: palettes and colours are no measure.
-GREYSCALE_MODES = ("L", "I", "I;16", "I;16B", "I;16L")
-
-# ODIM's kinds of files that hold images, and its names of quantities.
-ODIM_OBJECTS = ("COMP", "IMAGE")
-ODIM_QUANTITIES = {
-    **dict.fromkeys(("TH", "TV", "DBZ", "DBZH", "DBZV"), "reflectivity"),
-    "RATE": "rain",
-}
-NETCDF_UNITS = {
-    "dbz": "reflectivity",
-    **dict.fromkeys(("mm/h", "mm/hr", "mm h-1", "mm hr-1", "kg m-2 h-1"), "rain"),
-}
 QUANTITIES = ("reflectivity", "rain", "brightness")
+
+# Hail reaches 60 dBZ, cloudbursts 300 mm/h, in a few pixels: where more than this share
+# of all is beyond, the numbers have been misread.
+EXTREME = {"reflectivity": (60.0, "dBZ"), "rain": (300.0, "mm/h")}
+EXTREME_SHARE = 1e-3
 
 
 class FramesError(ValueError):
@@ -38,235 +26,177 @@ class FramesError(ValueError):
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames as a file has them."""
+    """Frames as a file has them, and all that it says of them."""
 
     values: NDArray[Any]  # [T, H, W]; NaN is missing
     # "reflectivity" in dBZ, where minus infinity is no echo, or "rain" in mm/h; None
     # where the file does not say what its numbers are.
     quantity: str | None = None
+    times: NDArray[np.datetime64] | None = None  # valid times [T], seconds, UTC
+    grid: Grid | None = None
+    zr: ZR | None = None  # by which the service makes rain of reflectivity
 
 
-def read_frames(path: str | Path, variable: str | None = None) -> Frames:
-    """Read frames from a file, or from all that a folder holds.
+@dataclass(frozen=True)
+class Decoding:
+    """What numbers mean in files that do not say it: gain * value + offset.
 
-    Args:
-        path: one of these, or a folder of them, taken in natural order of names:
-            `.npz` (its array `frames`, else its only array) or `.npy`, of
-            `[T, H, W]` or one frame `[H, W]`; a greyscale `.png` or `.pgm`; NetCDF
-            (`.nc`, by xarray); an ODIM composite or image (`.h5`, by h5py), of which
-            the first reflectivity or rain rate is taken.
-        variable: of NetCDF, which to take; needed where several are in dBZ or mm/h.
-
-    Raises:
-        FramesError: the path does not lead to real frames of one size, or a library
-            that reads them is not installed.
-
+    `quantity` is "reflectivity" in dBZ, of which the integer 0 is no echo, "rain" in
+    mm/h, or "brightness", pixels already, of integers the largest being 1. Floats are
+    taken as they are where gain and offset are None; integers need both, but for
+    brightness. `missing` are values of pixels that are missing, besides NaN.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FramesError(f"{path}: no such file or folder")
-    files = [path]
-    if path.is_dir():
-        files = [f for f in path.iterdir() if f.suffix.lower() in _READERS]
-        files.sort(key=_natural_order)
-    if not files or files[0].suffix.lower() not in _READERS:
-        wanted = ", ".join(_READERS)
-        raise FramesError(f"{path}: wanted a file or a folder of {wanted}")
-    parts: list[Frames] = []
-    for file in files:
-        part = _read(file, variable)
-        first = parts[0] if parts else part
-        size, before = part.values.shape[1:], first.values.shape[1:]
-        if size != before:
-            raise FramesError(f"{file}: size {size}, but those before it {before}")
-        if part.quantity != first.quantity:
-            raise FramesError(
-                f"{file}: {part.quantity}, but those before it {first.quantity}"
+
+    quantity: str | None = None
+    gain: float | None = None
+    offset: float | None = None
+    missing: tuple[float, ...] = ()
+    zr: ZR | None = None  # None for the file's, else HKO-7's
+
+    def __post_init__(self) -> None:
+        if self.quantity not in (None, *QUANTITIES):
+            wanted = ", ".join(QUANTITIES)
+            raise ValueError(
+                f"Decoding: quantity must be one of {wanted}, got {self.quantity}"
             )
-        parts.append(part)
-    return Frames(np.concatenate([part.values for part in parts]), parts[0].quantity)
 
-
-def _read(path: Path, variable: str | None) -> Frames:
-    try:
-        frames = _READERS[path.suffix.lower()](path, variable)
-    except FramesError:
-        raise
-    except Exception as error:  # a damaged file can make the parsers raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise FramesError(f"{path}: cannot be read ({reason})") from error
-    values = frames.values
-    if values.dtype.kind not in "uif":
-        raise FramesError(f"{path}: wanted real numbers, got {values.dtype}")
-    if values.ndim == 2:
-        values = values[None]
-    if values.ndim != 3 or 0 in values.shape:
-        got = list(values.shape)
-        raise FramesError(f"{path}: wanted frames [T, H, W], got shape {got}")
-    return Frames(values, frames.quantity)
-
-
-def _read_array(path: Path, variable: str | None) -> Frames:
-    # Never unpickle: a file of frames must not be able to run code.
-    with path.open("rb") as file:
-        loaded = np.load(file, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return Frames(loaded)
-        names = loaded.files
-        if "frames" not in names and len(names) != 1:
-            raise FramesError(
-                f"{path}: wanted an array named 'frames' or one array only, got {names}"
-            )
-        return Frames(loaded["frames" if "frames" in names else names[0]])
-
-
-def _read_image(path: Path, variable: str | None) -> Frames:
-    with Image.open(path) as image:
-        mode, values = image.mode, np.asarray(image)
-    if mode not in GREYSCALE_MODES:
-        raise FramesError(f"{path}: wanted a greyscale image, got mode {mode}")
-    return Frames(values)
-
-
-def _read_netcdf(path: Path, variable: str | None) -> Frames:
-    xarray = _library(path, "xarray", "h5netcdf")
-    with xarray.open_dataset(path, decode_times=False) as file:
-        units = {
-            name: str(array.attrs.get("units", "")) for name, array in file.items()
+    def over(self, other: "Decoding") -> "Decoding":
+        """These options where they are given, else the other's."""
+        given = {
+            name: getattr(self, name)
+            for name in asdict(self)
+            if getattr(self, name) not in (None, ())
         }
-        fitting = [name for name, unit in units.items() if unit.lower() in NETCDF_UNITS]
-        if variable is not None:
-            fitting = [name for name in fitting if name == variable]
-        if len(fitting) != 1:
-            what = "one variable" if variable is None else f"a variable {variable!r}"
-            raise FramesError(
-                f"{path}: wanted {what} in dBZ or mm/h, got units {units}"
-            )
-        array = file[fitting[0]]
-        values = array.squeeze([d for d in array.dims[:-2] if array.sizes[d] == 1])
-        return Frames(values.to_numpy(), NETCDF_UNITS[units[fitting[0]].lower()])
+        return replace(other, **given)
 
 
-def _read_odim(path: Path, variable: str | None) -> Frames:
-    h5py = _library(path, "h5py")
-    with h5py.File(path) as file:
-        kind = _what(file).get("object")
-        if kind not in ODIM_OBJECTS:
-            wanted = " or ".join(ODIM_OBJECTS)
-            raise FramesError(f"{path}: wanted the object {wanted} of ODIM, got {kind}")
-        found = []
-        for dataset in _numbered(file, "dataset"):
-            for data in _numbered(dataset, "data"):
-                # What holds for a whole file or dataset need not be said again.
-                what = {**_what(file), **_what(dataset), **_what(data)}
-                found.append(what.get("quantity"))
-                if found[-1] in ODIM_QUANTITIES:
-                    quantity = ODIM_QUANTITIES[found[-1]]
-                    return Frames(_decode(data["data"][()], what, quantity), quantity)
-    wanted = ", ".join(ODIM_QUANTITIES)
-    raise FramesError(f"{path}: wanted one of the quantities {wanted}, got {found}")
-
-
-def _numbered(group: Any, name: str) -> list[Any]:
-    """The groups name1, name2, ... in this order."""
-    names = [key for key in group if re.fullmatch(rf"{name}[0-9]+", key)]
-    return [group[key] for key in sorted(names, key=lambda key: int(key[len(name) :]))]
-
-
-def _what(group: Any) -> dict[str, Any]:
-    attributes = group["what"].attrs if "what" in group else {}
-    return {
-        name: value.decode() if isinstance(value, bytes) else value
-        for name, value in attributes.items()
-    }
-
-
-def _decode(raw: NDArray[Any], what: Mapping[str, Any], quantity: str) -> NDArray[Any]:
-    values: NDArray[Any] = what["gain"] * raw.astype(np.float64) + what["offset"]
-    values[raw == what["undetect"]] = -np.inf if quantity == "reflectivity" else 0
-    values[raw == what["nodata"]] = np.nan
-    return values
-
-
-def _library(path: Path, *names: str) -> ModuleType:
-    """The first of the libraries that reading the path needs."""
-    try:
-        first, *_ = [importlib.import_module(name) for name in names]
-        return first
-    except ImportError as error:
-        raise FramesError(
-            f"{path}: reading it needs {' and '.join(names)}: "
-            "pip install 'trajgru_ext[radar]'"
-        ) from error
-
-
-def _natural_order(path: Path) -> list[tuple[int, str]]:
-    """Sort key under which frame 2 comes before frame 10."""
-    parts = re.split(r"([0-9]+)", path.name)
-    return [(int(p), "") if p.isdecimal() else (-1, p) for p in parts]
-
-
-_READERS = {
-    **dict.fromkeys((".npz", ".npy"), _read_array),
-    **dict.fromkeys((".png", ".pgm"), _read_image),
-    **dict.fromkeys((".nc", ".nc4"), _read_netcdf),
-    **dict.fromkeys((".h5", ".hdf", ".hdf5"), _read_odim),
+# How services write numbers into files without metadata.
+PROFILES = {
+    "fmi": Decoding("reflectivity", 0.5, -32.0, (255,), ZR(223.0, 1.53)),
+    "knmi": Decoding("reflectivity", 0.5, -32.0, (255,), ZR(200.0, 1.6)),
+    # HKO-7's images: value / 255 is (dBZ + 10) / 70.
+    "hko7": Decoding("reflectivity", 70 / 255, -10.0, (), HKO7),
+    "brightness": Decoding("brightness"),
 }
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How files are read: which reader, what of them, and what their numbers mean."""
+
+    decoding: Decoding = field(default_factory=Decoding)
+    importer: str | None = None  # of pysteps, by name
+    importer_options: tuple[tuple[str, Any], ...] = ()
+    variable: str | None = None
+    # The axes of arrays; N are sequences apart from each other.
+    layout: str = "THW"
+    time_pattern: str | None = None
+    # Of frames whose files have no times: the first time, and the minutes to the next.
+    start: str | None = None
+    step: float | None = None
+    accumulation: float | None = None  # minutes, where a file does not say it
+
+
 def to_pixels(
-    frames: Frames,
-    quantity: str = "reflectivity",
-    *,
-    gain: float = 0.5,
-    offset: float = -32.0,
-    missing: int | None = None,
+    frames: Frames, decoding: Decoding | None = None, *, where: str = "frames"
 ) -> Tensor:
     """Make pixels in [0, 1] of frames.
 
-    Where the file says what its numbers are, only that counts. Else they are, by
-    `quantity`:
-
-    - "reflectivity": dBZ is `gain * value + offset`, and value 0 no echo;
-    - "rain": mm/h is `gain * value + offset`;
-    - "brightness": pixels already, of integers the largest being 1.
+    Where the file says what its numbers are, only that counts, but for `missing`; else
+    the decoding does. Rain becomes dBZ by `zr_of`.
 
     Args:
         frames: of `read_frames`.
-        quantity: as above.
-        gain: as above.
-        offset: as above.
-        missing: the value that says that a pixel is missing, in files that have no way
-            of their own to say it; NaN always does.
+        decoding: as above.
+        where: what errors and warnings name.
 
     Returns:
         float32 `[T, H, W]`, NaN where missing.
 
+    Warns:
+        UserWarning: more than 0.1% of the known pixels are beyond 60 dBZ or 300 mm/h.
+
     Raises:
-        FramesError: there are values that cannot be of this quantity.
-        ValueError: quantity is none of these.
+        FramesError: nothing says what the numbers are, or there are values that cannot
+            be of this quantity.
 
     """
-    if quantity not in QUANTITIES:
-        wanted = ", ".join(QUANTITIES)
-        raise ValueError(f"to_pixels: quantity must be one of {wanted}, got {quantity}")
-    values = torch.from_numpy(frames.values.astype(np.float64))
-    absent = values.isnan() if missing is None else values.isnan() | (values == missing)
-    if frames.quantity is not None:
-        quantity = frames.quantity
-    elif quantity == "brightness":
-        if frames.values.dtype.kind != "f":
-            values = values / np.iinfo(frames.values.dtype).max
-    else:
-        no_echo = (values == 0) & (quantity == "reflectivity")
-        values = torch.where(no_echo, -torch.inf, gain * values + offset)
+    decoding = decoding or Decoding()
+    values, quantity = physical(frames, decoding, where)
+    share = share_beyond(values, quantity)
+    if share > EXTREME_SHARE:
+        limit, unit = EXTREME[quantity]
+        warnings.warn(
+            f"{where}: {share:.1%} of the known pixels are beyond {limit:g} {unit}, "
+            "more than rain is: check --gain, --offset, --missing and --quantity",
+            stacklevel=2,
+        )
+    if quantity == "brightness":
+        return values.float()
+    if quantity == "rain":
+        values = rain_to_dbz(values, zr_of(frames, decoding))
+    return dbz_to_pixels(values).float()
+
+
+def zr_of(frames: Frames, decoding: Decoding) -> ZR:
+    """The Z-R relation of the decoding, else the file's, else HKO-7's."""
+    return decoding.zr or frames.zr or HKO7
+
+
+def physical(frames: Frames, decoding: Decoding, where: str) -> tuple[Tensor, str]:
+    """The values in dBZ, mm/h or as brightness, float64, and which of these.
+
+    Raises:
+        FramesError: as `to_pixels`.
+
+    """
+    raw = frames.values
+    values = torch.from_numpy(raw.astype(np.float64))
+    absent = values.isnan()
+    for value in decoding.missing:
+        absent |= values == value
+    quantity = frames.quantity
+    if quantity is None:
+        quantity = decoding.quantity
+        if quantity is None:
+            raise FramesError(
+                f"{where}: nothing says whether the numbers are reflectivity or rain: "
+                f"give --profile ({', '.join(PROFILES)}) or --quantity"
+            )
+        values = _decoded(raw, values, decoding, quantity, where)
+    values = values.where(~absent, torch.nan)
     present = values[~absent]
     low = {"reflectivity": -torch.inf, "rain": 0.0, "brightness": 0.0}[quantity]
     high = 1.0 if quantity == "brightness" else torch.finfo(torch.float64).max
     if not ((present >= low) & (present <= high)).all():
         span = f"{present.min():g} to {present.max():g}"
-        raise FramesError(f"{quantity} must be {low:g} to {high:g}, got {span}")
-    if quantity == "rain":
-        values = rain_to_dbz(values)
-    pixels = values if quantity == "brightness" else dbz_to_pixels(values)
-    return pixels.where(~absent, torch.nan).float()
+        raise FramesError(
+            f"{where}: {quantity} must be {low:g} to {high:g}, got {span}"
+        )
+    return values, quantity
+
+
+def _decoded(
+    raw: NDArray[Any], values: Tensor, decoding: Decoding, quantity: str, where: str
+) -> Tensor:
+    whole = raw.dtype.kind in "uib"
+    gain, offset = decoding.gain, decoding.offset
+    if quantity == "brightness":
+        return values / np.iinfo(raw.dtype).max if whole else values
+    if whole and (gain is None or offset is None):
+        raise FramesError(
+            f"{where}: integers say nothing of their unit: give --gain and --offset, "
+            f"or --profile ({', '.join(PROFILES)})"
+        )
+    scaled = (1.0 if gain is None else gain) * values + (offset or 0.0)
+    if whole and quantity == "reflectivity":
+        scaled = torch.where(values == 0, -torch.inf, scaled)
+    return scaled
+
+
+def share_beyond(values: Tensor, quantity: str) -> float:
+    """How much of what is known lies beyond what rain is; 0 of brightness."""
+    if quantity not in EXTREME:
+        return 0.0
+    known = (~values.isnan()).sum().item()
+    return (values > EXTREME[quantity][0]).sum().item() / max(known, 1)

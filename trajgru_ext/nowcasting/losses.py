@@ -3,14 +3,16 @@
 import torch
 from torch import Tensor
 
-from trajgru_ext.nowcasting.radar import pixel_thresholds
+from trajgru_ext.nowcasting.radar import HKO7, ZR, pixel_thresholds
 
-# Weights below 2 mm/h, and from 2, 5, 10 and 30 mm/h on; 0.5 mm/h is a threshold of
-# scores only.
+# Weights below 2 mm/h, and from 2, 5, 10 and 30 mm/h on.
+_BOUNDS = (2.0, 5.0, 10.0, 30.0)
 _WEIGHTS = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 
-def balancing_weights(observed: Tensor, mask: Tensor | None = None) -> Tensor:
+def balancing_weights(
+    observed: Tensor, mask: Tensor | None = None, zr: ZR = HKO7
+) -> Tensor:
     """Weight of every pixel by the rain that came.
 
     1 for R < 2 mm/h, 2 for R < 5, 5 for R < 10, 10 for R < 30, else 30.
@@ -19,11 +21,12 @@ def balancing_weights(observed: Tensor, mask: Tensor | None = None) -> Tensor:
         observed: pixels of the HKO-7 scale, any shape, NaN where unknown.
         mask: bool, of the same shape; where it is False, and where nothing is known,
             the weight is 0.
+        zr: by which pixels are rain.
 
     Source: Shi et al. 2017 (arXiv 1706.03458), section 5.
 
     """
-    bounds = pixel_thresholds()[1:].to(observed)
+    bounds = pixel_thresholds(_BOUNDS, zr).to(observed)
     level = torch.bucketize(observed.detach().contiguous(), bounds, right=True)
     weights = observed.new_tensor(_WEIGHTS)[level]
     return torch.where(known_pixels(mask, observed), weights, 0)
@@ -36,6 +39,7 @@ def balanced_loss(
     *,
     scale: float = 5e-5,
     balance: float = 1.0,
+    zr: ZR = HKO7,
 ) -> Tensor:
     """HKO-7's training loss, the sum of balanced squared and absolute errors.
 
@@ -57,6 +61,7 @@ def balanced_loss(
         scale: HKO-7's for 480x480 pixels.
         balance: 1 is HKO-7's loss, under which heavy rain that may come had better be
             forecast; 0 counts all pixels alike.
+        zr: by which pixels are rain.
 
     Returns:
         a scalar, in float32 or, of float64, float64.
@@ -71,7 +76,9 @@ def balanced_loss(
     check_frames("balanced_loss", forecast, observed, mask)
     known = known_pixels(mask, forecast, observed)
     error = errors(forecast, observed, known)
-    weights = torch.where(known, balancing_weights(observed).to(error) ** balance, 0)
+    weights = torch.where(
+        known, balancing_weights(observed, zr=zr).to(error) ** balance, 0
+    )
     each = (weights * (error.square() + error.abs())).sum((2, 3, 4))
     came = known_pixels(mask, observed)
     to_blame = came.any() & ~known.any()

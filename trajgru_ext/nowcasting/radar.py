@@ -5,28 +5,50 @@ As the HKO-7 benchmark has them (Shi et al. 2017, arXiv 1706.03458)::
     dBZ = 10 b log10 R + 10 log10 a,  a = 58.53, b = 1.56
     pixel = (dBZ + 10) / 70, clipped to [0, 1]
 
-All functions take and return float tensors of any shape and keep their dtype. No rain
-is minus infinity in dBZ and 0 in the others; NaN, which stands for missing, stays NaN.
+Where it rains otherwise than in Hong Kong, a and b are others: `ZR`. All functions take
+and return float tensors of any shape and keep their dtype. No rain is minus infinity in
+dBZ and 0 in the others; NaN, which stands for missing, stays NaN.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-A, B = 58.53, 1.56
 DBZ_FLOOR, DBZ_RANGE = -10.0, 70.0
 THRESHOLDS = (0.5, 2.0, 5.0, 10.0, 30.0)  # mm/h, of the scores and the balanced loss
 
 
-def rain_to_dbz(rate: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class ZR:
+    """A relation of reflectivity Z (mm^6 m^-3) and rain rate R (mm/h), Z = a R^b."""
+
+    a: float = 58.53
+    b: float = 1.56
+
+    def __post_init__(self) -> None:
+        if not (0 < self.a < math.inf and 0 < self.b < math.inf):
+            raise ValueError(
+                f"ZR: a and b must be positive and finite, got {self.a} and {self.b}"
+            )
+
+    def __str__(self) -> str:
+        return f"Z = {self.a:g} R^{self.b:g}"
+
+
+HKO7 = ZR()
+
+
+def rain_to_dbz(rate: Tensor, zr: ZR = HKO7) -> Tensor:
     """Reflectivity of a rain rate in mm/h."""
-    return 10 * B * torch.log10(rate) + 10 * math.log10(A)
+    return 10 * zr.b * torch.log10(rate) + 10 * math.log10(zr.a)
 
 
-def dbz_to_rain(dbz: Tensor) -> Tensor:
+def dbz_to_rain(dbz: Tensor, zr: ZR = HKO7) -> Tensor:
     """Rain rate in mm/h of a reflectivity."""
-    return 10 ** ((dbz - 10 * math.log10(A)) / (10 * B))
+    return 10 ** ((dbz - 10 * math.log10(zr.a)) / (10 * zr.b))
 
 
 def dbz_to_pixels(dbz: Tensor) -> Tensor:
@@ -34,12 +56,17 @@ def dbz_to_pixels(dbz: Tensor) -> Tensor:
     return ((dbz - DBZ_FLOOR) / DBZ_RANGE).clamp(0, 1)
 
 
-def pixels_to_rain(pixels: Tensor) -> Tensor:
+def pixels_to_rain(pixels: Tensor, zr: ZR = HKO7) -> Tensor:
     """Rain rate in mm/h of pixels; at or below 0 it is 0."""
-    rate = dbz_to_rain(DBZ_RANGE * pixels + DBZ_FLOOR)
+    rate = dbz_to_rain(DBZ_RANGE * pixels + DBZ_FLOOR, zr)
     return torch.where(pixels <= 0, 0, rate)
 
 
-def pixel_thresholds() -> Tensor:
-    """`THRESHOLDS` as pixels, float64: rain is at or above one where the pixel is."""
-    return dbz_to_pixels(rain_to_dbz(torch.tensor(THRESHOLDS, dtype=torch.float64)))
+def rain_to_pixels(rate: Tensor, zr: ZR = HKO7) -> Tensor:
+    """Pixels of a rain rate in mm/h."""
+    return dbz_to_pixels(rain_to_dbz(rate, zr))
+
+
+def pixel_thresholds(thresholds: Sequence[float] = THRESHOLDS, zr: ZR = HKO7) -> Tensor:
+    """Rain rates as pixels, float64: rain is at or above one where the pixel is."""
+    return rain_to_pixels(torch.tensor(thresholds, dtype=torch.float64), zr)

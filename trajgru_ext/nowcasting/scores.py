@@ -1,5 +1,6 @@
 """The scores of HKO-7, summed up over batches and processes."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from trajgru_ext.nowcasting.losses import (
     errors,
     known_pixels,
 )
-from trajgru_ext.nowcasting.radar import THRESHOLDS, pixel_thresholds
+from trajgru_ext.nowcasting.radar import HKO7, THRESHOLDS, ZR, pixel_thresholds
 
 _COUNTS = ("hits", "misses", "false_alarms", "correct_negatives")
 
@@ -35,6 +36,8 @@ class Scores(Metric):
 
     Args:
         leads: number of coming frames.
+        thresholds: rain rates in mm/h.
+        zr: by which pixels are rain.
 
     Source: Shi et al. 2017 (arXiv 1706.03458), HKO-7.
 
@@ -45,11 +48,18 @@ class Scores(Metric):
     absolute: Tensor
     sequences: Tensor
 
-    def __init__(self, leads: int, **options: Any) -> None:
+    def __init__(
+        self,
+        leads: int,
+        thresholds: Sequence[float] = THRESHOLDS,
+        zr: ZR = HKO7,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         if leads < 1:
             raise ValueError(f"Scores: leads must be positive, got {leads}")
-        counts = torch.zeros(leads, len(THRESHOLDS), dtype=torch.int64)
+        self.thresholds, self.zr = tuple(thresholds), zr
+        counts = torch.zeros(leads, len(self.thresholds), dtype=torch.int64)
         for name in _COUNTS:
             self.add_state(name, counts.clone(), dist_reduce_fx="sum")
         for name in ("squared", "absolute"):
@@ -81,14 +91,14 @@ class Scores(Metric):
             raise ValueError(f"Scores: forecast must have {wanted} frames, got {got}")
         known = known_pixels(mask, forecast, observed)
         error = errors(forecast, observed, known).double()
-        weights = balancing_weights(observed, known)
+        weights = balancing_weights(observed, known, self.zr)
         axes = (1, 2, 3, 4)
         # Not in place: states that were reset in inference mode allow that only there.
         self.squared = self.squared + (weights * error.square()).sum(axes)
         self.absolute = self.absolute + (weights * error.abs()).sum(axes)
         self.sequences = self.sequences + known.flatten(2).any(2).sum(1)
         tables = []
-        for threshold in pixel_thresholds().to(observed):
+        for threshold in pixel_thresholds(self.thresholds, self.zr).to(observed):
             predicted, came = forecast >= threshold, observed >= threshold
             kinds = predicted & came, ~predicted & came, predicted & ~came
             every = [*kinds, ~(predicted | came)]
@@ -100,17 +110,27 @@ class Scores(Metric):
         """The scores, float64, NaN where nothing defines them (0 / 0).
 
         Returns:
-            "csi", "hss", "pod" and "far", `[leads, thresholds]` with the thresholds of
-            `radar.THRESHOLDS`; "b_mse" and "b_mae", `[leads]`, or scalars for one lead
-            time, as torchmetrics makes of single values.
+            "csi", "hss", "pod" and "far", `[leads, thresholds]`; "b_mse" and "b_mae",
+            `[leads]`, or scalars for one lead time, as torchmetrics makes of single
+            values.
 
         """
-        h, m, f, n = (getattr(self, name).double() for name in _COUNTS)
-        return {
-            "csi": h / (h + m + f),
-            "hss": 2 * (h * n - m * f) / ((h + m) * (m + n) + (h + f) * (f + n)),
-            "pod": h / (h + m),
-            "far": f / (h + f),
-            "b_mse": self.squared / self.sequences,
-            "b_mae": self.absolute / self.sequences,
-        }
+        return scores_of(self.sums())
+
+    def sums(self) -> dict[str, Tensor]:
+        """What the scores are made of; sums of sums are those of both."""
+        names = *_COUNTS, "squared", "absolute", "sequences"
+        return {name: getattr(self, name) for name in names}
+
+
+def scores_of(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The scores of sums of any leading axes; as `Scores.compute`."""
+    h, m, f, n = (sums[name].double() for name in _COUNTS)
+    return {
+        "csi": h / (h + m + f),
+        "hss": 2 * (h * n - m * f) / ((h + m) * (m + n) + (h + f) * (f + n)),
+        "pod": h / (h + m),
+        "far": f / (h + f),
+        "b_mse": sums["squared"] / sums["sequences"],
+        "b_mae": sums["absolute"] / sums["sequences"],
+    }

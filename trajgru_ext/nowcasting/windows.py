@@ -1,51 +1,62 @@
 """Windows of recordings, in time and space, to train on and to test with."""
 
-from itertools import product
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 
-def split_in_time(frames: Tensor, held_out: int, past: int) -> tuple[Tensor, Tensor]:
-    """Split recordings so that training sees nothing of what is tested with.
+class Recording(Protocol):
+    """Frames at one step, read when they are looked at; a Tensor `[T, H, W]` is one."""
 
-    The test frames are the last `held_out`, which are forecast, and the `past` before
-    them, which the first of these forecasts reads. The training frames are all before:
-    a window of one has no frame in common with a window of the other.
+    @property
+    def shape(self) -> Sequence[int]:
+        """`(T, H, W)`."""
+
+    def __getitem__(self, part: slice) -> Tensor:
+        """Some frames, float pixels `[T', H, W]`, NaN where missing."""
+
+
+def fill_missing(past: Tensor) -> Tensor:
+    """Fill missing pixels with what each showed last, without rain where never known.
 
     Args:
-        frames: `[S, T, H, W]`.
-        held_out: number of frames to forecast in the test, 1 or more.
-        past: number of frames that a forecast reads, 1 or more.
+        past: pixels `[T, ...]`, NaN where missing.
 
     Returns:
-        frames for training and for the test.
-
-    Raises:
-        ValueError: the numbers are not positive, or nothing is left for training.
+        The frames without NaN: where frame t misses a pixel it has that of frame t - 1,
+        filled in turn; the first frame has 0.
 
     """
-    if held_out < 1 or past < 1 or held_out + past >= frames.shape[1]:
-        raise ValueError(
-            f"split_in_time: held_out and past must be positive and together less than "
-            f"the {frames.shape[1]} frames, got {held_out} and {past}"
-        )
-    return frames[:, : -held_out - past], frames[:, -held_out - past :]
+    if not past.isnan().any():
+        return past
+    filled = [past[0].nan_to_num(0.0)]
+    for frame in past[1:]:
+        filled.append(torch.where(frame.isnan(), filled[-1], frame))
+    return torch.stack(filled)
 
 
 class Windows(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """All windows of some recordings: past frames, coming frames, and a mask.
 
     Args:
-        frames: pixels `[S, T, H, W]` of S recordings, NaN where missing.
+        recordings: pixels, NaN where missing: a tensor `[S, T, H, W]`, or a sequence of
+            recordings, whose lengths and sizes may differ. Those that are shorter than
+            a window have none.
         past: number of frames that a forecast reads.
         ahead: number of frames that follow them.
         size: pixels a side; None for whole frames.
         step: pixels from one window to the next; the last one ends with the frame.
+        divisor: of heights and widths: frames are padded at the bottom and the right
+            with pixels that are missing.
 
-    An item is `past` `[past, 1, size, size]`, `coming` `[ahead, 1, size, size]`, both 0
-    where missing, and a bool mask of `coming`, False where missing.
+    An item is `past` `[past, 1, size, size]`, missing pixels filled by `fill_missing`,
+    `coming` `[ahead, 1, size, size]`, 0 where missing, and a bool mask of `coming`,
+    False where missing.
 
     Raises:
         ValueError: the frames are too few or too small for a window.
@@ -54,52 +65,85 @@ class Windows(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     def __init__(
         self,
-        frames: Tensor,
+        recordings: Sequence[Recording] | Tensor,
         past: int,
         ahead: int,
         size: int | None = None,
         step: int = 32,
+        divisor: int = 1,
     ) -> None:
-        if frames.dim() != 4:
-            got = list(frames.shape)
+        if isinstance(recordings, Tensor) and recordings.dim() != 4:
+            got = list(recordings.shape)
             raise ValueError(f"Windows: frames must be [S, T, H, W], got {got}")
-        recordings, count, height, width = frames.shape
-        if min(past, ahead) < 1 or past + ahead > count:
+        self.recordings = recordings
+        self.past, self.length = past, past + ahead
+        shapes = [tuple(one.shape) for one in recordings]
+        longest = max((shape[0] for shape in shapes), default=0)
+        if min(past, ahead) < 1 or self.length > longest:
             raise ValueError(
                 f"Windows: frames must be at least past + ahead, each of 1 or more, "
-                f"got {count} for {past} + {ahead}"
-            )
-        self.frames, self.past, self.length = frames, past, past + ahead
-        self.size = (height, width) if size is None else (size, size)
-        if min(self.size) < 1 or self.size[0] > height or self.size[1] > width:
-            raise ValueError(
-                f"Windows: size must be 1 to that of the frames, {height}x{width}, "
-                f"got {size}"
+                f"got {longest} for {past} + {ahead}"
             )
         if step < 1:
             raise ValueError(f"Windows: step must be positive, got {step}")
-        self.corners = list(
-            product(
-                range(recordings),
-                range(count - self.length + 1),
-                _starts(height, self.size[0], step),
-                _starts(width, self.size[1], step),
+        self.size, self.divisor = size, divisor
+        self.grids: list[
+            tuple[int, list[int], list[int]]
+        ] = []  # of each recording: beginnings, rows and columns of windows
+        for count, *extent in shapes:
+            height, width = (n + -n % divisor for n in extent)
+            if size is not None and not 1 <= size <= min(height, width):
+                raise ValueError(
+                    f"Windows: size must be 1 to that of the frames, {height}x{width}, "
+                    f"got {size}"
+                )
+            self.grids.append(
+                (
+                    max(0, count - self.length + 1),
+                    _starts(height, size, step),
+                    _starts(width, size, step),
+                )
             )
-        )
+        counts = [n * len(rows) * len(columns) for n, rows, columns in self.grids]
+        self.ends: list[int] = list(accumulate(counts))
 
     def __len__(self) -> int:
-        return len(self.corners)
+        return self.ends[-1]
+
+    def place(self, index: int) -> tuple[int, int, int, int]:
+        """Which window an item is: recording, first frame, row and column."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"Windows: no item {index} of {len(self)}")
+        recording = bisect_right(self.ends, index)
+        _, rows, columns = self.grids[recording]
+        index -= self.ends[recording - 1] if recording else 0
+        index, column = divmod(index, len(columns))
+        begin, row = divmod(index, len(rows))
+        return recording, begin, rows[row], columns[column]
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        recording, t, i, j = self.corners[index]
-        height, width = self.size
-        window = self.frames[
-            recording, t : t + self.length, None, i : i + height, j : j + width
-        ]
+        recording, t, i, j = self.place(index)
+        frames = pad(self.recordings[recording][t : t + self.length], self.divisor)
+        height, width = frames.shape[1:]
+        if self.size is not None:
+            height = width = self.size
+        window = frames[:, None, i : i + height, j : j + width]
         present = ~window.isnan()
-        window = torch.where(present, window, 0)
-        return window[: self.past], window[self.past :], present[self.past :]
+        past = fill_missing(window[: self.past])
+        coming = torch.where(present, window, 0)[self.past :]
+        return past, coming, present[self.past :]
 
 
-def _starts(extent: int, size: int, step: int) -> list[int]:
+def pad(frames: Tensor, divisor: int) -> Tensor:
+    """Frames `[..., H, W]` with missing rows below and columns to the right."""
+    height, width = frames.shape[-2:]
+    more = (0, -width % divisor, 0, -height % divisor)
+    return (
+        torch.nn.functional.pad(frames, more, value=torch.nan) if any(more) else frames
+    )
+
+
+def _starts(extent: int, size: int | None, step: int) -> list[int]:
+    if size is None:
+        return [0]
     return [*range(0, extent - size, step), extent - size]

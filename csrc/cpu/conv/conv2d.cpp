@@ -47,7 +47,8 @@ bool padded_within(const Tensor& weight, at::IntArrayRef padding) {
 bool is_convolution(const Tensor& input, const Tensor& weight,
                     at::IntArrayRef padding) {
   if (input.dim() != 4 || weight.dim() != 4 || input.size(1) != weight.size(1) ||
-      weight.scalar_type() != input.scalar_type() || weight.numel() == 0) {
+      weight.scalar_type() != input.scalar_type() || weight.numel() == 0 ||
+      !at::isFloatingType(input.scalar_type())) {
     return false;
   }
   const ConvProblem conv = problem(input, weight, padding);

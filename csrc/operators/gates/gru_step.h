@@ -57,6 +57,15 @@ struct GruStepOperators {
     if (candidate.has_value()) check_like_state(op, "candidate", *candidate, "h", h);
   }
 
+  // The buffers, each [B, ., H, W], and until when the caller keeps them:
+  //
+  //   gates      3F  the inputs' part, not read without inputs; with a candidate it
+  //                  becomes r, u and n                     until the step back
+  //   h_gates    3F  the state's part                       the step
+  //   h           F  the old state                          until the step back
+  //   candidate   F  becomes the state's part of n; none where nothing goes back
+  //                                                         until the step back
+  //   output      F  becomes the new state; may be h        until the step back
   static void step(const Tensor& gates, const Tensor& h_gates, const Tensor& h,
                    bool has_inputs, at::ArrayRef<double> options,
                    const OptionalTensor& mask, const OptionalTensor& candidate,
@@ -86,6 +95,14 @@ struct GruStepOperators {
     });
   }
 
+  // As step left them, gates, candidate and h; and
+  //
+  //   grad          F  to the new state
+  //   gates_grad   3F  becomes that to the inputs' part; may be gates; until the
+  //                    gradients to the inputs' weights
+  //   h_gates_grad 3F  becomes that to the state's part; until those to the state's
+  //   h_grad        F  becomes what goes to the old state past the convolution; may be
+  //                    grad; the step before reads it
   static void backward(const Tensor& gates, const Tensor& candidate, const Tensor& h,
                        const Tensor& grad, at::ArrayRef<double> options,
                        const OptionalTensor& mask, const Tensor& gates_grad,

@@ -70,6 +70,16 @@ struct LstmStepOperators {
     check_like_state(op, "c_output", c_output, "c", c);
   }
 
+  // The buffers, each [B, ., H, W], and until when the caller keeps them:
+  //
+  //   gates     4F  the inputs' part, not read without inputs; with save_gates it
+  //                 becomes i, f, g and o                   until the step back
+  //   h_gates   4F  the state's part                        the step
+  //   h          F  the old h, for a mask alone             the step
+  //   c          F  the old c                               until the step back
+  //   h_output   F  becomes the new h; may be h             the results
+  //   c_output   F  becomes the new c; may be c where nothing goes back
+  //                                                         until the step back
   static void step(const Tensor& gates, const Tensor& h_gates, const OptionalTensor& h,
                    const Tensor& c, bool has_inputs, const OptionalTensor& w_ci,
                    const OptionalTensor& w_cf, const OptionalTensor& w_co,
@@ -103,6 +113,16 @@ struct LstmStepOperators {
     });
   }
 
+  // As step left them, gates, c and c_output; and
+  //
+  //   h_grad          F  to the new h
+  //   gates_grad     4F  becomes that to both parts; may be gates; until the gradients
+  //                      to the weights
+  //   c_grad          F  to the new c; becomes that to the old, which the step before
+  //                      reads
+  //   h_zoneout_grad  F  becomes what goes to the old h where it stayed, for a mask
+  //                      alone; may be h_grad
+  //   weight_grads       [3, F, H, W], for peepholes alone: is added to, step by step
   static void backward(const Tensor& gates, const Tensor& c, const Tensor& c_output,
                        const Tensor& h_grad, const OptionalTensor& w_ci,
                        const OptionalTensor& w_cf, const OptionalTensor& w_co,

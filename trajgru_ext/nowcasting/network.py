@@ -1,4 +1,6 @@
-"""The demonstration's network: small enough to learn in minutes on a CPU."""
+"""The network of the nowcaster: small enough to learn in minutes on a CPU."""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +28,20 @@ def network(model: str, steps: int, recompute: str = "none") -> EncoderForecaste
         return nn.Sequential(module, nn.LeakyReLU(SLOPE, inplace=True))
 
     def layer(inputs: int, features: int) -> nn.Module:
-        sizes = {"input_channels": inputs, "hidden_channels": features}
         if model == "traj_gru":
-            return TrajGRU(**sizes, links=5, flow_channels=16, recompute=recompute)
+            return TrajGRU(
+                inputs, features, links=5, flow_channels=16, recompute=recompute
+            )
         if model == "conv_gru":
-            options = {"activation": "leaky_relu", "negative_slope": SLOPE}
-            return ConvGRU(**sizes, kernel_size=5, recompute=recompute, **options)
-        return ConvLSTM(**sizes, kernel_size=5, recompute=recompute)
+            return ConvGRU(
+                inputs,
+                features,
+                kernel_size=5,
+                recompute=recompute,
+                activation="leaky_relu",
+                negative_slope=SLOPE,
+            )
+        return ConvLSTM(inputs, features, kernel_size=5, recompute=recompute)
 
     patch = PATCH * PATCH
     fine, coarse = FEATURES
@@ -72,13 +81,14 @@ def learned_flows(net: EncoderForecaster, past: Tensor) -> Tensor | None:
     layer = net.forecaster[0]
     if not isinstance(layer, TrajGRU):
         return None
-    call = {}
+    call: dict[str, Any] = {}
 
-    def note(_: nn.Module, inputs: tuple, options: dict) -> None:
+    def note(_: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         call.update(inputs=inputs, options=options)
 
     handle = layer.register_forward_pre_hook(note, with_kwargs=True)
     net.forward(past)
     handle.remove()
-    flows = layer(*call["inputs"], **call["options"], return_flows=True)[2]
-    return PATCH * flows.unflatten(2, (-1, 2))
+    flows: Tensor = layer(*call["inputs"], **call["options"], return_flows=True)[2]
+    pairs: Tensor = torch.unflatten(flows, 2, (-1, 2))
+    return PATCH * pairs

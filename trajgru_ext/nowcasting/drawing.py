@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -13,7 +14,7 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trajgru_ext.nowcasting.radar import pixels_to_rain
+from trajgru_ext.nowcasting.radar import HKO7, ZR, pixels_to_rain
 
 matplotlib.use("Agg")
 
@@ -49,10 +50,12 @@ class Picture:
     rain: bool  # draw rain rates, else brightness
     title: str
     credit: str
+    zr: ZR = HKO7
+    aspect: float = 1.0  # height of a pixel over its width
 
-    def shown(self, frame: Tensor) -> NDArray:
+    def shown(self, frame: Tensor) -> NDArray[Any]:
         """A frame in the unit that is drawn."""
-        return (pixels_to_rain(frame) if self.rain else frame).numpy()
+        return (pixels_to_rain(frame, self.zr) if self.rain else frame).numpy()
 
     def colours(self) -> tuple[Colormap, Normalize]:
         """The colours of that unit."""
@@ -80,7 +83,7 @@ def draw(picture: Picture, path: Path) -> None:
     for lead, panel in zip(leads, panels[0], strict=True):
         panel.set_title(f"+{lead * picture.minutes:g} min", fontsize=12, color=INK)
     if picture.flows is not None:
-        _draw_flows(panels[-1], picture, leads[0])
+        _draw_flows(panels[-1], picture, picture.flows, leads[0])
     bar = figure.colorbar(image, ax=panels, location="bottom", aspect=50, shrink=0.6)
     bar.set_label("rain rate [mm/h]" if picture.rain else "brightness", fontsize=11)
     if picture.rain:
@@ -117,15 +120,19 @@ def animate(picture: Picture, path: Path) -> None:
 def _show(axes: Axes, picture: Picture, frame: Tensor) -> AxesImage:
     colours, norm = picture.colours()
     shown = picture.shown(frame)
-    image = axes.imshow(shown, cmap=colours, norm=norm, interpolation="nearest")
+    image = axes.imshow(
+        shown, cmap=colours, norm=norm, interpolation="nearest", aspect=picture.aspect
+    )
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color("#999999")
     return image
 
 
-def _draw_flows(panels: NDArray, picture: Picture, lead: int) -> None:
+def _draw_flows(
+    panels: NDArray[Any], picture: Picture, all_flows: Tensor, lead: int
+) -> None:
     """The flows of the links at one lead time, over the last frame that was seen."""
-    flows = picture.flows[lead - 1].numpy()
+    flows = all_flows[lead - 1].numpy()
     scale = (
         picture.past.shape[1] / flows.shape[2]
     )  # pixels of the frame to one of the flow

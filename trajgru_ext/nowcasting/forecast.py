@@ -1,0 +1,140 @@
+"""Forecast the frames that follow the last of an archive, from a checkpoint."""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from trajgru_ext.nowcasting import cli
+from trajgru_ext.nowcasting.archive import Archive, Series
+from trajgru_ext.nowcasting.datasets import Forecast, write_geotiffs, write_netcdf
+from trajgru_ext.nowcasting.frames import Frames
+from trajgru_ext.nowcasting.nowcaster import Nowcaster, rain_pixels
+from trajgru_ext.nowcasting.times import parse_time, written
+from trajgru_ext.nowcasting.train import device_of
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    cli.add_frames(parser)
+    cli.add_thresholds(parser)
+    make = parser.add_argument_group("forecast").add_argument
+    make("--checkpoint", type=Path, required=True, help="of train: best.pt")
+    make("--ahead", type=cli.positive, help="frames (default: as in training)")
+    make(
+        "--time", type=cli.moment, help="of the last frame to read (default: the last)"
+    )
+    make("--members", type=cli.natural, default=0, help="of an ensemble")
+    make("--seed", type=cli.natural, default=0, help="of the ensemble")
+    cli.add_output(parser)
+    output = parser.add_argument_group("files").add_argument
+    output("--output", type=Path, default=Path("forecast.nc"), help="NetCDF")
+    output("--geotiff", type=Path, metavar="FOLDER", help="a file a lead time, too")
+    output("--picture", type=Path, metavar="PNG", help="draw it, too")
+
+
+def archive_for(args: argparse.Namespace, caster: Nowcaster) -> Archive:
+    """The archive, whose numbers mean what they meant in training unless told.
+
+    Raises:
+        ValueError: its step or its Z-R relation are others than the checkpoint's.
+
+    """
+    args.quantity = args.quantity or (
+        None if args.profile else caster.decoding.quantity
+    )
+    if args.profile is None:
+        kept = caster.decoding
+        args.gain = kept.gain if args.gain is None else args.gain
+        args.offset = kept.offset if args.offset is None else args.offset
+        args.missing = args.missing or kept.missing
+    archive = cli.archive_of(args)
+    if archive.minutes != caster.minutes:
+        raise ValueError(
+            f"{args.checkpoint}: reads frames every {caster.minutes:g} minutes, "
+            f"those of {args.frames} are every {archive.minutes:g}"
+        )
+    if archive.known_zr not in (None, caster.zr):
+        raise ValueError(
+            f"{args.checkpoint}: makes rain by {caster.zr}, {args.frames} by "
+            f"{archive.known_zr}"
+        )
+    decoding = replace(archive.reading.decoding, zr=caster.zr)
+    archive.reading = replace(archive.reading, decoding=decoding)
+    return archive
+
+
+def last_series(archive: Archive, caster: Nowcaster, time: str | None) -> Series:
+    """The frames up to a time that follow each other without a gap.
+
+    Raises:
+        ValueError: they are fewer than the network reads.
+
+    """
+    series = archive.series[-1]
+    if time is not None:
+        end = parse_time(time)
+        found = [one for one in archive.series if end in one.times]
+        if not found:
+            raise ValueError(f"{archive.root}: has no frame of {written(end)}")
+        series = found[-1].between(found[-1].times[0], end + 1)
+    if len(series.times) < caster.past:
+        raise ValueError(
+            f"{archive.root}: the checkpoint reads {caster.past} frames without a gap, "
+            f"got {len(series.times)} up to {written(series.times[-1])}"
+        )
+    return series
+
+
+def run(args: argparse.Namespace) -> None:
+    """Forecast as the options say."""
+    caster = Nowcaster.load(args.checkpoint, device_of(args.device))
+    archive = archive_for(args, caster)
+    series = last_series(archive, caster, args.time)
+    past = series[len(series.times) - caster.past : len(series.times)]
+    caster.check(
+        Frames(past.numpy(), archive.quantity, None, series.kind.grid, series.kind.zr)
+    )
+    made = caster.forecast_pixels(past, args.ahead)
+    ensemble = None
+    if args.members:
+        ensemble = caster.members_of(past, made, args.members, args.seed)
+    forecast = caster.as_forecast(made, ensemble, series.times[-1], series.kind.grid)
+    command = " ".join(["trajgru-ext", *sys.argv[1:]])
+    dataset = forecast.to_xarray(args.thresholds, command)
+    write_netcdf(dataset, args.output, forecast.reference)
+    print(
+        f"{args.output}: {len(forecast.values)} frames from "
+        f"{written(forecast.times[0])} to {written(forecast.times[-1])}"
+    )
+    if args.geotiff:
+        write_geotiffs(forecast, args.geotiff)
+    if args.picture:
+        _draw(args, past, forecast)
+
+
+def _draw(args: argparse.Namespace, past: torch.Tensor, forecast: Forecast) -> None:
+    from trajgru_ext.nowcasting.drawing import Picture, draw  # noqa: PLC0415
+
+    values = torch.from_numpy(forecast.values)
+    pixels = (
+        values if forecast.brightness else rain_pixels(forecast.values, forecast.zr)
+    )
+    grid = forecast.grid
+    assert forecast.reference is not None
+    title = f"Forecast from {written(forecast.reference)}"
+    picture = Picture(
+        past=past,
+        rows={"forecast": pixels},
+        flows=None,
+        minutes=forecast.minutes,
+        rain=not forecast.brightness,
+        title=title,
+        credit=args.credit,
+        zr=forecast.zr,
+        aspect=1.0 if grid is None else abs(grid.dy / grid.dx),
+    )
+    args.picture.parent.mkdir(parents=True, exist_ok=True)
+    draw(picture, args.picture)

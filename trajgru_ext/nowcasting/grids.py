@@ -1,0 +1,130 @@
+"""Where the pixels of frames lie: a regular grid of a map projection."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# How far a corner may be off, in pixels, for two files to have one grid: services round
+# corners to metres, and coordinates are often float32.
+SAME_GRID = 0.05
+_METRES = {"m": 1.0, "metre": 1.0, "metres": 1.0, "meter": 1.0, "meters": 1.0}
+_METRES |= {"km": 1000.0, "kilometre": 1000.0, "kilometers": 1000.0}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid of `[height, width]` pixels.
+
+    The centre of pixel (i, j) lies at (x + j dx, y + i dy), in metres of the projection
+    or, of latitudes and longitudes, in degrees; dy is negative where the first row is
+    the northernmost.
+    """
+
+    height: int
+    width: int
+    projection: str  # PROJ or WKT text; "" where a file does not say it
+    x: float
+    y: float
+    dx: float
+    dy: float
+    degrees: bool = False
+
+    @property
+    def xs(self) -> NDArray[np.float64]:
+        """The centres of columns."""
+        return self.x + self.dx * np.arange(self.width, dtype=np.float64)
+
+    @property
+    def ys(self) -> NDArray[np.float64]:
+        """The centres of rows."""
+        return self.y + self.dy * np.arange(self.height, dtype=np.float64)
+
+    @property
+    def pixel_metres(self) -> float:
+        """Height of a pixel in metres; 111 km are a degree of latitude."""
+        return abs(self.dy) * (111_195.0 if self.degrees else 1.0)
+
+    def same(self, other: "Grid") -> bool:
+        """Whether pixels lie in the same places, but for rounding."""
+        shapes = (self.height, self.width) == (other.height, other.width)
+        if not shapes or self.degrees != other.degrees:
+            return False
+        pixel = min(abs(self.dx), abs(self.dy))
+        mine, others = (
+            np.array([g.xs[0], g.xs[-1], g.ys[0], g.ys[-1]]) for g in (self, other)
+        )
+        close = np.abs(mine - others).max() < SAME_GRID * pixel
+        return bool(close) and self.projection == other.projection
+
+    def __str__(self) -> str:
+        unit = "degrees" if self.degrees else "m"
+        return (
+            f"{self.height}x{self.width} pixels of {abs(self.dx):g} {unit} from "
+            f"({self.x:.7g}, {self.y:.7g})"
+        )
+
+
+def grid_of_corners(
+    shape: tuple[int, int],
+    projection: str,
+    corners: tuple[float, float, float, float],
+    unit: str,
+    first_row_north: bool = True,
+) -> Grid:
+    """Make the grid between outer corners of the outermost pixels: x1, y1, x2, y2."""
+    x1, y1, x2, y2 = corners
+    degrees = unit.startswith("deg")
+    scale = 1.0 if degrees else _METRES[unit]
+    height, width = shape
+    dx, dy = scale * (x2 - x1) / width, scale * (y2 - y1) / height
+    x, y = scale * x1 + dx / 2, scale * y1 + dy / 2
+    if first_row_north:
+        y, dy = scale * y2 - dy / 2, -dy
+    return Grid(height, width, in_metres(projection), x, y, dx, dy, degrees)
+
+
+def in_metres(projection: str) -> str:
+    """A PROJ text whose ellipsoid is in kilometres, as KNMI's is, in metres."""
+
+    def scaled(found: re.Match[str]) -> str:
+        value = float(found[2])
+        return f"+{found[1]}={1000 * value if value < 1e5 else value:.10g}"
+
+    return re.sub(r"\+(a|b)=([0-9.]+)", scaled, " ".join(projection.split()))
+
+
+def grid_of_pysteps(metadata: Mapping[str, Any], shape: tuple[int, int]) -> Grid | None:
+    """Read the grid of a pysteps importer's metadata, if they have one."""
+    if not {"x1", "y1", "x2", "y2", "projection"} <= metadata.keys():
+        return None
+    x1, y1, x2, y2 = (float(metadata[name]) for name in ("x1", "y1", "x2", "y2"))
+    return grid_of_corners(
+        shape,
+        str(metadata["projection"]),
+        (x1, y1, x2, y2),
+        str(metadata.get("cartesian_unit", "m")),
+        metadata.get("yorigin", "upper") == "upper",
+    )
+
+
+def grid_of_coordinates(
+    x: NDArray[Any], y: NDArray[Any], unit: str, projection: str
+) -> Grid | None:
+    """Make the grid of evenly spaced coordinates, None where they are not."""
+    if min(len(x), len(y)) < 2:
+        return None
+    scale = _METRES.get(unit.lower(), 1.0)
+    x, y = scale * x.astype(float), scale * y.astype(float)
+    dx, dy = (x[-1] - x[0]) / (len(x) - 1), (y[-1] - y[0]) / (len(y) - 1)
+    if 0 in (dx, dy):
+        return None
+    for values, step in ((x, dx), (y, dy)):
+        if np.abs(np.diff(values) - step).max() > SAME_GRID * abs(step):
+            return None
+    degrees = unit.lower().startswith("deg")
+    places = float(x[0]), float(y[0]), float(dx), float(dy)
+    return Grid(len(y), len(x), in_metres(projection), *places, degrees)
