@@ -42,6 +42,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--large", action="store_true", help="tensors of many GiB, too")
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Load the emulated devices before anything is differentiated.
+
+    PyTorch counts the devices when the first backward pass of a process begins.
+    """
+    if any("emulated" in item.nodeid for item in session.items):
+        emulated.load()
+
+
 @pytest.fixture
 def radar_frames(request: pytest.FixtureRequest) -> Path:
     path = request.config.getoption("--radar")
