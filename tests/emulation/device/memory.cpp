@@ -32,6 +32,9 @@ constexpr size_t kDeviceBytes = size_t(1) << 38;
 constexpr size_t kPage = 4096;
 // As CUDA's caching allocator.
 constexpr size_t kAlignment = 512;
+// Below lie the shadows of sanitizers, which two small numbers side by side may look
+// like; no pointer does.
+constexpr uintptr_t kLowestHost = 0x100080000000;
 // What was freed is filled, so that reading it shows, unless that would take long; the
 // pages of large blocks are given back, and then read as 0.
 constexpr size_t kMostFilled = size_t(1) << 26;
@@ -195,6 +198,7 @@ Allocation* find_allocation(uintptr_t address) {
 }
 
 bool host_readable(uintptr_t address) {
+  if (address < kLowestHost) return false;
   // The kernel says whether it could read there.
   static int* pipes = [] {
     auto* made = new int[2];
