@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from trajgru_ext import _build
+from trajgru_ext.ops._gates import one_sum
 from trajgru_ext.ops.gru_gates import gru_gates
 from trajgru_ext.ops.gru_output import gru_output
 from trajgru_ext.ops.gru_reset import gru_reset
@@ -128,7 +129,8 @@ def lstm_call(
         gates = _two_sums(x, h, tensors[first:], c)
         if gates is None:
             return None
-        return lstm_gates(*gates, c, tuple(weights) or None, order, forget_bias)
+        given = one_sum(*gates)
+        return lstm_gates(*given, c, tuple(weights) or None, order, forget_bias)
 
     return call
 
@@ -137,8 +139,8 @@ def memory_call(x: Terms, h: Terms | None, order: str, forget_bias: float) -> Ca
     """The call of `lstm_memory` for c and the terms of x_gates and h_gates."""
 
     def update(*operands: Any) -> tuple[Tensor, ...]:
-        x_gates, h_gates, c = operands
-        return (lstm_memory(x_gates, h_gates, c, order, forget_bias),)
+        *gates, c = operands
+        return (lstm_memory(*one_sum(*gates), c, order, forget_bias),)
 
     return _of_two_sums(x, h, update)
 
@@ -169,8 +171,8 @@ def reset_call(x: Terms, h: Terms | None, order: str) -> Call:
     """The call of `gru_reset` for the state and the terms of x_gates and h_gates."""
 
     def update(*operands: Any) -> tuple[Tensor, ...]:
-        x_gates, h_gates, state = operands
-        return gru_reset(x_gates, h_gates, state, order)
+        *gates, state = operands
+        return gru_reset(*one_sum(*gates), state, order)
 
     return _of_two_sums(x, h, update)
 

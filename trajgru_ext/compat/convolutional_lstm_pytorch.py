@@ -17,7 +17,9 @@ from trajgru_ext.nn._recurrent import (
     check_positive,
     own,
 )
-from trajgru_ext.ops import conv_lstm, lstm_gates
+from trajgru_ext.ops._gates import one_sum
+from trajgru_ext.ops.conv_lstm import conv_lstm
+from trajgru_ext.ops.lstm_gates import lstm_gates
 
 _GATES = "ifco"  # c is the candidate
 _PEEPHOLES = ("Wci", "Wcf", "Wco")
@@ -127,7 +129,7 @@ class ConvLSTMCell(ByWeights):
 
         gates = joined("Wx", x), joined("Wh", h)
         c, peephole = wide_enough(c, *gates), self._peephole()
-        return lstm_gates(*gates, c, peephole, order=_ORDER)
+        return lstm_gates(*one_sum(*gates), c, peephole, order=_ORDER)
 
     def _peephole(self) -> tuple[Tensor, Tensor, Tensor] | None:
         w_ci, w_cf, w_co = self.Wci, self.Wcf, self.Wco

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from trajgru_ext.nn._by_modules import result_of, wide_enough
 from trajgru_ext.nn._recurrent import as_integer, check_given, check_positive
+from trajgru_ext.ops._gates import one_sum
 from trajgru_ext.ops.lstm_gates import lstm_gates
 
 
@@ -75,4 +76,5 @@ class ConvLSTMCell(nn.Module):
         """
         check_given(type(self).__name__, x_t=x_t, h_t=h_t, c_t=c_t)
         gates = result_of(self.conv_x, x_t), result_of(self.conv_h, h_t)
-        return lstm_gates(*gates, wide_enough(c_t, *gates), order="ifgo")
+        c = wide_enough(c_t, *gates)
+        return lstm_gates(*one_sum(*gates), c, order="ifgo")

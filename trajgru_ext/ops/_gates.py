@@ -20,14 +20,33 @@ from trajgru_ext.ops._autograd import (
 )
 from trajgru_ext.ops._layout import memory_format
 from trajgru_ext.ops._options import ACTIVATIONS, GruOptions
+from trajgru_ext.ops._overrides import leaf
 
 Formula = Callable[..., tuple[Tensor, ...]]
+_EXACT = (torch.float32, torch.float64)
 
 
 def check_gates(op: str, x_gates: Any, h_gates: Any) -> None:
     """Raise a TypeError for gates that are neither a Tensor nor None."""
     given = {"x_gates": x_gates, "h_gates": h_gates}
     check_tensors(op, **{k: v for k, v in given.items() if v is not None})
+
+
+@leaf
+def one_sum(
+    x_gates: Tensor | None, h_gates: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gates that nobody else holds, so that backward keeps half of them.
+
+    An update keeps its arguments for backward: of two parts that a cell has just
+    computed, their sum is as good. Short floats are left to the kernels, which add them
+    in float32.
+    """
+    if x_gates is None or h_gates is None or not torch.is_grad_enabled():
+        return x_gates, h_gates
+    kept = x_gates.requires_grad or h_gates.requires_grad
+    exact = x_gates.dtype == h_gates.dtype and x_gates.dtype in _EXACT
+    return (x_gates + h_gates, None) if kept and exact else (x_gates, h_gates)
 
 
 def check_operands(
