@@ -9,6 +9,7 @@
 
 #include "cuda/runtime.h"
 #include "math/bilinear.h"
+#include "math/rounded_product.h"
 
 namespace trajgru_ext::cuda {
 
@@ -48,8 +49,9 @@ TRAJGRU_HOST_DEVICE FlowTarget locate(const Site<index_t>& site,
                                       T flow_scale, const ImageSize<index_t>& size,
                                       Cell<T, index_t>& cell) {
   const T* at = flow.data + site.offset(flow);
-  return trajgru_ext::locate<kPadding>(site.row, site.col, flow_scale * at[0],
-                                       flow_scale * at[flow.channel], size.height,
+  const T u = rounded_product(flow_scale, at[0]);
+  const T v = rounded_product(flow_scale, at[flow.channel]);
+  return trajgru_ext::locate<kPadding>(site.row, site.col, u, v, size.height,
                                        size.width, cell);
 }
 

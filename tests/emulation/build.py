@@ -17,8 +17,13 @@ from torch.utils import cpp_extension
 HERE = Path(__file__).parent
 SOURCES = HERE.parent.parent / "csrc"
 
+# As nvcc, the compiler may add to products that it has not rounded.
+CONTRACTED = ["-mfma", "-ffp-contract=fast", "-fexpensive-optimizations"]
+if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+    CONTRACTED = []
+
 SANITIZERS = {
-    "": ["-O1"],
+    "": ["-O1", *CONTRACTED],
     "address": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover"],
     "thread": ["-O1", "-g", "-fsanitize=thread"],
     # A thread's wide access stays one.

@@ -1,6 +1,7 @@
 """flow_warp: its values and gradients on every backend."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -154,6 +155,26 @@ def test_zero_flow_is_exactly_the_identity(backend, padding, dtype, layout):
     input[0, 4, 3, 3] = math.nan
     output = flow_warp(input, torch.zeros_like(flow), padding_mode=padding)
     torch.testing.assert_close(output, input, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_what_rounds_to_a_whole_displacement_reads_one_corner(backend, padding, dtype):
+    """Whether or not the compiler adds to products before it rounds them."""
+    input = torch.full((1, 1, 3, 3), math.nan, dtype=dtype)
+    input[0, 0, 1, 1] = 7
+    input = input.to(backend.device)
+    tried = 0
+    for parts in range(3, 100):
+        scale = torch.tensor(1 / parts, dtype=dtype)
+        if scale * parts != 1 or Fraction(scale.item()) * parts == 1:
+            continue
+        flow = parts * torch.tensor([[1, 0, -1]] * 3, dtype=dtype)
+        flow = torch.stack([flow, flow.T])[None].to(backend.device)
+        warped = flow_warp(input, flow, 1 / parts, padding)
+        assert torch.equal(warped, torch.full_like(warped, 7)), parts
+        tried += 1
+    assert tried > 9
 
 
 @pytest.mark.parametrize("size", [(1, 3, 1, 6), (1, 3, 6, 1), (1, 3, 1, 1)], ids=str)

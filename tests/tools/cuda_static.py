@@ -100,6 +100,25 @@ def widths(disassembly: str) -> dict[tuple[str, str], tuple[str, str]]:
     }
 
 
+def contracted(disassembly: str) -> set[str]:
+    """The kernels in which a floor is subtracted from a product that is not rounded."""
+    found = set()
+    floors: set[str] = set()
+    kernel = ""
+    for line in disassembly.splitlines():
+        if header := re.match(r"\s*Function : (\w+)", line):
+            kernel, floors = header[1], set()
+        elif operation := re.search(r"\b([A-Z][A-Z0-9.]+) (R\d+),(.*)", line):
+            name, result, operands = operation.groups()
+            fused = name.startswith(("FFMA", "DFMA"))
+            if fused and floors & set(re.findall(r"-(R\d+)", operands)):
+                found.add(demangle(kernel))
+            floors.discard(result)
+            if name.startswith("FRND") and "FLOOR" in name:
+                floors.add(result)
+    return found
+
+
 def compile_kernels(source: Path, architectures: list[str]) -> list[Kernel]:
     """Compile one source, and read what ptxas says of it and what it made."""
     includes = [ROOT / "csrc", *cpp_extension.include_paths()]
@@ -126,6 +145,11 @@ def compile_kernels(source: Path, architectures: list[str]) -> list[Kernel]:
                 text=True,
                 check=True,
             ).stdout
+            if kernels := contracted(sass):
+                raise SystemExit(
+                    f"{source}: a product must be rounded before its fraction is taken "
+                    f"(math/rounded_product.h) in {', '.join(sorted(kernels))}"
+                )
     return parse(done.stdout + done.stderr, widths(sass))
 
 

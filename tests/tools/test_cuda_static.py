@@ -1,0 +1,30 @@
+"""What is read out of the CUDA kernels' machine code."""
+
+import cuda_static
+import pytest
+
+SASS = """
+		Function : _ZN4test6kernelEv
+	.headerflags	@"EF_CUDA_SM90"
+        /*0010*/                   FMUL R4, R2, R3 ;
+        /*0020*/                   FRND.FLOOR R5, R4 ;
+        {between}
+        /*0040*/                   {difference} ;
+"""
+
+
+@pytest.mark.parametrize(
+    "between, difference, found",
+    [
+        ("", "FADD R6, R4, -R5", set()),
+        ("", "FFMA R6, R2, R3, -R5", {"test::kernel"}),
+        ("", "FFMA.FTZ R5, R2, R3, -R5", {"test::kernel"}),
+        ("", "@!P0 FFMA R6, R2, R3, -R5", {"test::kernel"}),
+        ("", "FFMA R6, R2, R3, -R7", set()),
+        ("/*0030*/ MOV R5, R8 ;", "FFMA R6, R2, R3, -R5", set()),
+        ("/*0030*/ FRND.F64.FLOOR R8, R6 ;", "DFMA R6, R2, R3, -R8", {"test::kernel"}),
+    ],
+)
+def test_fractions_of_products_that_are_not_rounded(between, difference, found):
+    sass = SASS.format(between=between, difference=difference)
+    assert cuda_static.contracted(sass) == found
