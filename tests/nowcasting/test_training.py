@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from emulation import device as emulated
 from PIL import Image
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -20,7 +21,7 @@ import nowcast as demonstration  # noqa: E402 - from the folder above
 from digits import moving_digits  # noqa: E402
 
 from trajgru_ext import cli  # noqa: E402
-from trajgru_ext.nowcasting import THRESHOLDS, Windows  # noqa: E402
+from trajgru_ext.nowcasting import THRESHOLDS, Nowcaster, Windows  # noqa: E402
 from trajgru_ext.nowcasting import training as loop  # noqa: E402
 from trajgru_ext.nowcasting.network import learned_flows, network  # noqa: E402
 from trajgru_ext.nowcasting.training import Batches, Training  # noqa: E402
@@ -187,6 +188,23 @@ def whole_run(folder, data, *options, processes=None):
     command("train", *data, *TINY, *output, *options, processes=processes)
     checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
     return checkpoint["losses"], checkpoint["validations"]
+
+
+def test_on_the_emulated_device(tmp_path):
+    """It trains there, reads its checkpoint, and so does the CPU."""
+    emulated.load()
+    data, on = [*digits_in(tmp_path), "--validation", "event:7-9"], "--device"
+    there = whole_run(tmp_path / "there", data, on, "emulated")
+    assert whole_run(tmp_path / "there", data, on, "emulated", "--resume") == there
+    losses, validations = whole_run(tmp_path / "here", data)
+    assert there[0] == pytest.approx(losses, rel=1e-4)
+    assert there[1][0][1] == pytest.approx(validations[0][1], rel=1e-3)
+    best, past = tmp_path / "there" / "best.pt", torch.rand(2, 64, 64)
+    one, other = (
+        Nowcaster.load(best, device).forecast_pixels(past)
+        for device in ("emulated", "cpu")
+    )
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
 
 
 def test_two_processes_train_and_validate_as_one(tmp_path):

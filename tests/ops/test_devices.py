@@ -24,9 +24,9 @@ pytestmark = [
 class Run:
     """An operator's arguments on a device, and what it makes of them."""
 
-    def __init__(self, case, on, layout=torch.channels_last):
+    def __init__(self, case, on, layout=torch.channels_last, dtype=torch.float32):
         self.case = case
-        source = Samples(SIZES, case.choices, torch.float32, on, layout)
+        source = Samples(SIZES, case.choices, dtype, on, layout)
         arguments, self.spec = tree_flatten(case.operator.sample(source))
         self.arguments = [
             one.requires_grad_()

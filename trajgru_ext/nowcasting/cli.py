@@ -13,6 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
+
 from trajgru_ext.nowcasting.archive import CACHE_BYTES, Archive
 from trajgru_ext.nowcasting.frames import PROFILES, QUANTITIES, Decoding, Reading
 from trajgru_ext.nowcasting.index import default_index
@@ -155,11 +157,17 @@ def archive_of(args: argparse.Namespace, step: float | None = None) -> Archive:
     )
 
 
+def devices() -> list[str]:
+    """The CPU, CUDA, and what else PyTorch has been extended by."""
+    found = torch.accelerator.current_accelerator()
+    return sorted({"cpu", "cuda"} | ({found.type} if found else set()))
+
+
 def add_output(parser: argparse.ArgumentParser) -> None:
     """Add the options of pictures and devices."""
     add = parser.add_argument_group("output").add_argument
     add("--credit", default="", help="whose data a picture shows")
-    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--device", choices=devices(), default="cpu")
 
 
 def add_thresholds(parser: argparse.ArgumentParser) -> None:

@@ -65,7 +65,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     learn("--workers", type=cli.natural, default=0, help="processes that read frames")
     learn("--validate-every", type=positive, default=200, help="steps")
     learn("--patience", type=positive, help="validations without gain before the end")
-    learn("--device", choices=("cpu", "cuda"), default="cpu")
+    learn("--device", choices=cli.devices(), default="cpu")
     output = parser.add_argument_group("output").add_argument
     output(
         "--output",
@@ -224,8 +224,9 @@ def device_of(name: str) -> torch.device:
     """The device of this process, among those that torchrun started."""
     if name == "cpu":
         return torch.device(name)
-    if not torch.cuda.is_available():
-        raise ValueError("--device: no CUDA device is available")
+    module: Any = torch.get_device_module(name)
+    if not module.is_available():
+        raise ValueError(f"--device: no {name.upper()} device is available")
     device = torch.device(name, int(os.environ.get("LOCAL_RANK", "0")))
-    torch.cuda.set_device(device)
+    module.set_device(device)
     return device

@@ -116,8 +116,9 @@ class Training:
             "errors": self.errors,
             "random": torch.get_rng_state(),
         }
-        if self.device.type == "cuda":
-            state["random_cuda"] = torch.cuda.get_rng_state(self.device)
+        if self.device.type != "cpu":
+            of_device: Any = torch.get_device_module(self.device)
+            state["random_on_device"] = of_device.get_rng_state(self.device)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".part")
         with temporary.open("wb") as file:
@@ -143,8 +144,9 @@ class Training:
         self.validations = [tuple(one) for one in state.get("validations", [])]
         self.errors = state.get("errors", {})
         torch.set_rng_state(state["random"])
-        if self.device.type == "cuda" and "random_cuda" in state:
-            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        if self.device.type != "cpu" and "random_on_device" in state:
+            of_device: Any = torch.get_device_module(self.device)
+            of_device.set_rng_state(state["random_on_device"], self.device)
 
     def run(
         self,

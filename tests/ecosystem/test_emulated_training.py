@@ -1,0 +1,129 @@
+"""Training on devices that are not the CPU: both at once, and in processes."""
+
+import copy
+
+import pytest
+import torch
+from emulation import device
+from small_networks import SMALL, make_small, sample_frames
+from test_distributed import PROCESSES, adam, assert_same, own_part, sample_batch, steps
+from torch import distributed, multiprocessing
+from torch.nn.parallel import DistributedDataParallel, parallel_apply
+
+DEVICES = ["emulated:0", "emulated:1"]
+
+
+@pytest.fixture(autouse=True)
+def _loaded():
+    device.load()
+    yield
+    torch.accelerator.synchronize(0)
+    torch.accelerator.synchronize(1)
+
+
+@SMALL
+def test_replicas_on_both_devices_at_once(kind):
+    """As DataParallel calls them, each by a thread of its own.
+
+    DataParallel itself copies parameters by functions that only torch for CUDA has.
+    """
+    net, frames = make_small(kind), sample_frames(3, 4, 2, 4, 6)
+    replicas = [copy.deepcopy(net).to(one) for one in DEVICES]
+    parts = frames.chunk(2, 1)
+    given = [part.to(one) for part, one in zip(parts, DEVICES, strict=True)]
+    found = parallel_apply(replicas, given, devices=[*map(torch.device, DEVICES)])
+    for replica, part, one, output in zip(replicas, parts, DEVICES, found, strict=True):
+        assert output.device == torch.device(one)
+        wanted = net(part)
+        torch.testing.assert_close(output.cpu(), wanted, rtol=0, atol=1e-10)
+        wanted.square().sum().backward()
+        output.square().sum().backward()
+        for got, parameter in zip(replica.parameters(), net.parameters(), strict=True):
+            torch.testing.assert_close(got.grad.cpu(), parameter.grad)
+        net.zero_grad()
+
+
+class Done(distributed._Work):
+    """What has been waited for."""
+
+    def __init__(self, result):
+        super().__init__()
+        self.future = torch.futures.Future()
+        self.future.set_result(result)
+
+    def wait(self, timeout=None):
+        return True
+
+    def get_future(self):
+        return self.future
+
+
+class ByTheHost(distributed.ProcessGroup):
+    """The processes' group of the CPU, for tensors that are copied there and back."""
+
+    def __init__(self, group):
+        super().__init__(group.rank(), group.size())
+        self.group, self.calls = group, set()
+
+    def size(self):
+        return self.group.size()
+
+    def getBackendName(self):
+        return "by the host"
+
+    def _done(self, name, tensors, run):
+        copies = [one.cpu() for one in tensors]
+        run(copies).wait()
+        for one, other in zip(tensors, copies, strict=True):
+            one.copy_(other)
+        self.calls.add(name)
+        return Done(tensors)
+
+    def allreduce(self, tensors, options=None):
+        options = options or distributed.AllreduceOptions()
+        return self._done(
+            "allreduce", tensors, lambda copies: self.group.allreduce(copies, options)
+        )
+
+    def broadcast(self, tensors, options=None):
+        options = options or distributed.BroadcastOptions()
+        return self._done(
+            "broadcast", tensors, lambda copies: self.group.broadcast(copies, options)
+        )
+
+    def allgather(self, outputs, inputs, options=None):
+        copies = [[one.cpu() for one in each] for each in outputs]
+        self.group.allgather(copies, [one.cpu() for one in inputs]).wait()
+        for each, others in zip(outputs, copies, strict=True):
+            for one, other in zip(each, others, strict=True):
+                one.copy_(other)
+        return Done(outputs)
+
+
+def train_in_process(rank, folder):
+    torch.set_num_threads(1)
+    device.load()
+    store = distributed.FileStore(f"{folder}/store", PROCESSES)
+    options = {"store": store, "rank": rank, "world_size": PROCESSES}
+    distributed.init_process_group("gloo", **options)
+    try:
+        on = DEVICES[rank]
+        torch.accelerator.set_device_index(rank)
+        group = ByTheHost(distributed.group.WORLD)
+        for kind in ("traj_gru", "conv_lstm"):
+            plain, frames = make_small(kind), sample_batch()
+            inner = copy.deepcopy(plain).to(on)
+            net = DistributedDataParallel(inner, process_group=group)
+            steps(plain, adam(plain), frames, 3)
+            steps(net, adam(net), own_part(frames).to(on), 3)
+            assert_same(copy.deepcopy(inner).cpu(), plain)
+        assert {"allreduce", "broadcast"} <= group.calls
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(
+    not distributed.is_gloo_available(), reason="this torch has no gloo"
+)
+def test_two_processes_train_as_one(tmp_path):
+    multiprocessing.spawn(train_in_process, (str(tmp_path),), nprocs=PROCESSES)
