@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from trajgru_ext.ops._overrides import PLAIN
+
 # What a kernel takes for granted of a module, beside its class and the sizes of its
 # parameters and buffers.
 _SETTINGS: dict[type, tuple[str, ...]] = {
@@ -29,7 +31,6 @@ _HOOKS = (
 # Attributes of an instance that stand before its class's.
 _OWN = ("forward", "_conv_forward")
 
-_PLAIN = (Tensor, nn.Parameter)
 
 _HOOKED = "a hook of all modules (torch.nn.modules.module) is set"
 
@@ -102,7 +103,7 @@ def _other_tensors(own: dict[str, Any], made: Built) -> str | None:
         tensor = buffers.get(name) if tensor is None else tensor
         if tensor is None and size is not None:
             tensor = own.get(name)  # as DataParallel's replicas have it
-        if type(tensor) in _PLAIN and tensor.shape == size:
+        if type(tensor) in PLAIN and tensor.shape == size:
             continue
         if why := _other_tensor(tensor, size):
             return f".{name} {why}"
@@ -118,7 +119,7 @@ def _other_tensor(tensor: Any, size: tuple[int, ...] | None) -> str | None:
     if tensor.shape != size:
         return f"is {list(tensor.shape)}, not {list(size)}"
     plain = kind.__torch_function__ is torch._C._disabled_torch_function_impl
-    if kind in _PLAIN or (plain and not is_traceable_wrapper_subclass(tensor)):
+    if kind in PLAIN or (plain and not is_traceable_wrapper_subclass(tensor)):
         return None
     return f"is a {kind.__name__}, not a plain Tensor"
 

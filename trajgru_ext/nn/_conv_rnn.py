@@ -27,6 +27,7 @@ from trajgru_ext.nn._recurrent import (
 from trajgru_ext.ops._arguments import recorded_by_jit
 from trajgru_ext.ops._autograd import transforming
 from trajgru_ext.ops._options import check_choice
+from trajgru_ext.ops._overrides import PLAIN
 from trajgru_ext.ops._registry import replaced
 from trajgru_ext.ops._sequences import RECOMPUTE
 
@@ -77,7 +78,6 @@ def convolution(
     )
 
 
-_PLAIN = (Tensor, nn.Parameter)
 _COMPUTING = ("cpu", "cuda")  # as opposed to the meta device
 
 
@@ -112,7 +112,7 @@ class Cell(ByWeights):
         images of no pixels, which torch doesn't convolve.
         """
         first = input if states[0] is None else states[0]
-        if first is None or type(first) not in _PLAIN or first.dim() != 4:
+        if first is None or type(first) not in PLAIN or first.dim() != 4:
             return False
         batch, _, height, width = first.shape
         dtype, device = first.dtype, first.device
@@ -121,7 +121,7 @@ class Cell(ByWeights):
             return False
         for one in states:
             if one is not None and (
-                type(one) not in _PLAIN
+                type(one) not in PLAIN
                 or one.shape != (batch, self.hidden_channels, height, width)
                 or one.dtype != dtype
                 or one.device != device
@@ -129,14 +129,14 @@ class Cell(ByWeights):
                 return False
         if input is not None and (
             self.input_channels == 0
-            or type(input) not in _PLAIN
+            or type(input) not in PLAIN
             or input.shape != (batch, self.input_channels, height, width)
             or input.dtype != dtype
             or input.device != device
         ):
             return False
         for one in self._own_parameters():
-            if type(one) not in _PLAIN or one.dtype != dtype or one.device != device:
+            if type(one) not in PLAIN or one.dtype != dtype or one.device != device:
                 return False
         return True
 

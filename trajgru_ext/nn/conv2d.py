@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trajgru_ext.ops._overrides import PLAIN
 from trajgru_ext.ops.conv2d import (
     DTYPES,
     FEWEST_CHANNELS,
@@ -12,8 +13,6 @@ from trajgru_ext.ops.conv2d import (
     KERNELS,
     conv2d,
 )
-
-_PLAIN = (Tensor, nn.Parameter)
 
 
 class Conv2d(nn.Conv2d):
@@ -53,7 +52,7 @@ def convolved(
 
 def _overrides(operand: Tensor | None) -> bool:
     kind: Any = type(operand)
-    if kind in _PLAIN or not isinstance(operand, Tensor):
+    if kind in PLAIN or not isinstance(operand, Tensor):
         return False
     disabled = torch._C._disabled_torch_function_impl
     overrides: bool = kind.__torch_function__ is not disabled
@@ -73,6 +72,6 @@ def may_pay(conv: nn.Conv2d) -> bool:
         and conv.in_channels >= FEWEST_CHANNELS
         and conv.out_channels >= FEWEST_OUTPUTS
         and bool(tensors)
-        and all(type(one) in _PLAIN and one.device.type == "cpu" for one in tensors)
+        and all(type(one) in PLAIN and one.device.type == "cpu" for one in tensors)
         and all(one.dtype in DTYPES for one in tensors)
     )

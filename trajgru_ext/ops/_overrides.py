@@ -8,11 +8,15 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
+import torch
 from torch.overrides import (
     handle_torch_function,
     has_torch_function,
     has_torch_function_variadic,
 )
+
+PLAIN = (torch.Tensor, torch.nn.Parameter)
+"""The types of tensors that override nothing."""
 
 P = ParamSpec("P")
 R = TypeVar("R")

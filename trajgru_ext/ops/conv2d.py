@@ -9,7 +9,7 @@ from torch.nn.functional import conv2d as torch_conv2d
 from trajgru_ext import _C
 from trajgru_ext.ops import _registry
 from trajgru_ext.ops._autograd import transforming
-from trajgru_ext.ops._overrides import leaf
+from trajgru_ext.ops._overrides import PLAIN, leaf
 from trajgru_ext.ops._registry import decomposition, fake, operator
 
 # Kernels that csrc/cpu/conv has Winograd's convolutions for.
@@ -18,7 +18,6 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # With fewer they pay for no size (csrc/cpu/conv/conv_algorithm.cpp).
 FEWEST_CHANNELS, FEWEST_OUTPUTS = 8, 16
 _FEWEST_ELEMENTS = FEWEST_CHANNELS * 256
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def conv2d(
@@ -71,8 +70,8 @@ def conv2d(
     """
     # What follows takes a third as long as a small convolution does.
     if (
-        type(input) in _PLAIN
-        and type(weight) in _PLAIN
+        type(input) in PLAIN
+        and type(weight) in PLAIN
         and not torch.compiler.is_compiling()
         and not torch._C._is_torch_function_mode_enabled()
         and (groups != 1 or _small_and_alone(input))
@@ -149,9 +148,9 @@ def _may_pay(input: Tensor, weight: Tensor) -> bool:
 def _eager(input: Any, weight: Any, bias: Any) -> bool:
     """Whether there is nothing but numbers: no tracing and no fake tensors."""
     return (
-        type(input) in _PLAIN
-        and type(weight) in _PLAIN
-        and (bias is None or type(bias) in _PLAIN)
+        type(input) in PLAIN
+        and type(weight) in PLAIN
+        and (bias is None or type(bias) in PLAIN)
         and not torch.compiler.is_compiling()
     )
 
