@@ -154,7 +154,7 @@ def convolve(
     if 0 in size:  # which torch refuses
         none = image.sum() * weight.sum()
         return none.expand(image.shape[0], weight.shape[0], *size)
-    # As csrc/sequences/conv_rnn.cpp has it.
+    # A larger dilation reads the same: the middle row or column, and padding.
     dilation = [min(d, n) for d, n in zip(dilation, size, strict=True)]
     padding = [k // 2 * d for k, d in zip(weight.shape[2:], dilation, strict=True)]
     return torch.nn.functional.conv2d(
@@ -179,7 +179,7 @@ def stack(states: Sequence[Tensor], state: Tensor) -> Tensor:
 def outputs_format(
     sequence: Tensor | None, h: Tensor | None, weight: Tensor
 ) -> torch.memory_format:
-    """Of the outputs' images, as csrc/sequences/sequence.cpp has it."""
+    """Of the outputs' images: the inputs', or the state's where those leave it open."""
     if sequence is None:
         assert h is not None  # which check_given has seen to
         return memory_format(h)
@@ -217,7 +217,7 @@ def check_given(op: str, inputs: Tensor | None, h: Tensor | None, steps: int) ->
 def check_images(
     op: str, inputs: Tensor | None, h: Tensor | None, steps: int, features: int
 ) -> None:
-    """Check inputs and state, as csrc/sequences/sequence.cpp does."""
+    """Check inputs and state, with the errors of the compiled operators."""
     sized = check_given(op, inputs, h, steps)
     if inputs is not None:
         check_sizes(op, "inputs", inputs, [steps, -1, -1, -1, -1], sized)

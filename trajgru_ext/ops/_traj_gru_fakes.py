@@ -15,7 +15,7 @@ from trajgru_ext.ops._sequences import Conv
 OP = "traj_gru"
 
 # How much the forward pass leaves for the backward pass, by what that computes again.
-# As csrc/sequences/traj_gru.h numbers it.
+# The operator takes the number of one (`Saved` in csrc/sequences/traj_gru.h).
 RECOMPUTE = ("flows", "gates", "none")
 
 
