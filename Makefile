@@ -27,7 +27,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready-$(or $(subst =,-,$(TORCH)),any)
 BUILT := $(VENV)/built
 SOURCES := setup.py $(shell find csrc -type f)
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+QUIET := --quiet
+PIP := $(BIN)/python -m pip install $(QUIET) --disable-pip-version-check
 # Several processes, whose threads do not spin while they wait for each other.
 TESTS := -m pytest -n $(WORKERS)
 SANITIZED := $(TESTS) --quiet -m kernels -k "cuda-emulated and not fuzz" tests
@@ -35,7 +36,7 @@ SANITIZED := $(TESTS) --quiet -m kernels -k "cuda-emulated and not fuzz" tests
 test sanitize sanitize-cpu sanitize-threads fuzz: export OMP_WAIT_POLICY = passive
 
 .PHONY: help build demo test test-versions lint format sanitize sanitize-cpu sanitize-threads valgrind \
-  emulations fuzz mutations cuda-static cuda-sectors wheel wheels docs bench clean
+  emulations fuzz mutations cuda-static cuda-sectors wheel wheels docs bench gpu clean
 
 help: ## this list
 	@awk -F ':|## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$NF }' $(MAKEFILE_LIST)
@@ -92,13 +93,14 @@ format: build ## ruff and clang-format, in place
 	$(BIN)/clang-format -i $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 
 # The emulated CUDA kernels, out-of-bounds accesses and undefined behaviour first, then
-# races. Python itself is not instrumented, so the runtimes come first by preloading.
+# races. Python itself is not instrumented, so the runtimes come first by preloading; nor
+# is PyTorch, of whose threads ThreadSanitizer would understand nothing.
 sanitize: build ## the emulated CUDA kernels under the sanitizers
 	TRAJGRU_SANITIZER=address ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	  $(BIN)/python $(SANITIZED)
 	TRAJGRU_SANITIZER=thread TRAJGRU_EMULATION=threads \
-	  TSAN_OPTIONS="halt_on_error=1 suppressions=$(CURDIR)/tests/emulation/thread_sanitizer.txt" \
+	  TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" \
 	  LD_PRELOAD="$$(c++ -print-file-name=libtsan.so)" \
 	  $(BIN)/python $(SANITIZED) -k "cuda-emulated and naive_formula and float32"
 
@@ -183,12 +185,14 @@ bench: build ## measure everything and write the report
 
 # On a machine with an NVIDIA GPU: docs/gpu.md. Ends with status 1 where anything failed,
 # and goes on to the next step all the same.
-gpu: build ## build, check and measure on this machine's GPU, into out/gpu.txt
+gpu: ## build, check and measure on this machine's GPU, into out/gpu.txt
 	@mkdir -p out; status=0; \
+	echo "== the build" > out/gpu.txt; \
+	$(MAKE) build QUIET=-v 2>&1 | tee -a out/gpu.txt | grep trajgru_ext; \
 	for step in "trajgru_ext info" "trajgru_ext check --device cuda" \
 	    "pytest -q -n 1 -k 'cuda and not emulated' tests/ops" ; do \
 	  echo "== $$step"; eval "$(BIN)/python -m $$step" || status=1; \
-	done > out/gpu.txt 2>&1; \
+	done >> out/gpu.txt 2>&1; \
 	$(BIN)/python benchmarks/run.py $(BENCH) >> out/gpu.txt 2>&1 || status=1; \
 	tail -n 3 out/gpu.txt; echo "all of it is in out/gpu.txt"; exit $$status
 

@@ -9,7 +9,6 @@ states, to the inputs and to all parameters. Every side's results are first comp
 with those of float64.
 """
 
-import argparse
 from collections.abc import Callable
 from typing import Any
 
@@ -159,8 +158,9 @@ def bench(name: str, size: tuple[int, ...], rounds: int) -> list[dict]:
     return records
 
 
-def run(options: argparse.Namespace) -> None:
+def main() -> None:
     """Run all cells and sizes."""
+    options = arguments(__doc__, "cells")
     print(machine())
     records = []
     for name in CELLS:
@@ -170,4 +170,4 @@ def run(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(arguments(__doc__, "cells"))
+    main()

@@ -1,7 +1,7 @@
 """Backends that the operators run on, and the options of the test run."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ class Backend:
 
 
 @pytest.fixture(params=["cpu", "cuda-emulated", "cuda"])
-def backend(request: pytest.FixtureRequest) -> Backend:
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """The operators on the CPU, from the CUDA sources on the host, and on a GPU."""
     name = request.param
     if name == "cuda" and _build.no_cuda_kernels:
@@ -83,7 +83,10 @@ def backend(request: pytest.FixtureRequest) -> Backend:
         pytest.skip("no CUDA device")
     if name == "cuda-emulated":
         emulated.load()
-    return Backend(name, emulated.NAME if name == "cuda-emulated" else name)
+    yield Backend(name, emulated.NAME if name == "cuda-emulated" else name)
+    if name == "cuda-emulated":  # what is queued belongs to this test
+        for device in range(torch.accelerator.device_count()):
+            torch.accelerator.synchronize(device)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 import trajgru_ext
 from trajgru_ext import reference
 from trajgru_ext.decompositions import decomposed
-from trajgru_ext.info import collect
+from trajgru_ext.info import collect, explain
 from trajgru_ext.ops import _catalog
 from trajgru_ext.ops._catalog import Arguments, Case
 from trajgru_ext.ops._samples import Samples
@@ -191,25 +191,6 @@ def _differences(case: Case, device: str) -> Finding:
     )
     of = (case.title, GRADCHECK, str(torch.float64), "contiguous")
     return Finding(*of, 0.0 if good else math.inf, 0.0)
-
-
-# What CUDA says, and what to do.
-FAILURES = {
-    "no kernel image": "the kernels were not built for this GPU: build trajgru_ext "
-    "again on this machine, or with its compute capability in TORCH_CUDA_ARCH_LIST",
-    "driver": "the GPU's driver is too old for this torch's CUDA: update the driver, "
-    "or install a torch for an older CUDA",
-    "out of memory": "the GPU has no memory left: end what else uses it, which "
-    "nvidia-smi lists",
-}
-
-
-def explain(error: Exception) -> str:
-    """One sentence that says what to do about an error of CUDA's; or else the error."""
-    said = str(error).strip()
-    text = said.lower()
-    found = (what for sign, what in FAILURES.items() if sign in text)
-    return next(found, said.splitlines()[0] if said else repr(error))
 
 
 def why_not(device: str) -> str:

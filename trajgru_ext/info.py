@@ -20,6 +20,40 @@ def _precision(backend: Any) -> str:
     return "as torch chooses" if said == "none" else said
 
 
+_OLD_DRIVER = (
+    "the GPU's driver is too old for this torch's CUDA: update the driver, or install "
+    "a torch for an older CUDA"
+)
+# What CUDA says, and what to do.
+FAILURES = {
+    "no kernel image": "the kernels were not built for this GPU: build trajgru_ext "
+    "again on this machine, or with its compute capability in TORCH_CUDA_ARCH_LIST",
+    "out of memory": "the GPU has no memory left: end what else uses it, which "
+    "nvidia-smi lists",
+    "driver on your system is too old": _OLD_DRIVER,
+    "driver version is insufficient": _OLD_DRIVER,
+    "found no nvidia driver": "torch finds no GPU, or none with a driver",
+}
+
+
+def explain(error: Exception) -> str:
+    """One sentence that says what to do about an error of CUDA's; or else the error."""
+    said = str(error).strip()
+    text = said.lower()
+    found = (what for sign, what in FAILURES.items() if sign in text)
+    return next(found, said.splitlines()[0] if said else repr(error))
+
+
+def _why_no_device() -> str:
+    """What torch says of a GPU that it cannot use."""
+    initialize: Any = torch.cuda.init
+    try:
+        initialize()
+    except (RuntimeError, AssertionError) as error:
+        return explain(error)
+    return "torch finds no GPU that it can use"
+
+
 def collect() -> dict[str, Any]:
     """Facts of the build and of this machine; what is missing gives its reason."""
     from trajgru_ext import __version__  # noqa: PLC0415 - the package imports us
@@ -36,7 +70,7 @@ def collect() -> dict[str, Any]:
     elif torch.version.cuda is None:
         devices = "none: this torch has no CUDA"
     else:
-        devices = "none: torch finds no usable GPU or driver"
+        devices = f"none: {_why_no_device()}"
     return {
         "trajgru_ext": __version__,
         "python": platform.python_version(),

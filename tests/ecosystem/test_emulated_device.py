@@ -8,8 +8,13 @@ import torch
 from emulation import device
 from small_networks import SMALL, make_small, sample_frames
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 import trajgru_ext
+from trajgru_ext import nn as nets
+from trajgru_ext.compat import load
+from trajgru_ext.compat.convlstm_pytorch import ConvLSTM
+from trajgru_ext.compat.openstl import ConvLSTMCell
 
 DEVICES = ["emulated:0", "emulated:1"]
 
@@ -155,3 +160,68 @@ def test_function_transforms():
 
     found = all_of(x.to("emulated"), flow.to("emulated"))
     assert_close(found, all_of(x, flow), 1e-5)
+
+
+@pytest.mark.parametrize(
+    "make, shapes",
+    [
+        (lambda: nets.SqueezeExcitation(16), [(2, 16, 5, 6)]),
+        (lambda: nets.SelectiveKernelConv(16), [(2, 16, 5, 6)]),
+        (lambda: nets.EESP(16, 16), [(2, 16, 8, 8)]),
+        (lambda: nets.SpatialPyramidPooling(3), [(2, 3, 7, 7)]),
+        (lambda: nets.Conv2d(3, 16, 3, padding=1), [(2, 3, 7, 7)]),
+        (lambda: nets.ConvLSTMCell(2, 3), [(2, 2, 5, 6)]),
+        (lambda: nets.ConvGRUCell(2, 3), [(2, 2, 5, 6)]),
+        (lambda: nets.TrajGRUCell(2, 3), [(2, 2, 5, 6)]),
+        (lambda: ConvLSTM(2, 3, (3, 3), 1, True), [(2, 4, 2, 5, 6)]),
+        (
+            lambda: ConvLSTMCell(2, 3, 5, 6, 3, 1, True),
+            [(2, n, 5, 6) for n in (2, 3, 3)],
+        ),
+    ],
+    ids=lambda one: None if callable(one) else str(one),
+)
+def test_modules(make, shapes):
+    """Ours and published ones: results and gradients are those of the CPU."""
+    torch.manual_seed(0)
+    module, given = make(), [torch.randn(shape) for shape in shapes]
+    moved = copy.deepcopy(module).to("emulated")
+
+    def results(net, inputs):
+        inputs = [one.clone().requires_grad_() for one in inputs]
+        found = [one for one in tree_leaves(net(*inputs)) if one.requires_grad]
+        wanted = [*inputs, *(p for p in net.parameters())]
+        total = sum(one.square().sum() for one in found)
+        gradients = torch.autograd.grad(total, wanted, allow_unused=True)
+        return [*found, *(one for one in gradients if one is not None)]
+
+    found = results(moved, [one.to("emulated") for one in given])
+    assert {one.device.type for one in found} == {"emulated"}
+    for one, other in zip(found, results(module, given), strict=True):
+        torch.testing.assert_close(one.cpu(), other, rtol=1e-3, atol=1e-4)
+
+
+def test_published_checkpoints(tmp_path):
+    torch.manual_seed(0)
+    written = ConvLSTM(2, 3, (3, 3), 1, True)
+    torch.save(written.state_dict(), tmp_path / "weights.pt")
+    model = ConvLSTM(2, 3, (3, 3), 1, True).to("emulated")
+    load(model, tmp_path / "weights.pt")
+    for one, other in zip(model.parameters(), written.parameters(), strict=True):
+        assert one.device.type == "emulated"
+        assert torch.equal(one.cpu(), other)
+
+
+def test_onnx(tmp_path):
+    pytest.importorskip("onnxscript", reason="needs trajgru_ext[onnx]")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    from trajgru_ext.onnx import export
+
+    net = make_small("conv_gru", levels=1).float().eval().to("emulated")
+    frames, file = sample_frames(2, 3, 2, 6, 8).float(), str(tmp_path / "network.onnx")
+    export(net, (frames.to("emulated"),), file, verbose=False)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    found = session.run(None, {session.get_inputs()[0].name: frames.numpy()})[0]
+    with torch.no_grad():
+        wanted = net(frames.to("emulated")).cpu()
+    torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=0, atol=2e-6)

@@ -64,7 +64,7 @@ def build(sanitizer: str = "") -> Path:
 
 
 def _build(library: Path, sanitizer: str) -> None:
-    parts = [*HERE.rglob("*.[ch]*"), *SOURCES.rglob("*.[ch]*")]
+    parts = [Path(__file__), *HERE.rglob("*.[ch]*"), *SOURCES.rglob("*.[ch]*")]
     newest = max(p.stat().st_mtime for p in parts if p.parent != library.parent)
     if library.exists() and library.stat().st_mtime >= newest:
         return

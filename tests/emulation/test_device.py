@@ -210,3 +210,9 @@ def test_random_numbers_are_the_device_s_own():
     torch.manual_seed(3)
     torch.rand(7)
     assert torch.equal(torch.rand(5, device="emulated"), first)
+
+
+def test_an_operator_without_a_kernel_is_an_error():
+    image = torch.zeros(1, 16, 8, 8, device="emulated")
+    with pytest.raises(RuntimeError, match="conv2d has no kernel for a device"):
+        torch.ops.trajgru_ext.conv2d(image, torch.zeros(16, 16, 3, 3), None, [1, 1])

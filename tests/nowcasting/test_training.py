@@ -21,9 +21,10 @@ import nowcast as demonstration  # noqa: E402 - from the folder above
 from digits import moving_digits  # noqa: E402
 
 from trajgru_ext import cli  # noqa: E402
-from trajgru_ext.nowcasting import THRESHOLDS, Nowcaster, Windows  # noqa: E402
+from trajgru_ext.nowcasting import THRESHOLDS, Windows  # noqa: E402
 from trajgru_ext.nowcasting import training as loop  # noqa: E402
 from trajgru_ext.nowcasting.network import learned_flows, network  # noqa: E402
+from trajgru_ext.nowcasting.nowcaster import Nowcaster  # noqa: E402
 from trajgru_ext.nowcasting.training import Batches, Training  # noqa: E402
 
 SETTINGS = {

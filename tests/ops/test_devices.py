@@ -1,5 +1,5 @@
 """Every operator beside the first device's default stream: other devices and streams,
-and the capture of a graph. Those that CUDA has are emulated's, too.
+and the capture of a graph.
 """
 
 import pytest

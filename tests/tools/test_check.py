@@ -96,12 +96,13 @@ def test_on_the_emulated_device(monkeypatch, capsys):
     "said, what",
     [
         ("CUDA error: no kernel image is available for execution", "TORCH_CUDA_ARCH"),
-        ("The NVIDIA driver on your system is too old (found 11040)", "driver"),
+        ("The NVIDIA driver on your system is too old (found 11040)", "too old"),
+        ("CUDA driver version is insufficient for CUDA runtime version", "too old"),
         ("CUDA out of memory. Tried to allocate 2.00 GiB", "nvidia-smi"),
         ("something else\nwith lines", "something else"),
     ],
 )
-def test_errors_of_a_device_say_what_to_do(monkeypatch, capsys, said, what):
+def test_errors_of_the_emulated_device_say_what_to_do(monkeypatch, capsys, said, what):
     emulated.load()
 
     def fails(*_):

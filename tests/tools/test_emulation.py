@@ -90,7 +90,7 @@ class Unwritten(Samples):
 
     def empty(self, shape, dtype):
         layout = self.layout if len(shape) == 4 else torch.contiguous_format
-        return torch.empty(shape, dtype=dtype, memory_format=layout)
+        return torch.empty(shape, dtype=dtype, device=self.device, memory_format=layout)
 
 
 def is_differentiable(one):
@@ -116,7 +116,7 @@ def test_every_launch_is_within_the_limits(
 
     def sample(pixels):
         sizes = {"B": min(elements, 1), "C": 3, "F": 1, "H": 1, "W": pixels}
-        source = Unwritten(sizes, case.choices, dtype, layout=layout)
+        source = Unwritten(sizes, case.choices, dtype, backend.device, layout)
         source.fixed_order = case.operator.fixed_order
         return case.operator.sample(source)
 

@@ -228,5 +228,5 @@ def device_of(name: str) -> torch.device:
     if not module.is_available():
         raise ValueError(f"--device: no {name.upper()} device is available")
     device = torch.device(name, int(os.environ.get("LOCAL_RANK", "0")))
-    module.set_device(device)
+    torch.accelerator.set_device_index(device)
     return device

@@ -130,7 +130,7 @@ Tensor copy_from(const Tensor& source, const Tensor& target, bool) {
     const Lock held(lock());
     not_captured("memory of the host is copied");
   }
-  Borrowed from("a copy"), to("a copy");
+  Borrowed to("a copy"), from("a copy", /*counted=*/!to_device);
   const Tensor lent_source = from_device ? from.lend(source, false) : source;
   const Tensor lent_target = to_device ? to.lend(target, true) : target;
   if (from_device) from.begin(source.device().index());
@@ -244,6 +244,9 @@ void compute_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const size_t count = schema.arguments().size();
   const size_t first = stack->size() - count;
   const std::string name = schema.name();
+  // Nothing of ours is computed by the CPU's kernels in place of the device's.
+  TORCH_CHECK(name.rfind("trajgru_ext::", 0) != 0, "emulated: ", name,
+              " has no kernel for a device");
   Borrowed lent(name.c_str());
   int device = -1;
   for (size_t k = 0; k < count; ++k) {

@@ -260,6 +260,16 @@ TORCH_LIBRARY(emulated, m) {
     const Lock held(lock());
     shuffle(seed);
   });
+  m.def("counts() -> (str[], int[])", [] {
+    const Lock held(lock());
+    std::vector<std::string> names;
+    std::vector<int64_t> times;
+    for (const auto& [name, often] : take_counts()) {
+      names.push_back(name);
+      times.push_back(often);
+    }
+    return std::make_tuple(names, times);
+  });
   m.def("capture(bool on) -> ()", [](bool on) {
     const Lock held(lock());
     if (on) {

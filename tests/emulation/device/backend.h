@@ -29,7 +29,8 @@ void resize_storage(c10::StorageImpl* storage, size_t bytes);
 // that the host may use.
 class Borrowed {
  public:
-  explicit Borrowed(const char* op) : op_(op) {}
+  // counted: whether it is work that a device would be given.
+  explicit Borrowed(const char* op, bool counted = true) : op_(op), counted_(counted) {}
 
   // A tensor of the CPU must be a number (`lists`: or an index), as for CUDA.
   at::Tensor lend(const at::Tensor& tensor, bool writes, bool lists = false);
@@ -52,6 +53,7 @@ class Borrowed {
   };
 
   const char* op_;
+  const bool counted_;
   int device_ = -1;
   std::vector<Pair> pairs_;
   std::map<const c10::StorageImpl*, c10::Storage> storages_;  // lent, by the device's

@@ -42,6 +42,7 @@ at::Tensor Borrowed::lend(const at::Tensor& tensor, bool writes, bool lists) {
 }
 
 void Borrowed::begin(int device) {
+  const std::lock_guard<std::recursive_mutex> held(lock());
   std::vector<Use> uses;
   for (const Pair& pair : pairs_) {
     if (pair.own.numel() == 0) continue;
@@ -49,8 +50,7 @@ void Borrowed::begin(int device) {
     Allocation* block = find_allocation(reinterpret_cast<uintptr_t>(data));
     if (block != nullptr) uses.push_back({block, pair.writes});
   }
-  const std::lock_guard<std::recursive_mutex> held(lock());
-  emulation::begin(op_, current_stream(device), uses);
+  emulation::begin(op_, current_stream(device), uses, counted_);
 }
 
 at::Tensor Borrowed::give_back(const at::Tensor& result) {
@@ -73,7 +73,7 @@ at::Tensor Borrowed::give_back(const at::Tensor& result) {
       result.is_non_overlapping_and_dense()
           ? at::empty_strided(result.sizes(), result.strides(), options)
           : at::empty_like(result, options, at::MemoryFormat::Contiguous);
-  Borrowed target(op_);
+  Borrowed target("a result", /*counted=*/false);
   const at::Tensor lent = target.lend(made, true);
   target.begin(device_);
   lent.copy_(result);
@@ -84,7 +84,7 @@ void Borrowed::resize_written() {
   for (const Pair& pair : pairs_) {
     if (!pair.writes || pair.lent.sizes() == pair.own.sizes()) continue;
     pair.own.resize_(pair.lent.sizes());
-    Borrowed target(op_);
+    Borrowed target("a result", /*counted=*/false);
     const at::Tensor lent = target.lend(pair.own, true);
     target.begin(device_);
     lent.copy_(pair.lent);

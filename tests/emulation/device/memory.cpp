@@ -8,6 +8,7 @@
 #include <array>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <stdexcept>
@@ -29,12 +30,15 @@ constexpr size_t kDeviceBytes = size_t(1) << 34;
 #else
 constexpr size_t kDeviceBytes = size_t(1) << 38;
 #endif
+// Blocks lie in the upper half: what a kernel reads far before its tensors is no
+// memory.
+constexpr size_t kFirst = kDeviceBytes / 2;
 constexpr size_t kPage = 4096;
 // As CUDA's caching allocator.
 constexpr size_t kAlignment = 512;
-// Below lie the shadows of sanitizers, which two small numbers side by side may look
-// like; no pointer does.
-constexpr uintptr_t kLowestHost = 0x100080000000;
+// Below lie the shadows of AddressSanitizer and ThreadSanitizer, which two small
+// numbers side by side may look like; no pointer that a kernel could be given does.
+constexpr uintptr_t kLowestHost = 0x500000000000;
 // What was freed is filled, so that reading it shows, unless that would take long; the
 // pages of large blocks are given back, and then read as 0.
 constexpr size_t kMostFilled = size_t(1) << 26;
@@ -47,7 +51,7 @@ struct Arena {
   int file = -1;
   char* device = nullptr;  // the mapping that tensors point into
   char* host = nullptr;
-  size_t used = 0;                                          // the end of the last block
+  size_t used = kFirst;                                     // the end of the last block
   std::map<uintptr_t, std::unique_ptr<Allocation>> blocks;  // by begin
   std::map<uintptr_t, size_t> gaps;                         // begin, bytes
 
@@ -58,7 +62,7 @@ struct Arena {
     }
     device = map(PROT_NONE);
     host = map(PROT_READ | PROT_WRITE);
-    gaps[reinterpret_cast<uintptr_t>(device)] = kDeviceBytes;
+    gaps[reinterpret_cast<uintptr_t>(device) + kFirst] = kDeviceBytes - kFirst;
   }
 
   char* map(int access) const {
@@ -98,8 +102,9 @@ void explain(int signal, siginfo_t* info, void*) {
     say(running >= 0 ? "\nemulated: a kernel" : "\nemulated: the host");
     say(" accessed memory of ");
     say(device == 0 ? "emulated:0" : "emulated:1");
-    say(running >= 0 ? ", which is another device\n"
-                     : ", which only its kernels and copies may\n");
+    say(running < 0         ? ", which only its kernels and copies may\n"
+        : device != running ? ", which is another device\n"
+                            : " outside of all tensors\n");
   }
   sigaction(signal, &before, nullptr);
 }
@@ -213,14 +218,22 @@ bool host_readable(uintptr_t address) {
 }
 
 Open::Open(int device)
-    : device_(device), bytes_(round_up(arenas().at(device).used, kPage)) {
-  if (bytes_ > 0) mprotect(arenas()[device].device, bytes_, PROT_READ | PROT_WRITE);
+    : device_(device), bytes_(round_up(arenas().at(device).used - kFirst, kPage)) {
+  allow(PROT_READ | PROT_WRITE);
   running = device;
 }
 
 Open::~Open() {
   running = -1;
-  if (bytes_ > 0) mprotect(arenas()[device_].device, bytes_, PROT_NONE);
+  allow(PROT_NONE);
+}
+
+void Open::allow(int access) const {
+  if (bytes_ == 0) return;
+  if (mprotect(arenas()[device_].device + kFirst, bytes_, access) != 0) {
+    say("\nemulated: the system does not change who may access memory\n");
+    std::abort();
+  }
 }
 
 }  // namespace emulation

@@ -67,6 +67,8 @@ class Open {
   Open(const Open&) = delete;
 
  private:
+  void allow(int access) const;
+
   int device_;
   size_t bytes_;
 };

@@ -6,6 +6,7 @@
 #include <deque>
 #include <random>
 #include <string>
+#include <utility>
 
 namespace emulation {
 namespace {
@@ -28,6 +29,7 @@ auto& streams = *new std::map<StreamKey, StreamState>();
 auto& host_seen = *new Seen();
 auto& faults = *new std::vector<std::string>();
 auto& chance = *new std::mt19937_64();
+auto& counts = *new std::map<std::string, int64_t>();
 bool shuffled = false;
 std::optional<Point> captured;
 
@@ -154,6 +156,7 @@ StreamKey new_stream(int device) {
 
 void queue(const char* what, StreamKey stream, const std::vector<Use>& uses,
            std::function<void()> work) {
+  ++counts[what];
   const Point point = give(what, stream, uses);
   Task task{point.number, std::move(work), {}, {}};
   for (const Use& use : uses) {
@@ -164,10 +167,16 @@ void queue(const char* what, StreamKey stream, const std::vector<Use>& uses,
   run_some();
 }
 
-void begin(const char* what, StreamKey stream, const std::vector<Use>& uses) {
+void begin(const char* what, StreamKey stream, const std::vector<Use>& uses,
+           bool counted) {
+  if (counted) ++counts[what];
   const Point point = give(what, stream, uses);
   run_some();
   run_until(point);
+}
+
+std::map<std::string, int64_t> take_counts() {
+  return std::exchange(counts, {});
 }
 
 RecordedEvent record(StreamKey stream) {

@@ -12,8 +12,10 @@
 #include <c10/core/Stream.h>
 
 #include <functional>
+#include <map>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "device/memory.h"
@@ -43,7 +45,11 @@ StreamKey new_stream(int device);
 // Queue work, or do what is before it, so that the caller can do it.
 void queue(const char* what, StreamKey stream, const std::vector<Use>& uses,
            std::function<void()> work);
-void begin(const char* what, StreamKey stream, const std::vector<Use>& uses);
+void begin(const char* what, StreamKey stream, const std::vector<Use>& uses,
+           bool counted = true);
+
+// How often each kind of work was done since this was last asked.
+std::map<std::string, int64_t> take_counts();
 
 RecordedEvent record(StreamKey stream);
 void wait(StreamKey stream, const RecordedEvent& event);

@@ -1,0 +1,156 @@
+"""What a step of a sequence gives a GPU to do, counted on the emulated device.
+
+`python tests/tools/cuda_launches.py [--write]` runs every sequence, forward and
+backward, with four steps more than before, and counts what those add: our kernels,
+convolutions, products, copies, fills, and PyTorch's other operators. It ends with
+status 1 where something is more than in the table tests/golden/cuda_launches.csv, which
+--write writes anew, with that in docs/gpu.md.
+"""
+
+import argparse
+import csv
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+import trajgru_ext
+from trajgru_ext.ops._catalog import Case, cases
+from trajgru_ext.ops._samples import Samples
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "tests"))
+
+from emulation import device  # noqa: E402 - from the folder above
+
+TABLE = ROOT / "tests" / "golden" / "cuda_launches.csv"
+DOCUMENT = ROOT / "docs" / "gpu.md"
+BEGIN, END = "<!-- from tests/tools/cuda_launches.py -->\n", "<!-- end -->\n"
+SIZES = {"B": 2, "C": 8, "F": 8, "G": 8, "L": 2, "H": 6, "W": 7}
+FEW, MORE = 4, 8
+FORMATS = {
+    "contiguous": torch.contiguous_format,
+    "channels last": torch.channels_last,
+}
+# Kinds of work, by what the emulated device calls it.
+KINDS = {
+    "kernels": "a kernel",
+    "convolutions": "convolution.*",
+    "products": "aten::(add)?mm",
+    "copies": "a copy",
+    "fills": "aten::(zero_|fill_.*)",
+    "others": ".*",
+}
+COLUMNS = ["sequence", "layout", "pass", *KINDS]
+Row = dict[str, str]
+
+
+def counts() -> Counter[str]:
+    """How often each kind of work was done since this was last called."""
+    found: Counter[str] = Counter()
+    names, times = torch.ops.emulated.counts()
+    for name, often in zip(names, times, strict=True):
+        kind = next(k for k, those in KINDS.items() if re.fullmatch(those, name))
+        found[kind] += often
+    return found
+
+
+def run(case: Case, steps: int, layout: torch.memory_format) -> list[Counter[str]]:
+    """What a forward pass gives to do, and a backward pass."""
+    source = Samples(
+        SIZES | {"T": steps}, case.choices, torch.float32, device.NAME, layout
+    )
+    leaves, spec = tree_flatten(case.operator.sample(source))
+    for one in leaves:
+        if isinstance(one, Tensor) and one.is_floating_point():
+            one.requires_grad_()
+    given = tree_unflatten(leaves, spec)
+    counts()
+    found = case.operator.call(trajgru_ext, given)
+    forward = counts()
+    seeds = [torch.full_like(one, 0.5) for one in found]
+    wanted = [
+        one
+        for one in tree_leaves(given)
+        if isinstance(one, Tensor) and one.requires_grad
+    ]
+    counts()
+    torch.autograd.grad(found, wanted, seeds)
+    return [forward, counts()]
+
+
+def measure() -> Iterator[Row]:
+    """The rows of the table."""
+    device.load()
+    for case in cases():
+        if not case.operator.recurrent:
+            continue
+        for name, layout in FORMATS.items():
+            few, more = (run(case, steps, layout) for steps in (FEW, MORE))
+            for k, which in enumerate(("forward", "backward")):
+                each = {
+                    kind: f"{(more[k][kind] - few[k][kind]) / (MORE - FEW):g}"
+                    for kind in KINDS
+                }
+                yield {"sequence": case.title, "layout": name, "pass": which, **each}
+
+
+def read_table() -> list[Row]:
+    with TABLE.open() as file:
+        return list(csv.DictReader(file))
+
+
+def markdown(rows: list[Row]) -> str:
+    """The table for a document."""
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *([*row.values()] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def between() -> str:
+    """What the document has between the marks."""
+    return DOCUMENT.read_text().split(BEGIN)[1].split(END)[0]
+
+
+def write(rows: list[Row]) -> None:
+    with TABLE.open("w") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    before, after = (
+        DOCUMENT.read_text().split(mark)[k] for k, mark in ((0, BEGIN), (1, END))
+    )
+    DOCUMENT.write_text(f"{before}{BEGIN}{markdown(rows)}{END}{after}")
+
+
+def more_than_in_the_table(rows: list[Row]) -> list[tuple[Row, Row | None]]:
+    """The rows that are worse, and what the table has for them."""
+    table = {tuple(row[k] for k in COLUMNS[:3]): row for row in read_table()}
+    pairs = [(row, table.get(tuple(row[k] for k in COLUMNS[:3]))) for row in rows]
+    return [
+        (row, before)
+        for row, before in pairs
+        if before is None or any(float(row[k]) > float(before[k]) for k in KINDS)
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="the tables, anew")
+    options = parser.parse_args()
+    rows = list(measure())
+    if options.write:
+        write(rows)
+    bad = more_than_in_the_table(rows)
+    for row, before in bad:
+        print(f"worse: {row}\n  was {before}")
+    print(f"{len(rows)} passes, {len(bad)} worse than {TABLE.relative_to(ROOT)}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
