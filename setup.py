@@ -73,6 +73,23 @@ if X86:
     ]
 
 
+def nvcc_says(*arguments: str) -> str:
+    nvcc = Path(cpp_extension.CUDA_HOME) / "bin" / "nvcc"
+    return subprocess.run(
+        [nvcc, *arguments], capture_output=True, text=True, check=False
+    ).stdout
+
+
+def other_toolkit() -> str:
+    """The toolkit's version, where torch was built with another first number of CUDA.
+
+    torch's build helper refuses such a pair.
+    """
+    found = re.search(r"release ((\d+)\.\d+)", nvcc_says("--version"))
+    same = not found or found[2] == torch.version.cuda.split(".")[0]
+    return "" if same else found[1]
+
+
 def why_no_cuda() -> str:
     """The reason to leave the CUDA kernels out, or nothing."""
     wanted = os.environ.get("TRAJGRU_CUDA", "")
@@ -84,6 +101,11 @@ def why_no_cuda() -> str:
         reason = "no CUDA toolkit was found when building (CUDA_HOME, or nvcc on PATH)"
     elif not (Path(cpp_extension.CUDA_HOME) / "bin" / "nvcc").exists():
         reason = f"no nvcc in {cpp_extension.CUDA_HOME}/bin when building"
+    elif other := other_toolkit():
+        reason = (
+            f"built with CUDA toolkit {other}, but torch {torch.__version__} needs "
+            f"CUDA {torch.version.cuda}"
+        )
     else:
         return ""
     if wanted == "1":
@@ -93,10 +115,7 @@ def why_no_cuda() -> str:
 
 def toolkit_capabilities() -> list[str]:
     """The compute capabilities that this nvcc compiles for, the newest last."""
-    nvcc = Path(cpp_extension.CUDA_HOME) / "bin" / "nvcc"
-    said = subprocess.run(
-        [nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=False
-    ).stdout
+    said = nvcc_says("--list-gpu-arch")
     found = [divmod(int(n), 10) for n in re.findall(r"compute_(\d+)$", said, re.M)]
     return [f"{major}.{minor}" for major, minor in sorted(found)]
 

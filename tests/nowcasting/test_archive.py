@@ -1,5 +1,7 @@
 """Times of frames, archives with gaps, and which frames go where."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -208,3 +210,23 @@ def test_too_little_is_not_validated_with(tmp_path):
     parts = split(archive, past=2, ahead=2)
     assert [len(one.times) for one in parts["train"]] == [6]
     assert parts["validation"] == []
+
+
+def test_a_stray_frame_of_another_grid_is_not_the_latest(tmp_path):
+    write(tmp_path, range(0, 20, 5))
+    write(tmp_path, [7], size=(9, 9))
+    archive = Archive(tmp_path, AS_THEY_ARE)
+    assert [len(one.times) for one in archive.series] == [4, 1]
+    assert len(archive.latest.times) == 4
+
+
+def test_times_of_folders(tmp_path):
+    for day in (28, 29):
+        folder = tmp_path / "2016" / f"09{day}"
+        folder.mkdir(parents=True)
+        for hour in (10, 11):
+            Image.new("L", (8, 8)).save(folder / f"radar_{hour}00.png")
+    reading = replace(AS_THEY_ARE, time_pattern="/%Y/%m%d/radar_%H%M")
+    series = Archive(tmp_path, reading).series
+    days = [str(one.times[0]) for one in series]
+    assert days == ["2016-09-28T10:00:00", "2016-09-29T10:00:00"]

@@ -1,5 +1,8 @@
 """Persistence, and the motion that is found through the warp and followed."""
 
+import importlib
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +60,31 @@ def test_motion_of_translations_is_found():
         assert motion[k, 1][seen].median().item() == pytest.approx(down, abs=0.25)
     alone = estimate_motion(past[:, 1:])
     torch.testing.assert_close(motion[1:], alone, rtol=0, atol=0.02)
+
+
+def test_motion_is_found_by_one_thread_and_others_keep_theirs(monkeypatch):
+    """Thousands of small parallel regions would wait for each other."""
+    module = importlib.import_module("trajgru_ext.nowcasting.extrapolation")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    counts = []
+
+    def motion(past):
+        counts.append(torch.get_num_threads())
+        with ThreadPoolExecutor(1) as pool:
+            counts.append(pool.submit(torch.get_num_threads).result())
+        return past
+
+    monkeypatch.setattr(module, "_motion", motion)
+    try:
+        estimate_motion(torch.zeros(2, 1, 1, 16, 16))
+        assert counts == [1, 2]
+        assert torch.get_num_threads() == 2
+        monkeypatch.setattr(module, "BY_ONE_THREAD", 16)
+        estimate_motion(torch.zeros(2, 1, 1, 16, 16))
+        assert counts[2:] == [2, 2]
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_extrapolation_carries_content_along_the_motion():

@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from trajgru_ext import cli
-from trajgru_ext.nowcasting import ZR, Frames, Grid, errors, radar, tiles
+from trajgru_ext.nowcasting import ZR, Frames, Grid, drawing, errors, radar, tiles
 from trajgru_ext.nowcasting.datasets import Forecast, write_geotiffs, write_netcdf
+from trajgru_ext.nowcasting.drawing import Picture
 from trajgru_ext.nowcasting.network import network
 from trajgru_ext.nowcasting.nowcaster import Nowcaster, nowcast
 from trajgru_ext.nowcasting.training import Training
@@ -141,6 +143,10 @@ def test_pysteps_and_xarray_frames(checkpoint):
     np.testing.assert_allclose(as_pysteps, wanted, rtol=1e-5)
     some = nowcast(frames.values, None, [1, 3], checkpoint=checkpoint, n_ens_members=2)
     assert some.shape == (2, 2, 20, 27)
+    unmasked = np.where(np.isnan(frames.values), 50.0, frames.values)
+    masked = np.ma.masked_array(unmasked, np.isnan(frames.values))
+    as_pysteps = nowcast(masked, None, 3, checkpoint=checkpoint)
+    np.testing.assert_allclose(as_pysteps, wanted, rtol=1e-5)
     with pytest.raises(TypeError, match="knows no options kmperpixel"):
         nowcast(frames.values, None, 1, checkpoint=checkpoint, kmperpixel=1)
 
@@ -196,6 +202,50 @@ def test_geotiffs_lie_where_the_frames_do(tmp_path, checkpoint):
         assert image.transform * (0, 0) == (1000.0, 10000.0)
         assert image.crs is not None
         assert np.isnan(image.nodata)
+
+
+def test_geotiffs_of_seconds_and_of_no_grid(tmp_path):
+    pytest.importorskip("rioxarray")
+    rasterio = pytest.importorskip("rasterio")
+    start = np.datetime64("2016-09-28T14:00:00")
+    rates = np.random.default_rng(0).random((3, 20, 27)).astype(np.float32)
+    forecast = Forecast(rates, None, False, start, 0.5, None, ZR())
+    paths = write_geotiffs(forecast, tmp_path)
+    names = [path.stem for path in paths]
+    assert names == ["20160928140030", "20160928140100", "20160928140130"]
+    with rasterio.open(paths[1]) as image:
+        assert np.array_equal(image.read(1), rates[1])
+
+
+def test_gdal_opens_the_netcdf(tmp_path, checkpoint):
+    """What QGIS reads it with."""
+    rasterio = pytest.importorskip("rasterio")
+    forecast = Nowcaster.load(checkpoint).forecast(some_frames())
+    path = tmp_path / "forecast.nc"
+    write_netcdf(forecast.to_xarray(), path, forecast.reference)
+    if "netCDF" not in rasterio.drivers.raster_driver_extensions().values():
+        pytest.skip("this GDAL has no driver of NetCDF")
+    with rasterio.open(f"netcdf:{path}:precip_intensity") as image:
+        assert image.count == 3
+        np.testing.assert_allclose(image.read(2), forecast.values[1], rtol=1e-6)
+        assert image.transform * (0, 0) == (1000.0, 10000.0)
+        assert "Stereographic" in image.crs.to_wkt()
+
+
+def test_pictures_have_the_north_above_and_the_proportions_of_a_map():
+    rising = Grid(4, 4, "", 20.0, 59.0, 0.02, 0.01, degrees=True)
+    falling = Grid(4, 4, "", 0.0, 0.0, 1000.0, -2000.0)
+    for grid, origin, aspect in (
+        (rising, "lower", 0.5 / np.cos(np.radians(59.015))),
+        (falling, "upper", 2.0),
+        (None, "upper", 1.0),
+    ):
+        frame = torch.zeros(4, 4)
+        rows = {"forecast": frame[None]}
+        picture = Picture(frame[None], rows, None, 5.0, True, "", "", grid=grid)
+        image = drawing._show(Figure().subplots(), picture, frame)
+        assert image.origin == origin
+        assert image.axes.get_aspect() == pytest.approx(aspect)
 
 
 def test_members_have_the_errors_that_were_measured():

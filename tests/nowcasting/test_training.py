@@ -242,10 +242,40 @@ def test_training_goes_on_only_with_the_same_data(tmp_path, capsys):
     output = tmp_path / "out"
     losses, validations = whole_run(output, data)
     assert whole_run(output, data, "--resume") == (losses, validations)
-    digits_in(tmp_path, movies=8)
-    with pytest.raises(SystemExit):
-        whole_run(output, data, "--resume")
-    assert "trained with data.frames" in capsys.readouterr().err
+    path = tmp_path / "digits.npy"
+    movies = np.load(path)
+    # Other values at the same times; less of them; others to validate with.
+    for values, options, difference in (
+        (255 - movies, [], "data.values_digest"),
+        (movies[:8], [], "data.frames"),
+        (movies, ["--validation", "event:9"], ""),
+        (movies, ["--validation", "none", "--train", "event:1-8"], "data.validation"),
+    ):
+        np.save(path, values)
+        if not difference:  # the same in other words
+            assert whole_run(output, data, "--resume", *options)[0] == losses
+            continue
+        with pytest.raises(SystemExit):
+            whole_run(output, data, "--resume", *options)
+        assert f"trained with {difference}" in capsys.readouterr().err
+
+
+def test_the_best_of_another_training_is_not_left(tmp_path):
+    data = digits_in(tmp_path)
+    whole_run(tmp_path / "out", data)
+    assert (tmp_path / "out" / "best.pt").exists()
+    whole_run(tmp_path / "out", data, "--validation", "none")
+    assert not (tmp_path / "out" / "best.pt").exists()
+
+
+def test_an_interruption_is_one_line(tmp_path, monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trajgru_ext.nowcasting.score.run", interrupted)
+    data = ["--frames", str(tmp_path), "--forecasts", "f.nc"]
+    assert cli.main(["nowcast", "score", *data]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_it_stops_when_validation_gains_nothing_more(tmp_path, windows, monkeypatch):

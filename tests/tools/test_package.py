@@ -101,6 +101,25 @@ def test_what_cannot_be_built_says_so_in_a_sentence(torch_found, said):
     assert line.startswith(f"trajgru_ext: {said}"), line
 
 
+def test_a_toolkit_that_torch_cannot_use_says_so_in_a_sentence(tmp_path, monkeypatch):
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text("#!/bin/sh\necho Cuda compilation tools, release 13.0, V13.0.48\n")
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("TRAJGRU_CUDA", "1")
+    setup = ROOT / "setup.py"
+    found = (
+        "import runpy, torch; from torch.utils import cpp_extension; "
+        f"torch.version.cuda = '12.8'; cpp_extension.CUDA_HOME = {str(tmp_path)!r}; "
+    )
+    done = python("-c", f"{found} runpy.run_path({str(setup)!r})")
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    wanted = f"toolkit 13.0, but torch {torch.__version__} needs CUDA 12.8"
+    assert last.startswith("trajgru_ext: TRAJGRU_CUDA=1, but it was built with CUDA ")
+    assert wanted in last
+
+
 def test_layers_are_imported_when_they_are_asked_for():
     """The import takes 0.06 s beyond torch's, and four times that with all of these."""
     script = """

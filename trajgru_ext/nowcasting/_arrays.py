@@ -33,10 +33,17 @@ def read_array(path: Path, reading: Reading) -> Contents:
             wanted = "frames" if "frames" in names else names[0]
         if wanted not in names:
             raise FramesError(f"wanted an array {wanted!r}, got {names}")
+        values = _in_layout(loaded[wanted], reading.layout)
         times = None
         if "times" in names and wanted != "times":
-            times = loaded["times"].astype("datetime64[s]")
-        return in_memory(_in_layout(loaded[wanted], reading.layout), times=times)
+            times = loaded["times"]
+            if times.dtype.kind not in "MU" or times.shape != values.shape[1:2]:
+                raise FramesError(
+                    f"wanted an array 'times' of {values.shape[1]} datetime64, got "
+                    f"{times.dtype} {list(times.shape)}"
+                )
+            times = times.astype("datetime64[s]")
+        return in_memory(values, times=times)
 
 
 def read_image(path: Path, reading: Reading) -> Contents:

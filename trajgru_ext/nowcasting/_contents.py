@@ -25,12 +25,13 @@ class Contents:
     zr: ZR | None
     # Reads frames of a sequence, `[T', H, W]`.
     load: Callable[[int, slice], NDArray[Any]]
+    missing: tuple[float, ...] = ()
 
     def frames(self, sequence: int = 0, part: slice = WHOLE) -> Frames:
         """Read frames of a sequence."""
         times = None if self.times is None else self.times[part]
         values = self.load(sequence, part)
-        return Frames(values, self.quantity, times, self.grid, self.zr)
+        return Frames(values, self.quantity, times, self.grid, self.zr, self.missing)
 
 
 def in_memory(

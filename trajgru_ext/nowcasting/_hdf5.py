@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from trajgru_ext.nowcasting._contents import Contents, contents_of
 from trajgru_ext.nowcasting._libraries import library
 from trajgru_ext.nowcasting._pysteps import imported
-from trajgru_ext.nowcasting.frames import Frames, FramesError, Reading
-from trajgru_ext.nowcasting.grids import Grid, grid_of_corners
+from trajgru_ext.nowcasting.frames import NO_DURATION, Frames, FramesError, Reading
+from trajgru_ext.nowcasting.grids import Grid, grid_of_corners, in_metres
 
 # ODIM's kinds of files that hold images, and its names of quantities.
 OBJECTS = ("COMP", "IMAGE")
@@ -22,6 +22,8 @@ QUANTITIES = {
     **dict.fromkeys(("TH", "TV", "DBZ", "DBZH", "DBZV"), "reflectivity"),
     **dict.fromkeys(("RATE", ACCUMULATED), "rain"),
 }
+# KNMI's calibrations that pysteps knows: gain, offset.
+KNMI = {(0.01, 0.0): ACCUMULATED, (0.5, -32.0): "DBZH"}
 # What pysteps takes where a file leaves these out; NaN is equal to no value.
 DEFAULTS = {"gain": 1.0, "offset": 0.0, "nodata": np.nan, "undetect": 0.0}
 
@@ -34,27 +36,35 @@ def read_hdf5(path: Path, reading: Reading) -> Contents:
     """
     with library("h5py").File(path) as file:
         if "image1" in file and "geographic" in file:
-            minutes = reading.accumulation or _knmi_minutes(file)
             product = _knmi_quantity(file)
+            minutes = reading.decoding.accumulation
+            if minutes is None and product == ACCUMULATED:
+                minutes = _knmi_minutes(file)
         elif "Conventions" not in file.attrs and "what" not in file:
             raise FramesError(f"wanted ODIM or KNMI HDF5, got groups {list(file)}")
         else:
             return _read_odim(file, reading)
-    return imported(path, "knmi_hdf5", qty=product, accutime=minutes)
+    return imported(path, "knmi_hdf5", minutes, qty=product)
 
 
 def _knmi_quantity(file: Any) -> str:
-    parameter = _text(file["image1"].attrs.get("image_geo_parameter", b""))
+    """What the calibration is of, among those that pysteps takes for given."""
     formula = _text(file["image1/calibration"].attrs.get("calibration_formulas", b""))
-    accumulated = "PRECIPITATION" in parameter.upper() or formula.startswith("GEO=0.01")
-    return ACCUMULATED if accumulated else "DBZH"
+    found = re.fullmatch(r"GEO=(.+)\*PV\+?(.+)", re.sub(r"\s", "", formula))
+    quantity = KNMI.get((float(found[1]), float(found[2]))) if found else None
+    if quantity is None:
+        raise FramesError(
+            "wanted hundredths of mm (GEO=0.01*PV+0) or half dBZ (GEO=0.5*PV-32) of "
+            f"KNMI, got {formula!r}"
+        )
+    return quantity
 
 
 def _knmi_minutes(file: Any) -> float:
     ends = [_knmi_time(file, end) for end in ("start", "end")]
     minutes = float((ends[1] - ends[0]) / np.timedelta64(1, "m"))
     if minutes <= 0:
-        raise FramesError("says no duration: give --accumulation")
+        raise FramesError(NO_DURATION)
     return minutes
 
 
@@ -103,7 +113,7 @@ def _read_odim(file: Any, reading: Reading) -> Contents:
             f"wanted the object {' or '.join(OBJECTS)} of ODIM, got {kind}"
         )
     wanted = [reading.variable] if reading.variable else list(QUANTITIES)
-    found = []
+    images = {}
     for dataset in _numbered(file, "dataset"):
         for data in _numbered(dataset, "data"):
             # What holds for a whole file or dataset need not be said again.
@@ -112,25 +122,41 @@ def _read_odim(file: Any, reading: Reading) -> Contents:
                 {k: v for group in groups for k, v in _attributes(group, name).items()}
                 for name in ("what", "where")
             )
-            found.append(what.get("quantity"))
-            if found[-1] in wanted and found[-1] in QUANTITIES:
-                values = _decode(data["data"][()], {**DEFAULTS, **what})
-                if found[-1] == ACCUMULATED:
-                    values *= 60 / (reading.accumulation or _odim_minutes(what))
-                grid = _odim_grid(where, (values.shape[0], values.shape[1]))
-                quantity = QUANTITIES[found[-1]]
-                return contents_of(Frames(values[None], quantity, None, grid))
-    raise FramesError(f"wanted one of the quantities {', '.join(wanted)}, got {found}")
+            images[data.name.strip("/")] = {**DEFAULTS, **what}, where
+    found = {place: what.get("quantity") for place, (what, _) in images.items()}
+    fitting = [
+        place
+        for place, quantity in found.items()
+        if quantity in QUANTITIES and {place, quantity} & set(wanted)
+    ]
+    if not fitting:
+        raise FramesError(
+            f"wanted one of the quantities {', '.join(wanted)}, got "
+            f"{list(found.values())}"
+        )
+    if len(fitting) > 1:
+        several = ", ".join(f"{place} of {found[place]}" for place in fitting)
+        raise FramesError(f"has {several}: choose one by --variable")
+    [place] = fitting
+    what, where = images[place]
+    values = _decode(file[place]["data"][()], what)
+    if found[place] == ACCUMULATED:
+        values *= 60 / (reading.decoding.accumulation or _odim_minutes(what))
+    grid = _odim_grid(where, (values.shape[0], values.shape[1]))
+    quantity = QUANTITIES[str(found[place])]
+    return contents_of(Frames(values[None], quantity, None, grid))
 
 
 def _odim_minutes(what: Mapping[str, Any]) -> float:
     names = [f"{end}{part}" for end in ("start", "end") for part in ("date", "time")]
     if not set(names) <= what.keys():
-        raise FramesError("an accumulation that says no duration: give --accumulation")
+        raise FramesError(NO_DURATION)
     start, end = (
         datetime.strptime(what[f"{e}date"] + what[f"{e}time"], "%Y%m%d%H%M%S")
         for e in ("start", "end")
     )
+    if end <= start:
+        raise FramesError(NO_DURATION)
     return (end - start).total_seconds() / 60
 
 
@@ -138,7 +164,7 @@ def _odim_grid(where: Mapping[str, Any], shape: tuple[int, int]) -> Grid | None:
     corners = [f"{end}_{axis}" for end in ("LL", "UR") for axis in ("lon", "lat")]
     if not {"projdef", *corners} <= where.keys():
         return None
-    to_map = library("pyproj").Proj(where["projdef"])
+    to_map = library("pyproj").Proj(in_metres(where["projdef"]))
     lower = to_map(float(where["LL_lon"]), float(where["LL_lat"]))
     upper = to_map(float(where["UR_lon"]), float(where["UR_lat"]))
     unit = "degrees" if to_map.crs.is_geographic else "m"

@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,16 @@ def read_imported(path: Path, reading: Reading) -> Contents:
     """One frame by the importer that is named."""
     assert reading.importer is not None
     options = dict(reading.importer_options)
-    if reading.accumulation is not None:
-        options.setdefault("accutime", reading.accumulation)
-    return imported(path, reading.importer, **options)
+    return imported(path, reading.importer, reading.decoding.accumulation, **options)
 
 
-def imported(path: Path, importer: str, **options: Any) -> Contents:
-    """One frame by an importer of pysteps, such as `fmi_pgm`."""
+def imported(
+    path: Path, importer: str, minutes: float | None = None, **options: Any
+) -> Contents:
+    """One frame by an importer of pysteps, such as `fmi_pgm`.
+
+    Some importers want to be told the minutes of amounts, others read them.
+    """
     # It prints where it found its configuration.
     with contextlib.redirect_stdout(io.StringIO()):
         importers = library("pysteps.io.importers")
@@ -83,8 +87,12 @@ def imported(path: Path, importer: str, **options: Any) -> Contents:
         raise FramesError(
             f"pysteps has no importer {importer!r}, but {', '.join(known)}"
         )
-    triple = getattr(importers, name)(str(path), **options)
-    return contents_of(frames_of_triple(triple))
+    if minutes is not None:
+        options.setdefault("accutime", minutes)
+    values, quality, metadata = getattr(importers, name)(str(path), **options)
+    if minutes is not None:
+        metadata = {**metadata, "accutime": minutes}
+    return contents_of(frames_of_triple((values, quality, metadata)))
 
 
 def read_pgm(path: Path, reading: Reading) -> Contents:
@@ -102,6 +110,13 @@ def read_grib(path: Path, reading: Reading) -> Contents:
     options = {"window_size": 1} | dict(reading.importer_options)
     library("pygrib")
     return imported(path, "mrms_grib", **options)
+
+
+def grib_time(path: Path) -> np.datetime64:
+    """The valid time that the header says."""
+    with library("pygrib").open(str(path)) as file:
+        time: datetime = file.message(1).validDate
+    return np.datetime64(time, "s")
 
 
 def grib_signature(path: Path) -> str:

@@ -1,7 +1,8 @@
 """Archives of frames: recordings at one step, read when they are needed."""
 
+import hashlib
 import warnings
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,41 +13,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trajgru_ext.nowcasting.frames import Frames, FramesError, Reading, to_pixels
+from trajgru_ext.nowcasting._cache import CACHE_BYTES, Cache, Place
+from trajgru_ext.nowcasting._doubts import Doubts
+from trajgru_ext.nowcasting.frames import (
+    Frames,
+    FramesError,
+    Reading,
+    physical,
+    to_pixels,
+)
 from trajgru_ext.nowcasting.grids import Grid
 from trajgru_ext.nowcasting.index import Entry, Index, Kind
 from trajgru_ext.nowcasting.radar import HKO7, ZR
 from trajgru_ext.nowcasting.readers import opened, with_start
 from trajgru_ext.nowcasting.times import written
 
-CACHE_BYTES = 256 * 2**20  # of decoded frames, in every process that reads
-Place = tuple[int, int, int]  # file, sequence in it, frame in that
 SAMPLED = 12  # frames whose values are looked at before anything is made of them
-
-
-class Cache:
-    """The decoded frames that were used last, up to some bytes."""
-
-    def __init__(self, limit: int = CACHE_BYTES) -> None:
-        self.limit, self.used = limit, 0
-        self.frames: OrderedDict[Place, Tensor] = OrderedDict()
-
-    def get(self, place: Place) -> Tensor | None:
-        """The frame, if it is here."""
-        if place in self.frames:
-            self.frames.move_to_end(place)
-        return self.frames.get(place)
-
-    def put(self, place: Place, frame: Tensor) -> None:
-        """Hold a frame, and drop those that were used longest ago."""
-        self.frames[place] = frame
-        self.used += frame.nbytes
-        while self.used > self.limit and self.frames:
-            self.used -= self.frames.popitem(last=False)[1].nbytes
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A worker that is started gets an empty one.
-        return {"limit": self.limit, "used": 0, "frames": OrderedDict()}
 
 
 @dataclass(frozen=True)
@@ -110,6 +92,7 @@ class Archive:
     ) -> None:
         self.root, self.reading = Path(root), reading or Reading()
         self.entries = Index(index, self.reading).update(self.root, progress=progress)
+        self._file_zrs = {entry.kind.zr for entry in self.entries} - {None}
         self.cache = Cache(cache)
         self.report: list[str] = []
         self.step = np.timedelta64(0, "s")
@@ -129,18 +112,27 @@ class Archive:
     def known_zr(self) -> ZR | None:
         """The Z-R relation of the options, else of the files, if they say one."""
         mine = self.reading.decoding.zr
-        found = {entry.kind.zr for entry in self.entries} - {None}
-        if mine is None and len(found) > 1:
+        if mine is None and len(self._file_zrs) > 1:
             raise FramesError(
                 f"{self.root}: files of several Z-R relations: choose one by --zr"
             )
-        return mine or next(iter(found), None)
+        return mine or next(iter(self._file_zrs), None)
 
     @property
     def quantity(self) -> str:
         """What the frames are of: by the files, else by the options."""
-        kind = self.series[0].kind
-        return kind.quantity or self.reading.decoding.quantity or "unknown"
+        known = self.reading.decoding.quantity or "unknown"
+        found = {one.kind.quantity or known for one in self.series}
+        # Rain and reflectivity are made pixels of one scale; brightness has its own.
+        if "brightness" in found and len(found) > 1:
+            got = " and ".join(sorted(found))
+            raise FramesError(f"{self.root}: wanted brightness alone, got {got}")
+        return self.series[0].kind.quantity or known
+
+    @property
+    def latest(self) -> Series:
+        """The series that ends last; of several, the longest."""
+        return max(self.series, key=lambda one: (one.times[-1], len(one.times)))
 
     def pixels(self, places: Sequence[tuple[int, int, int]]) -> Tensor:
         """Pixels `[T, H, W]` of frames by file, sequence and number, NaN if missing."""
@@ -173,8 +165,11 @@ class Archive:
             raise FramesError(f"{entry.path}: has changed since it was indexed")
         return frames
 
-    def check_values(self) -> None:
+    def check_values(self, series: Sequence[Series]) -> str:
         """Warn of numbers that cannot be rain, by a sample of the frames.
+
+        Returns:
+            a digest of the sample, by which data are known again.
 
         Warns:
             UserWarning: as `to_pixels`.
@@ -183,18 +178,17 @@ class Archive:
             FramesError: as `to_pixels`.
 
         """
-        places = np.concatenate([one.places for one in self.series])
-        every = max(1, len(places) // SAMPLED)
-        parts = [
-            self.read(file, sequence, slice(number, number + 1))
-            for file, sequence, number in places[::every].tolist()
-        ]
-        values = np.concatenate([part.values.ravel() for part in parts])
-        to_pixels(
-            replace(parts[0], values=values[None, None]),
-            self.reading.decoding,
-            where=str(self.root),
-        )
+        places = np.concatenate([one.places for one in series])
+        doubts, digest = Doubts(), hashlib.sha256()
+        for k in np.unique(np.linspace(0, len(places) - 1, SAMPLED).astype(int)):
+            file, sequence, number = places[k].tolist()
+            frames = self.read(file, sequence, slice(number, number + 1))
+            where = str(self.entries[file].path)
+            values, quantity = physical(frames, self.reading.decoding, where)
+            doubts.add(values, quantity)
+            digest.update(quantity.encode() + values.numpy().tobytes())
+        doubts.warn(str(self.root))
+        return digest.hexdigest()[:16]
 
     def _groups(self) -> list[tuple[Kind, NDArray[np.datetime64], NDArray[np.int64]]]:
         """Times and places of all frames of each grid and sequence, by time."""

@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 
 import torch
 
-from trajgru_ext.nowcasting.archive import CACHE_BYTES, Archive
+from trajgru_ext.nowcasting._cache import CACHE_BYTES
+from trajgru_ext.nowcasting.archive import Archive
 from trajgru_ext.nowcasting.frames import PROFILES, QUANTITIES, Decoding, Reading
 from trajgru_ext.nowcasting.index import default_index
 from trajgru_ext.nowcasting.radar import THRESHOLDS, ZR
@@ -56,6 +57,11 @@ real, above_zero = number(float, -math.inf), number(float, 1e-9)
 def numbers(text: str) -> tuple[float, ...]:
     """A parser of numbers with commas between them."""
     return tuple(real(part) for part in text.split(","))
+
+
+def rates(text: str) -> tuple[float, ...]:
+    """A parser of rain rates with commas between them."""
+    return tuple(above_zero(part) for part in text.split(","))
 
 
 def zr(text: str) -> ZR:
@@ -128,11 +134,12 @@ def add_frames(parser: argparse.ArgumentParser) -> None:
     add("--cache", type=natural, default=CACHE_BYTES // 2**20, help="MiB of frames")
 
 
-def reading_of(args: argparse.Namespace) -> Reading:
-    """How frames are read, by the options."""
-    given = Decoding(args.quantity, args.gain, args.offset, args.missing, args.zr)
+def reading_of(args: argparse.Namespace, kept: Decoding | None = None) -> Reading:
+    """How frames are read: by the options, else by a profile or what was kept."""
+    numbers = args.quantity, args.gain, args.offset, args.missing
+    given = Decoding(*numbers, args.zr, args.accumulation)
     return Reading(
-        given.over(PROFILES[args.profile]) if args.profile else given,
+        given.over(PROFILES[args.profile] if args.profile else kept or Decoding()),
         args.importer,
         tuple(args.importer_option),
         args.variable,
@@ -140,21 +147,38 @@ def reading_of(args: argparse.Namespace) -> Reading:
         args.time_pattern,
         args.start,
         args.step,
-        args.accumulation,
     )
 
 
-def archive_of(args: argparse.Namespace, step: float | None = None) -> Archive:
-    """The archive that the options name; tells what was found."""
-    reading = reading_of(args)
+def archive_of(args: argparse.Namespace, kept: Decoding | None = None) -> Archive:
+    """The archive that the options name.
+
+    Raises:
+        ValueError: options say otherwise than the files what their numbers are.
+
+    """
+    reading = reading_of(args, kept)
     index = args.index or default_index(args.frames, reading)
-    return Archive(
-        args.frames,
-        reading,
-        index=index,
-        step=args.step or step,
-        cache=args.cache * 2**20,
-    )
+    cache = args.cache * 2**20
+    archive = Archive(args.frames, reading, index=index, step=args.step, cache=cache)
+    said = {one.kind.quantity for one in archive.series}
+    profile = PROFILES[args.profile].quantity if args.profile else None
+    ignored = [
+        f"--{name}"
+        for name, value, allowed in (
+            ("profile", profile, {None, *said}),
+            ("quantity", args.quantity, {None, *said}),
+            ("gain", args.gain, {None}),
+            ("offset", args.offset, {None}),
+        )
+        if value not in allowed
+    ]
+    if ignored and None not in said:
+        raise ValueError(
+            f"{', '.join(ignored)}: the files of {args.frames} say that their numbers "
+            f"are {' and '.join(sorted(filter(None, said)))}"
+        )
+    return archive
 
 
 def devices() -> list[str]:
@@ -174,7 +198,7 @@ def add_thresholds(parser: argparse.ArgumentParser) -> None:
     """Add the option of rain rates."""
     parser.add_argument(
         "--thresholds",
-        type=numbers,
+        type=rates,
         default=THRESHOLDS,
         help="mm/h from which on it rains (default: "
         f"{','.join(f'{one:g}' for one in THRESHOLDS)})",
@@ -201,6 +225,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.run(args)
     except (ValueError, OSError) as error:
         parser.error(" ".join(str(error).split()))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     finally:
         warnings.showwarning = before
     return 0

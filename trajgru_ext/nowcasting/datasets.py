@@ -1,5 +1,6 @@
 """Forecasts as datasets by the conventions of CF, and as files."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -78,14 +79,14 @@ class Forecast:
             about["grid_mapping"] = mapping[0]
         variables: dict[str, Any] = {}
         if self.members is None:
-            variables[name] = (axes, self.values.astype(np.float32), about)
+            variables[name] = (axes, self.values.astype(np.float32, copy=False), about)
         else:
-            members = ("member", *axes), self.members.astype(np.float32), about
+            members = self.members.astype(np.float32, copy=False)
             mean = {**about, "long_name": "forecast without noise"}
-            variables[name] = members
+            variables[name] = ("member", *axes), members, about
             variables[f"{name}_undisturbed"] = (
                 axes,
-                self.values.astype(np.float32),
+                self.values.astype(np.float32, copy=False),
                 mean,
             )
             coordinates["member"] = (
@@ -148,7 +149,13 @@ class Forecast:
             coordinates[axis] = (axis, values, about)
         if not grid.projection:
             return coordinates, None
-        crs = library("pyproj").CRS.from_user_input(grid.projection)
+        pyproj = library("pyproj")
+        try:
+            crs = pyproj.CRS.from_user_input(grid.projection)
+        except pyproj.exceptions.CRSError as error:
+            raise ValueError(
+                f"the projection of the frames cannot be written: {grid.projection}"
+            ) from error
         attributes = crs.to_cf()
         if attributes.get("grid_mapping_name") == "polar_stereographic":
             # CF and pysteps want the pole, which pyproj leaves out beside a parallel.
@@ -191,8 +198,9 @@ def write_geotiffs(forecast: Forecast, folder: Path) -> list[Path]:
     if forecast.grid is not None and forecast.grid.projection:
         array = array.rio.write_crs(forecast.grid.projection)
     paths = []
+    whole = (forecast.times.astype("datetime64[m]") == forecast.times).all()
     for number, time in enumerate(forecast.times):
-        stamp = str(time).replace("-", "").replace(":", "").replace("T", "")[:12]
+        stamp = re.sub("[-:T]", "", str(time))[: 12 if whole else 14]
         path = folder / f"{stamp}.tif"
         one = array.isel(time=number).drop_vars(["time", "lead_time"], errors="ignore")
         one.rio.write_nodata(np.nan).rio.to_raster(path)

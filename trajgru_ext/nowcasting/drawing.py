@@ -14,6 +14,7 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trajgru_ext.nowcasting.grids import Grid
 from trajgru_ext.nowcasting.radar import HKO7, ZR, pixels_to_rain
 
 matplotlib.use("Agg")
@@ -51,7 +52,7 @@ class Picture:
     title: str
     credit: str
     zr: ZR = HKO7
-    aspect: float = 1.0  # height of a pixel over its width
+    grid: Grid | None = None  # where the pixels lie
 
     def shown(self, frame: Tensor) -> NDArray[Any]:
         """A frame in the unit that is drawn."""
@@ -120,8 +121,15 @@ def animate(picture: Picture, path: Path) -> None:
 def _show(axes: Axes, picture: Picture, frame: Tensor) -> AxesImage:
     colours, norm = picture.colours()
     shown = picture.shown(frame)
+    grid = picture.grid
     image = axes.imshow(
-        shown, cmap=colours, norm=norm, interpolation="nearest", aspect=picture.aspect
+        shown,
+        cmap=colours,
+        norm=norm,
+        interpolation="nearest",
+        aspect=1.0 if grid is None else grid.aspect,
+        # North is up.
+        origin="lower" if grid is not None and grid.dy > 0 else "upper",
     )
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color("#999999")

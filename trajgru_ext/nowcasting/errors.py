@@ -29,6 +29,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
 
 from trajgru_ext.nowcasting.windows import Windows
 from trajgru_ext.ops import flow_warp
@@ -36,6 +37,7 @@ from trajgru_ext.ops import flow_warp
 WIDTHS = (1.0, 2.0, 4.0, 8.0, 16.0)  # pixels, of the filters between bands
 ACTIVITY_WIDTH = 6.0  # pixels from rain over which activity falls
 MEASURED = 64  # windows at most, spread evenly over all
+SHOWN = 2**22  # pixels; of an ensemble of more, progress is shown
 DRY = 1e-3  # pixels below are without rain
 
 
@@ -72,7 +74,8 @@ def measure_errors(
     every = range(0, len(windows), max(1, len(windows) // MEASURED))
     zero = torch.zeros(())
     squares, products, weights, total = zero, zero, zero, zero
-    for past, coming, mask in DataLoader(Subset(windows, list(every))):
+    chosen = DataLoader(Subset(windows, list(every)))
+    for past, coming, mask in tqdm(chosen, desc="measuring errors", unit="forecast"):
         made = net(past.to(device).transpose(0, 1)).float().cpu()
         forecast, came, known = (
             one.transpose(0, 1)[:, 0, 0] if one is not made else one[:, 0, 0]
@@ -126,7 +129,8 @@ def make_members(
         return _unit(bands(torch.randn(forecast.shape[1:], generator=random)))
 
     made = []
-    for _ in range(members):
+    many = members * forecast[0].numel() > SHOWN
+    for _ in tqdm(range(members), desc="members", disable=not many):
         noise, frames = white(), []
         for t, frame in enumerate(forecast):
             if t:

@@ -5,13 +5,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import torch
+from torch import Tensor
 
 from trajgru_ext.nowcasting import cli
 from trajgru_ext.nowcasting.archive import Archive, Series
 from trajgru_ext.nowcasting.datasets import Forecast, write_geotiffs, write_netcdf
 from trajgru_ext.nowcasting.frames import Frames
-from trajgru_ext.nowcasting.nowcaster import Nowcaster, rain_pixels
+from trajgru_ext.nowcasting.nowcaster import Nowcaster
 from trajgru_ext.nowcasting.times import parse_time, written
 from trajgru_ext.nowcasting.train import device_of
 
@@ -42,15 +42,7 @@ def archive_for(args: argparse.Namespace, caster: Nowcaster) -> Archive:
         ValueError: its step or its Z-R relation are others than the checkpoint's.
 
     """
-    args.quantity = args.quantity or (
-        None if args.profile else caster.decoding.quantity
-    )
-    if args.profile is None:
-        kept = caster.decoding
-        args.gain = kept.gain if args.gain is None else args.gain
-        args.offset = kept.offset if args.offset is None else args.offset
-        args.missing = args.missing or kept.missing
-    archive = cli.archive_of(args)
+    archive = cli.archive_of(args, replace(caster.decoding, zr=None))
     if archive.minutes != caster.minutes:
         raise ValueError(
             f"{args.checkpoint}: reads frames every {caster.minutes:g} minutes, "
@@ -73,13 +65,14 @@ def last_series(archive: Archive, caster: Nowcaster, time: str | None) -> Series
         ValueError: they are fewer than the network reads.
 
     """
-    series = archive.series[-1]
+    series = archive.latest
     if time is not None:
         end = parse_time(time)
         found = [one for one in archive.series if end in one.times]
         if not found:
             raise ValueError(f"{archive.root}: has no frame of {written(end)}")
-        series = found[-1].between(found[-1].times[0], end + 1)
+        longest = max(found, key=lambda one: int((one.times <= end).sum()))
+        series = longest.between(longest.times[0], end + 1)
     if len(series.times) < caster.past:
         raise ValueError(
             f"{archive.root}: the checkpoint reads {caster.past} frames without a gap, "
@@ -92,8 +85,11 @@ def run(args: argparse.Namespace) -> None:
     """Forecast as the options say."""
     caster = Nowcaster.load(args.checkpoint, device_of(args.device))
     archive = archive_for(args, caster)
+    print("\n".join(archive.report), flush=True)
     series = last_series(archive, caster, args.time)
-    past = series[len(series.times) - caster.past : len(series.times)]
+    series = series.between(series.times[-caster.past], series.times[-1] + 1)
+    archive.check_values([series])
+    past = series[:]
     caster.check(
         Frames(past.numpy(), archive.quantity, None, series.kind.grid, series.kind.zr)
     )
@@ -102,6 +98,9 @@ def run(args: argparse.Namespace) -> None:
     if args.members:
         ensemble = caster.members_of(past, made, args.members, args.seed)
     forecast = caster.as_forecast(made, ensemble, series.times[-1], series.kind.grid)
+    if args.picture:
+        _draw(args, past, made, forecast)
+    del made, ensemble  # a forecast of a continent is large, and so is what writes it
     command = " ".join(["trajgru-ext", *sys.argv[1:]])
     dataset = forecast.to_xarray(args.thresholds, command)
     write_netcdf(dataset, args.output, forecast.reference)
@@ -111,30 +110,26 @@ def run(args: argparse.Namespace) -> None:
     )
     if args.geotiff:
         write_geotiffs(forecast, args.geotiff)
-    if args.picture:
-        _draw(args, past, forecast)
 
 
-def _draw(args: argparse.Namespace, past: torch.Tensor, forecast: Forecast) -> None:
+def _draw(
+    args: argparse.Namespace, past: Tensor, made: Tensor, forecast: Forecast
+) -> None:
+    """Draw the pixels that were made."""
     from trajgru_ext.nowcasting.drawing import Picture, draw  # noqa: PLC0415
 
-    values = torch.from_numpy(forecast.values)
-    pixels = (
-        values if forecast.brightness else rain_pixels(forecast.values, forecast.zr)
-    )
-    grid = forecast.grid
     assert forecast.reference is not None
     title = f"Forecast from {written(forecast.reference)}"
     picture = Picture(
         past=past,
-        rows={"forecast": pixels},
+        rows={"forecast": made},
         flows=None,
         minutes=forecast.minutes,
         rain=not forecast.brightness,
         title=title,
         credit=args.credit,
         zr=forecast.zr,
-        aspect=1.0 if grid is None else abs(grid.dy / grid.dx),
+        grid=forecast.grid,
     )
     args.picture.parent.mkdir(parents=True, exist_ok=True)
     draw(picture, args.picture)

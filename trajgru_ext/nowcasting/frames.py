@@ -1,6 +1,5 @@
 """Frames, and their values as pixels of the HKO-7 scale."""
 
-import warnings
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -9,19 +8,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trajgru_ext.nowcasting._doubts import Doubts
 from trajgru_ext.nowcasting.grids import Grid
 from trajgru_ext.nowcasting.radar import HKO7, ZR, dbz_to_pixels, rain_to_dbz
 
 QUANTITIES = ("reflectivity", "rain", "brightness")
 
-# Hail reaches 60 dBZ, cloudbursts 300 mm/h, in a few pixels: where more than this share
-# of all is beyond, the numbers have been misread.
-EXTREME = {"reflectivity": (60.0, "dBZ"), "rain": (300.0, "mm/h")}
-EXTREME_SHARE = 1e-3
-
 
 class FramesError(ValueError):
     """Frames that cannot be used; the message says which and why."""
+
+
+NO_DURATION = "an amount of rain that says no duration: give --accumulation"
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class Frames:
     times: NDArray[np.datetime64] | None = None  # valid times [T], seconds, UTC
     grid: Grid | None = None
     zr: ZR | None = None  # by which the service makes rain of reflectivity
+    missing: tuple[float, ...] = ()  # values that are missing, besides NaN
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,8 @@ class Decoding:
     `quantity` is "reflectivity" in dBZ, of which the integer 0 is no echo, "rain" in
     mm/h, or "brightness", pixels already, of integers the largest being 1. Floats are
     taken as they are where gain and offset are None; integers need both, but for
-    brightness. `missing` are values of pixels that are missing, besides NaN.
+    brightness. `missing` are values of pixels that are missing, besides NaN. Amounts of
+    rain in mm are made rates by `accumulation`, the minutes in which they fell.
     """
 
     quantity: str | None = None
@@ -52,6 +52,7 @@ class Decoding:
     offset: float | None = None
     missing: tuple[float, ...] = ()
     zr: ZR | None = None  # None for the file's, else HKO-7's
+    accumulation: float | None = None
 
     def __post_init__(self) -> None:
         if self.quantity not in (None, *QUANTITIES):
@@ -94,7 +95,6 @@ class Reading:
     # Of frames whose files have no times: the first time, and the minutes to the next.
     start: str | None = None
     step: float | None = None
-    accumulation: float | None = None  # minutes, where a file does not say it
 
 
 def to_pixels(
@@ -114,7 +114,7 @@ def to_pixels(
         float32 `[T, H, W]`, NaN where missing.
 
     Warns:
-        UserWarning: more than 0.1% of the known pixels are beyond 60 dBZ or 300 mm/h.
+        UserWarning: as `Doubts.warn`.
 
     Raises:
         FramesError: nothing says what the numbers are, or there are values that cannot
@@ -122,20 +122,17 @@ def to_pixels(
 
     """
     decoding = decoding or Decoding()
-    values, quantity = physical(frames, decoding, where)
-    share = share_beyond(values, quantity)
-    if share > EXTREME_SHARE:
-        limit, unit = EXTREME[quantity]
-        warnings.warn(
-            f"{where}: {share:.1%} of the known pixels are beyond {limit:g} {unit}, "
-            "more than rain is: check --gain, --offset, --missing and --quantity",
-            stacklevel=2,
-        )
-    if quantity == "brightness":
-        return values.float()
-    if quantity == "rain":
-        values = rain_to_dbz(values, zr_of(frames, decoding))
-    return dbz_to_pixels(values).float()
+    doubts, made = Doubts(), torch.empty(frames.values.shape)
+    # Frame by frame, as one in float64 may be large.
+    for k, pixels in enumerate(made):
+        frame = replace(frames, values=frames.values[k])
+        values, quantity = physical(frame, decoding, where)
+        doubts.add(values, quantity)
+        if quantity == "rain":
+            values = rain_to_dbz(values, zr_of(frames, decoding))
+        pixels.copy_(values if quantity == "brightness" else dbz_to_pixels(values))
+    doubts.warn(where)
+    return made
 
 
 def zr_of(frames: Frames, decoding: Decoding) -> ZR:
@@ -153,7 +150,7 @@ def physical(frames: Frames, decoding: Decoding, where: str) -> tuple[Tensor, st
     raw = frames.values
     values = torch.from_numpy(raw.astype(np.float64))
     absent = values.isnan()
-    for value in decoding.missing:
+    for value in (*decoding.missing, *frames.missing):
         absent |= values == value
     quantity = frames.quantity
     if quantity is None:
@@ -191,12 +188,6 @@ def _decoded(
     scaled = (1.0 if gain is None else gain) * values + (offset or 0.0)
     if whole and quantity == "reflectivity":
         scaled = torch.where(values == 0, -torch.inf, scaled)
+    if quantity == "rain" and decoding.accumulation is not None:
+        scaled = scaled * (60 / decoding.accumulation)
     return scaled
-
-
-def share_beyond(values: Tensor, quantity: str) -> float:
-    """How much of what is known lies beyond what rain is; 0 of brightness."""
-    if quantity not in EXTREME:
-        return 0.0
-    known = (~values.isnan()).sum().item()
-    return (values > EXTREME[quantity][0]).sum().item() / max(known, 1)

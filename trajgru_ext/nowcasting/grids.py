@@ -1,8 +1,9 @@
 """Where the pixels of frames lie: a regular grid of a map projection."""
 
+import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,30 @@ class Grid:
         """Height of a pixel in metres; 111 km are a degree of latitude."""
         return abs(self.dy) * (111_195.0 if self.degrees else 1.0)
 
+    @property
+    def aspect(self) -> float:
+        """Height of a pixel over its width, on the ground."""
+        ratio = abs(self.dy / self.dx)
+        if not self.degrees:
+            return ratio
+        middle = self.y + self.dy * (self.height - 1) / 2
+        return ratio / max(math.cos(math.radians(middle)), 0.1)
+
     def same(self, other: "Grid") -> bool:
-        """Whether pixels lie in the same places, but for rounding."""
+        """Whether it is the other but for rounding."""
+        return self.projection == other.projection and self.same_places(other)
+
+    def turned(self, axes: Sequence[int]) -> "Grid":
+        """The grid of frames whose rows (-2) or columns (-1) are in reverse."""
+        grid = self
+        if -2 in axes:
+            grid = replace(grid, y=float(grid.ys[-1]), dy=-grid.dy)
+        if -1 in axes:
+            grid = replace(grid, x=float(grid.xs[-1]), dx=-grid.dx)
+        return grid
+
+    def same_places(self, other: "Grid") -> bool:
+        """Whether pixels have the same coordinates, but for rounding."""
         shapes = (self.height, self.width) == (other.height, other.width)
         if not shapes or self.degrees != other.degrees:
             return False
@@ -57,8 +80,7 @@ class Grid:
         mine, others = (
             np.array([g.xs[0], g.xs[-1], g.ys[0], g.ys[-1]]) for g in (self, other)
         )
-        close = np.abs(mine - others).max() < SAME_GRID * pixel
-        return bool(close) and self.projection == other.projection
+        return bool(np.abs(mine - others).max() < SAME_GRID * pixel)
 
     def __str__(self) -> str:
         unit = "degrees" if self.degrees else "m"
@@ -88,13 +110,14 @@ def grid_of_corners(
 
 
 def in_metres(projection: str) -> str:
-    """A PROJ text whose ellipsoid is in kilometres, as KNMI's is, in metres."""
+    """A PROJ text in metres, also where its ellipsoid is not, as KNMI's."""
 
     def scaled(found: re.Match[str]) -> str:
         value = float(found[2])
         return f"+{found[1]}={1000 * value if value < 1e5 else value:.10g}"
 
-    return re.sub(r"\+(a|b)=([0-9.]+)", scaled, " ".join(projection.split()))
+    text = re.sub(r"\+(a|b)=([0-9.]+)", scaled, " ".join(projection.split()))
+    return re.sub(r"\+units=\S+", "+units=m", text)
 
 
 def grid_of_pysteps(metadata: Mapping[str, Any], shape: tuple[int, int]) -> Grid | None:
@@ -114,10 +137,11 @@ def grid_of_pysteps(metadata: Mapping[str, Any], shape: tuple[int, int]) -> Grid
 def grid_of_coordinates(
     x: NDArray[Any], y: NDArray[Any], unit: str, projection: str
 ) -> Grid | None:
-    """Make the grid of evenly spaced coordinates, None where they are not."""
-    if min(len(x), len(y)) < 2:
+    """Make the grid of evenly spaced coordinates in metres or degrees, else None."""
+    degrees = unit.lower().startswith("deg")
+    scale = 1.0 if degrees else _METRES.get(unit.lower())
+    if min(len(x), len(y)) < 2 or scale is None:
         return None
-    scale = _METRES.get(unit.lower(), 1.0)
     x, y = scale * x.astype(float), scale * y.astype(float)
     dx, dy = (x[-1] - x[0]) / (len(x) - 1), (y[-1] - y[0]) / (len(y) - 1)
     if 0 in (dx, dy):
@@ -125,6 +149,5 @@ def grid_of_coordinates(
     for values, step in ((x, dx), (y, dy)):
         if np.abs(np.diff(values) - step).max() > SAME_GRID * abs(step):
             return None
-    degrees = unit.lower().startswith("deg")
     places = float(x[0]), float(y[0]), float(dx), float(dy)
     return Grid(len(y), len(x), in_metres(projection), *places, degrees)

@@ -4,8 +4,9 @@ import hashlib
 import json
 import os
 import re
+import signal
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -22,6 +23,7 @@ from trajgru_ext.nowcasting.readers import is_readable, opened, signature_of, ti
 
 # Below this many files, to start processes takes longer than to read the headers.
 ALONE = 2000
+WAIT = 600.0  # seconds for another process
 SAVE_EVERY = 1000  # files; an index that is interrupted goes on from there
 VERSION = 1
 
@@ -76,20 +78,32 @@ def find_files(root: Path, reading: Reading) -> list[tuple[Path, int, int]]:
                 if entry.is_dir() and inside.suffix != ".zarr":
                     look(inside)
                 elif not entry.name.startswith(".") and is_readable(inside, reading):
-                    state = entry.stat()
-                    found.append((inside, state.st_size, state.st_mtime_ns))
+                    found.append((inside, *state_of(inside)))
 
     if root.is_dir() and root.suffix != ".zarr":
         look(root)
     elif is_readable(root, reading):
-        state = root.stat()
-        found.append((root, state.st_size, state.st_mtime_ns))
+        found.append((root, *state_of(root)))
     if not found:
         from trajgru_ext.nowcasting.readers import READERS  # noqa: PLC0415
 
         wanted = ", ".join(READERS)
         raise FramesError(f"{root}: wanted a file or a folder of {wanted}")
     return sorted(found, key=lambda one: natural_order(str(one[0])))
+
+
+def state_of(path: Path) -> tuple[int, int]:
+    """Size and time of change of a file; of a Zarr store, of what describes it."""
+    states = [path.stat()]
+    if path.is_dir():
+        states += [one.stat() for one in path.glob("*/*") if _describes(one)]
+        states += [one.stat() for one in path.glob("*") if _describes(one)]
+    sizes = sum(state.st_size for state in states)
+    return sizes, max(state.st_mtime_ns for state in states)
+
+
+def _describes(path: Path) -> bool:
+    return path.suffix == ".json" or path.name.startswith(".z")
 
 
 def natural_order(name: str) -> list[tuple[int, str]]:
@@ -118,14 +132,17 @@ class Index:
     def __init__(self, path: Path | None, reading: Reading) -> None:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-        self.reading = reading
+        self.path, self.reading = path, reading
         try:
-            self.database = sqlite3.connect(":memory:" if path is None else str(path))
+            # Another process may be making the same index.
+            name = ":memory:" if path is None else str(path)
+            self.database = sqlite3.connect(name, timeout=WAIT)
             self._prepare()
         except sqlite3.DatabaseError as error:
-            raise FramesError(
-                f"{path}: cannot be used as an index ({error})"
-            ) from error
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: sqlite3.DatabaseError) -> FramesError:
+        return FramesError(f"{self.path}: cannot be used as an index ({error})")
 
     def _prepare(self) -> None:
         do = self.database.execute
@@ -150,7 +167,14 @@ class Index:
             All files under the root, in natural order.
 
         """
-        files = find_files(root, self.reading)
+        try:
+            return self._update(find_files(root, self.reading), progress)
+        except sqlite3.DatabaseError as error:
+            raise self._unusable(error) from error
+
+    def _update(
+        self, files: Sequence[tuple[Path, int, int]], progress: bool
+    ) -> list[Entry]:
         known = {
             path: (size, modified)
             for path, size, modified in self.database.execute(
@@ -219,9 +243,14 @@ def _described(files: list[Path], reading: Reading) -> Iterator[Described]:
         return
     # Not forked: torch's threads would not live on in a copy of the process.
     context = get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), context, _leave_interruptions, ()) as pool:
         readings = [reading] * len(files)
         yield from pool.map(_describe, files, readings, chunksize=100)
+
+
+def _leave_interruptions() -> None:
+    """Of a process of the pool: Ctrl-C reaches it too, but its parent stops it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _describe(path: Path, reading: Reading) -> Described:

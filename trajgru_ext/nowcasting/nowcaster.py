@@ -204,7 +204,11 @@ class Nowcaster:
     def _units(self, pixels: Tensor) -> NDArray[Any]:
         if self.data["quantity"] == "brightness":
             return pixels.numpy()
-        return pixels_to_rain(pixels, self.zr).numpy()
+        rain = torch.empty_like(pixels)
+        # Frame by frame, as all in between may be large.
+        for rate, frame in zip(rain.flatten(0, -3), pixels.flatten(0, -3), strict=True):
+            rate.copy_(pixels_to_rain(frame, self.zr))
+        return rain.numpy()
 
 
 def nowcast(
@@ -246,7 +250,7 @@ def nowcast(
     if any(step != int(step) or step < 1 for step in whole):
         raise ValueError(f"nowcast: timesteps must be whole frames, got {timesteps}")
     caster = Nowcaster.load(checkpoint, device)
-    frames = Frames(np.asarray(precip, float), "rain")
+    frames = Frames(np.ma.filled(np.ma.asarray(precip, float), np.nan), "rain")
     made = caster.forecast(frames, int(max(whole)), members=n_ens_members, seed=seed)
     rain = made.values if made.members is None else made.members
     if isinstance(timesteps, int):

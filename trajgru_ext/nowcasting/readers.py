@@ -42,7 +42,7 @@ NETCDF = Reader(_xarray.read_netcdf, _xarray.netcdf_signature, _xarray.netcdf_ti
 ZARR = Reader(_xarray.read_zarr)
 GEOTIFF = Reader(_xarray.read_geotiff)
 HDF5 = Reader(_hdf5.read_hdf5, _hdf5.signature, _hdf5.time_of)
-GRIB = Reader(_pysteps.read_grib, _pysteps.grib_signature)
+GRIB = Reader(_pysteps.read_grib, _pysteps.grib_signature, _pysteps.grib_time)
 
 READERS = {
     **dict.fromkeys((".npz", ".npy"), ARRAYS),
@@ -112,18 +112,23 @@ def signature_of(path: Path, reading: Reading) -> str | None:
     return None if found is None else f"{suffix_of(path)} {found}"
 
 
-def time_of(path: Path, reading: Reading) -> np.datetime64 | None:
+def time_of(
+    path: Path, reading: Reading, plain: Path | None = None
+) -> np.datetime64 | None:
     """The valid time that a file of one frame says: its header, else its name.
 
-    With a pattern of times, the name alone.
+    With a pattern of times, the name alone. `plain` is the file unpacked, if it is.
     """
     reader = reader_of(path, reading)
     if reader.time is not None and reading.time_pattern is None:
-        with _named(path), unpacked(path) as plain:
-            found = reader.time(plain)
+        with _named(path), unpacked(plain or path) as header:
+            found = reader.time(header)
         if found is not None:
             return found
-    return time_of_name(path.name, reading.time_pattern)
+    pattern = reading.time_pattern
+    # A pattern of several parts is of folders too.
+    name = str(path) if pattern is not None and "/" in pattern else path.name
+    return time_of_name(name, pattern)
 
 
 @contextmanager
@@ -137,9 +142,11 @@ def opened(path: Path, reading: Reading) -> Iterator[Contents]:
     with _named(path), unpacked(path) as plain:
         contents = reader_of(path, reading).open(plain, reading)
         if contents.times is None and contents.shape[:2] == (1, 1):
-            time = time_of(path, reading)
+            time = time_of(path, reading, plain)
             times = None if time is None else np.array([time])
             contents = replace(contents, times=times)
+        if contents.times is not None and np.isnat(contents.times).any():
+            raise FramesError("has a frame whose time is missing")
         yield contents
 
 

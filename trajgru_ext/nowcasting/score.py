@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,9 +24,11 @@ from trajgru_ext.nowcasting.extrapolation import (
 from trajgru_ext.nowcasting.forecast import archive_for
 from trajgru_ext.nowcasting.forecast_files import read_forecast
 from trajgru_ext.nowcasting.frames import FramesError
+from trajgru_ext.nowcasting.grids import Grid
 from trajgru_ext.nowcasting.network import learned_flows
 from trajgru_ext.nowcasting.nowcaster import Nowcaster, rain_pixels
 from trajgru_ext.nowcasting.splits import split
+from trajgru_ext.nowcasting.times import written
 from trajgru_ext.nowcasting.train import device_of
 from trajgru_ext.nowcasting.verification import LEVEL, SCALES, Verification
 from trajgru_ext.nowcasting.windows import Windows, fill_missing
@@ -81,6 +84,7 @@ def _of_checkpoint(args: argparse.Namespace) -> Verifications:
     brightness = archive.quantity == "brightness"
     forecasts = _forecasts(caster, 0.0 if brightness else RAIN_SMOOTHING)
     found = {name: Verification(args.thresholds, caster.zr) for name in forecasts}
+    archive.check_values(series)
     windows = Windows(series, caster.past, caster.ahead)
     events = [_event(archive, one) for one in series]
     chosen = range(0, len(windows), args.every)
@@ -94,7 +98,8 @@ def _of_checkpoint(args: argparse.Namespace) -> Verifications:
             if args.members and name == caster.settings["model"]:
                 members = caster.members_of(past, made, args.members, index)
             found[name].add(events[recording], made, coming, members)
-    _draw(args, caster, forecasts, frames, brightness)
+    grid = series[recording].kind.grid
+    _draw(args, caster, forecasts, frames, brightness, grid)
     return found
 
 
@@ -118,7 +123,7 @@ def _event(archive: Archive, series: Series) -> str:
     """The number of the event that a stretch of frames is of."""
     place = series.places[0].tolist()
     for number, one in enumerate(archive.series, 1):
-        if one.kind is series.kind and place in one.places.tolist():
+        if (one.places == place).all(1).any():
             return str(number)
     raise AssertionError("a series is of its archive")
 
@@ -129,6 +134,7 @@ def _draw(
     forecasts: dict[str, Callable[[Tensor], Tensor]],
     frames: Tensor,
     brightness: bool,
+    grid: Grid | None,
 ) -> None:
     """Draw the last forecast beside what came."""
     from trajgru_ext.nowcasting.drawing import Picture, animate, draw  # noqa: PLC0415
@@ -146,6 +152,7 @@ def _draw(
         title="Moving digits" if brightness else args.frames.name,
         credit=args.credit,
         zr=caster.zr,
+        grid=grid,
     )
     draw(picture, args.output / "forecast.png")
     animate(picture, args.output / "forecast.gif")
@@ -155,42 +162,61 @@ def _draw(
 def _of_files(args: argparse.Namespace) -> Verifications:
     archive = cli.archive_of(args)
     print("\n".join(archive.report), flush=True)
+    archive.check_values(archive.series)
+    if archive.quantity == "brightness":
+        raise ValueError(f"--forecasts: wanted frames of rain, {args.frames} is none")
     found = Verification(args.thresholds, archive.zr)
+    leads: dict[int, Path] = {}
     for path in tqdm(args.forecasts, desc="scoring", unit="file"):
         try:
-            forecast, members, times = read_forecast(path)
+            made = read_forecast(path)
+            event, observed, grid = _observed(archive, made.times)
+            made = made.on(grid, observed.shape[1:])
+            if archive.quantity == "reflectivity" and made.zr not in (
+                None,
+                str(archive.zr),
+            ):
+                raise FramesError(
+                    f"made rain by {made.zr}, the frames by {archive.zr}: give --zr"
+                )
+        except FramesError as error:
+            raise FramesError(f"{path}: {error}") from error
         except Exception as error:
             raise FramesError(f"{path}: cannot be read ({one_line(error)})") from error
+        leads[len(made.times)] = path
+        if len(leads) > 1:
+            told = ", ".join(f"{one}: {count}" for count, one in leads.items())
+            raise FramesError(f"wanted forecasts of as many frames each, got {told}")
+        members = made.members
         if members is not None:
             members = rain_pixels(members.numpy(), archive.zr)
-        pixels = rain_pixels(forecast.numpy(), archive.zr)
-        event, observed = _observed(archive, times, path)
-        if observed.shape[1:] != pixels.shape[1:]:
-            sizes = [f"{h}x{w}" for h, w in (pixels.shape[1:], observed.shape[1:])]
-            raise FramesError(
-                f"{path}: is of {sizes[0]} pixels, the frames of {sizes[1]}"
-            )
-        found.add(event, pixels, observed, members)
+        found.add(event, rain_pixels(made.mean.numpy(), archive.zr), observed, members)
     return {"forecast": found}
 
 
 def _observed(
-    archive: Archive, times: np.ndarray[Any, Any], path: Path
-) -> tuple[str, Tensor]:
-    """The number of the event, and the frames of these times, NaN without one."""
+    archive: Archive, times: NDArray[np.datetime64]
+) -> tuple[str, Tensor, Grid | None]:
+    """The frames of these times, NaN without one; the first's event, and their grid.
+
+    Of several grids, the first that has frames of some of the times.
+    """
+    wanted = None
     for number, series in enumerate(archive.series, 1):
         places = np.searchsorted(series.times, times)
         inside = places < len(series.times)
         inside[inside] = series.times[places[inside]] == times[inside]
-        if not inside.any():
+        if not inside.any() or (wanted and series.kind != wanted[1]):
             continue
-        frames = torch.full((len(times), *series.shape[1:]), torch.nan)
+        if wanted is None:
+            frames = torch.full((len(times), *series.shape[1:]), torch.nan)
+            wanted = str(number), series.kind
         for k in np.flatnonzero(inside).tolist():
             frames[k] = series[slice(places[k], places[k] + 1)][0]
-        return str(number), frames
-    raise FramesError(
-        f"{path}: {archive.root} has no frame of {times[0]} to {times[-1]}"
-    )
+    if wanted is None:
+        first, last = (written(times[k]) for k in (0, -1))
+        raise FramesError(f"{archive.root} has no frame of {first} to {last}")
+    return wanted[0], frames, wanted[1].grid
 
 
 def table_of(found: Verifications) -> str:

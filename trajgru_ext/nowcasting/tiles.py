@@ -1,9 +1,11 @@
 """Large frames in overlapping tiles."""
 
 from collections.abc import Callable
+from itertools import product
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 # Frames up to so many pixels are forecast whole. A TrajGRU network takes some 0.5 KiB a
 # pixel, so that a tile with all that it needs stays far below a GiB.
@@ -31,14 +33,14 @@ def in_tiles(make: Callable[[Tensor], Tensor], past: Tensor, ahead: int) -> Tens
         return make(past)
     total = torch.zeros(ahead, height, width)
     weight = torch.zeros(height, width)
-    for top in _begins(height):
-        for left in _begins(width):
-            tile = past[:, top : top + TILE, left : left + TILE]
-            rows, columns = (_ramp(n) for n in tile.shape[1:])
-            share = rows[:, None] * columns
-            place = slice(top, top + TILE), slice(left, left + TILE)
-            total[:, place[0], place[1]] += share * make(tile)
-            weight[place] += share
+    corners = list(product(_begins(height), _begins(width)))
+    for top, left in tqdm(corners, desc="forecasting", unit="tile"):
+        tile = past[:, top : top + TILE, left : left + TILE]
+        rows, columns = (_ramp(n) for n in tile.shape[1:])
+        share = rows[:, None] * columns
+        place = slice(top, top + TILE), slice(left, left + TILE)
+        total[:, place[0], place[1]] += share * make(tile)
+        weight[place] += share
     return total.div_(weight)
 
 

@@ -17,7 +17,7 @@ def time_of_name(name: str, pattern: str | None = None) -> Time | None:
     """Read the valid time in a file's name.
 
     Args:
-        name: without the folder.
+        name: without the folder, unless the pattern has folders.
         pattern: codes of `strptime` (%Y %y %m %d %j %H %M %S) in the text around them,
             in which `?` stands for any character and `*` for any number of them; it may
             leave out what comes before and after. None finds `201609281525` and the

@@ -8,7 +8,7 @@ import argparse
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,22 +78,33 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     output("--tensorboard", type=Path, metavar="FOLDER", help="logs for TensorBoard")
 
 
-def describe(archive: Archive, parts: Sequence[Series]) -> dict[str, Any]:
-    """What a forecaster and a resumed training must find again in the data."""
-    grids = [one.kind.grid for one in parts]
-    digest = hashlib.sha256()
-    for one in parts:
-        digest.update(repr((one.shape, one.kind.quantity)).encode())
-        digest.update(one.times.astype(int).tobytes())
+def describe(archive: Archive, parts: Mapping[str, Sequence[Series]]) -> dict[str, Any]:
+    """What a forecaster and a resumed training must find again in the data.
+
+    Warns and raises as `Archive.check_values`.
+    """
+    train, validation = parts["train"], parts["validation"]
+    grids = [one.kind.grid for one in train]
     zr = archive.zr
     return {
         "quantity": archive.quantity,
         "zr": [zr.a, zr.b],
         "minutes": archive.minutes,
         "pixel_metres": round(grids[0].pixel_metres, 1) if grids[0] else None,
-        "frames": sum(len(one.times) for one in parts),
-        "frames_digest": digest.hexdigest()[:16],
+        "frames": sum(len(one.times) for one in train),
+        "frames_digest": _digest(train),
+        "validation_digest": _digest(validation),
+        "values_digest": archive.check_values([*train, *validation]),
     }
+
+
+def _digest(series: Sequence[Series]) -> str:
+    """Times, sizes and places of frames, by which they are known again."""
+    digest = hashlib.sha256()
+    for one in series:
+        digest.update(repr((one.shape, one.kind.quantity, one.kind.grid)).encode())
+        digest.update(one.times.astype(int).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def make_windows(
@@ -152,21 +163,24 @@ def _run(args: argparse.Namespace, device: torch.device) -> None:
         sizes = {k: sum(len(s.times) for s in v) for k, v in parts.items()}
         print(", ".join(f"{name}: {n} frames" for name, n in sizes.items()))
         print(f"rain by {archive.zr}, {len(windows)} windows to train on", flush=True)
-    archive.check_values()
     settings = {name: getattr(args, name) for name in SETTINGS}
-    settings["data"] = describe(archive, parts["train"])
+    settings["data"] = describe(archive, parts)
     decoding = archive.reading.decoding
     settings["decoding"] = {
         "quantity": decoding.quantity,
         "gain": decoding.gain,
         "offset": decoding.offset,
         "missing": list(decoding.missing),
+        "accumulation": decoding.accumulation,
     }
     net = network(args.model, args.ahead, args.recompute).to(device)
     training = Training(net, settings, device)
     checkpoint = args.output / "checkpoint.pt"
     if args.resume:
         training.load(checkpoint)
+    elif rank() == 0:
+        # The best of another training is not that of this one.
+        checkpoint.with_name("best.pt").unlink(missing_ok=True)
     args.output.mkdir(parents=True, exist_ok=True)
     training.run(
         windows,
@@ -189,7 +203,9 @@ def _finish(training: Training, checkpoint: Path, validation: Windows | None) ->
     if validation is None:
         return
     best = checkpoint.with_name("best.pt")
-    for path in {checkpoint, best}:
+    for path in (checkpoint, best):
+        if not path.exists():  # no validation had a loss that is a number
+            continue
         training.load(path)
         training.errors = measure_errors(training.net, validation, training.device)
         training.save(path)

@@ -92,6 +92,15 @@ class Verification:
     zr: ZR = HKO7
     events: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        pixels = pixel_thresholds(self.thresholds, self.zr).tolist()
+        for threshold, pixel in zip(self.thresholds, pixels, strict=True):
+            if not 0 < pixel < 1:
+                raise ValueError(
+                    f"thresholds: {threshold:g} mm/h are not between -10 and 60 dBZ by "
+                    f"{self.zr}, as pixels are"
+                )
+
     def add(
         self,
         event: str,
