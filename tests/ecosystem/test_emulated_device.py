@@ -206,7 +206,7 @@ def test_published_checkpoints(tmp_path):
     written = ConvLSTM(2, 3, (3, 3), 1, True)
     torch.save(written.state_dict(), tmp_path / "weights.pt")
     model = ConvLSTM(2, 3, (3, 3), 1, True).to("emulated")
-    load(model, tmp_path / "weights.pt")
+    load(tmp_path / "weights.pt", model)
     for one, other in zip(model.parameters(), written.parameters(), strict=True):
         assert one.device.type == "emulated"
         assert torch.equal(one.cpu(), other)

@@ -31,7 +31,7 @@ def test_replicas_on_both_devices_at_once(kind):
     replicas = [copy.deepcopy(net).to(one) for one in DEVICES]
     parts = frames.chunk(2, 1)
     given = [part.to(one) for part, one in zip(parts, DEVICES, strict=True)]
-    found = parallel_apply(replicas, given, devices=[*map(torch.device, DEVICES)])
+    found = parallel_apply(replicas, given, devices=[0, 1])
     for replica, part, one, output in zip(replicas, parts, DEVICES, found, strict=True):
         assert output.device == torch.device(one)
         wanted = net(part)
