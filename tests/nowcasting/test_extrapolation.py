@@ -64,7 +64,7 @@ def test_motion_of_translations_is_found():
 
 def test_motion_is_found_by_one_thread_and_others_keep_theirs(monkeypatch):
     """Thousands of small parallel regions would wait for each other."""
-    module = importlib.import_module("trajgru_ext.nowcasting.extrapolation")
+    module = importlib.import_module("trajgru_ext.nowcasting.motion")
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     counts = []

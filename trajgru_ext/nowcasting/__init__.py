@@ -8,7 +8,6 @@ from trajgru_ext.nowcasting._xarray import frames_of_xarray
 from trajgru_ext.nowcasting.archive import Archive, read_frames
 from trajgru_ext.nowcasting.extrapolation import (
     carry_on,
-    estimate_motion,
     extrapolation,
     persistence,
 )
@@ -22,6 +21,7 @@ from trajgru_ext.nowcasting.frames import (
 )
 from trajgru_ext.nowcasting.grids import Grid
 from trajgru_ext.nowcasting.losses import balanced_loss, balancing_weights
+from trajgru_ext.nowcasting.motion import estimate_motion
 from trajgru_ext.nowcasting.radar import THRESHOLDS, ZR
 from trajgru_ext.nowcasting.scores import Scores
 from trajgru_ext.nowcasting.splits import split

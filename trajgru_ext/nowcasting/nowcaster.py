@@ -14,9 +14,9 @@ from trajgru_ext.nowcasting._pysteps import frames_of_triple
 from trajgru_ext.nowcasting._xarray import frames_of_xarray
 from trajgru_ext.nowcasting.datasets import Forecast
 from trajgru_ext.nowcasting.errors import make_members
-from trajgru_ext.nowcasting.extrapolation import estimate_motion
 from trajgru_ext.nowcasting.frames import Decoding, Frames, to_pixels
 from trajgru_ext.nowcasting.grids import Grid
+from trajgru_ext.nowcasting.motion import estimate_motion
 from trajgru_ext.nowcasting.network import DIVISOR, network
 from trajgru_ext.nowcasting.radar import ZR, pixels_to_rain, rain_to_pixels
 from trajgru_ext.nowcasting.tiles import in_tiles
