@@ -30,9 +30,12 @@ ROOT = HERE.parent
 NAMES = sorted(p.stem.removeprefix("bench_") for p in HERE.glob("bench_*.py"))
 # Of operators that only the CPU has.
 ON_CPU_ALONE = {"conv"}
+# Of radar frames, which are no part of the repository.
+ON_RADAR = {"skill"}
 MODES = ("forward", "forward+backward", "training step")
 # What a record holds beside the words that say what was measured.
 FIGURES = ("milliseconds", "times_ours", "mebibytes", "errors", "of_sgemm")
+SHOWN = (0, 2, 5)  # of the lead times of forecasts
 BEGIN, END = "<!-- from benchmarks/run.py -->\n", "<!-- end -->\n"
 README, PERFORMANCE = "README.md", "docs/performance.md"
 
@@ -48,7 +51,9 @@ def run(name: str, results: Path, options: argparse.Namespace) -> None:
     """Run one benchmark in a process of its own."""
     command = [sys.executable, HERE / f"bench_{name}.py"]
     command += ["--json", results / f"{name}.json"]
-    if options.quick:
+    if name in ON_RADAR:
+        command += options.radar + (["--starts", "2"] if options.quick else [])
+    elif options.quick:
         command += ["--rounds", "1"]
     device = "cuda" if gpu_to_use() else "cpu"
     environment = os.environ | {"BENCH_DEVICE": device}
@@ -110,6 +115,30 @@ def tables(records: list[Record]) -> Iterator[str]:
                 for title, of in weighed
             ),
         )
+
+
+def skill_tables(records: list[Record]) -> Iterator[str]:
+    """CSI of each side at some lead times, and how long each takes."""
+    those = [r for r in records if "skill" in r]
+    sides = list(dict.fromkeys(side for r in those for side in r["skill"]))
+    rows, slow = [], []
+    for r in those:
+        title = f"{r['event']}, {r['starts']} starts, {r['pixels']}"
+        for k, threshold in enumerate(r["thresholds_mm_h"]):
+            row = [f"{title}, {threshold:g} mm/h"]
+            for side in sides:
+                scores = r["skill"].get(side)
+                csi = [scores["csi"][m][k] for m in SHOWN] if scores else []
+                row.append(" / ".join(f"{one:.3f}" for one in csi))
+            rows.append(row)
+        each = [r["seconds"].get(side, {}) for side in sides]
+        words = [", ".join(f"{k} {v:.2f}" for k, v in one.items()) for one in each]
+        size = "×".join(map(str, r["size"]))
+        slow.append([f"{r['event']}, {size}", *words])
+    if those:
+        minutes = " / ".join(f"+{those[0]['minutes'][m]}" for m in SHOWN)
+        yield markdown([f"CSI, {minutes} min", *sides], rows)
+        yield markdown(["seconds", *sides], slow[::2])
 
 
 def ratios(records: list[Record], mode: str) -> list[float]:
@@ -214,7 +243,7 @@ def report(results: Path, plots: Path) -> dict[str, str]:
             for k, v in one["machine"].items()
         )
         text += f"\n## {name}\n\n{doc}\n\n{facts}.\n\n" + "".join(
-            tables(one["records"])
+            [*tables(one["records"]), *skill_tables(one["records"])]
         )
     (results / "README.md").write_text(text.rstrip() + "\n")
     plot_ratios(reports, plots / "ratios.png")
@@ -251,12 +280,18 @@ def main() -> None:
         "--no-run", action="store_true", help="report what was measured"
     )
     parser.add_argument("--results", type=Path, default=default_results())
+    parser.add_argument(
+        "--radar", nargs="+", help="of bench_skill.py: folders of frames, an .npz"
+    )
     options = parser.parse_args()
     options.results.mkdir(parents=True, exist_ok=True)
     failed = []
     for name in [] if options.no_run else options.only or NAMES:
         if gpu_to_use() and name in ON_CPU_ALONE:
             print(f"bench_{name}.py is of the CPU's operators: left out", flush=True)
+            continue
+        if name in ON_RADAR and not options.radar:
+            print(f"bench_{name}.py wants radar frames, --radar: left out", flush=True)
             continue
         try:
             run(name, options.results, options)

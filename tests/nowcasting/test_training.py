@@ -23,6 +23,7 @@ from digits import moving_digits  # noqa: E402
 from trajgru_ext import cli  # noqa: E402
 from trajgru_ext.nowcasting import THRESHOLDS, Windows  # noqa: E402
 from trajgru_ext.nowcasting import training as loop  # noqa: E402
+from trajgru_ext.nowcasting.baselines import BASELINES  # noqa: E402
 from trajgru_ext.nowcasting.network import learned_flows, network  # noqa: E402
 from trajgru_ext.nowcasting.nowcaster import Nowcaster  # noqa: E402
 from trajgru_ext.nowcasting.training import Batches, Training  # noqa: E402
@@ -233,7 +234,7 @@ def test_the_demonstration_draws_and_scores(tmp_path):
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert scores["thresholds_mm_h"] == list(THRESHOLDS)
     assert scores["events"] == 2
-    for name in ("conv_gru", "extrapolation", "persistence"):
+    for name in ("conv_gru", *BASELINES):
         assert len(scores[name]["csi"]) == len(scores[name]["b_mse"]) == 10
 
 

@@ -1,4 +1,7 @@
-"""Every benchmark runs, at small sizes; that of whole models has a test of its own."""
+"""Every benchmark runs, at small sizes.
+
+That of whole models and that of skill have tests of their own.
+"""
 
 import importlib
 import json
@@ -70,7 +73,7 @@ def step_in_this_process(prepare, *arguments):
 
 
 def test_all_are_tried():
-    assert {*SMALL, "models"} == set(run.NAMES)
+    assert {*SMALL, "models", "skill"} == set(run.NAMES)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -22,6 +22,7 @@ from trajgru_ext.nowcasting.frames import (
 from trajgru_ext.nowcasting.grids import Grid
 from trajgru_ext.nowcasting.losses import balanced_loss, balancing_weights
 from trajgru_ext.nowcasting.motion import estimate_motion
+from trajgru_ext.nowcasting.prognosis import spectral_prognosis
 from trajgru_ext.nowcasting.radar import THRESHOLDS, ZR
 from trajgru_ext.nowcasting.scores import Scores
 from trajgru_ext.nowcasting.splits import split
@@ -49,6 +50,7 @@ __all__ = [
     "frames_of_xarray",
     "persistence",
     "read_frames",
+    "spectral_prognosis",
     "split",
     "to_pixels",
 ]

@@ -1,4 +1,7 @@
-"""Forecast the frames that follow the last of an archive, from a checkpoint."""
+"""Forecast the frames that follow the last of an archive.
+
+By the network of a checkpoint, or by a method that needs no training.
+"""
 
 import argparse
 import sys
@@ -9,9 +12,11 @@ from torch import Tensor
 
 from trajgru_ext.nowcasting import cli
 from trajgru_ext.nowcasting.archive import Archive, Series
+from trajgru_ext.nowcasting.baselines import BASELINES
 from trajgru_ext.nowcasting.datasets import Forecast, write_geotiffs, write_netcdf
 from trajgru_ext.nowcasting.frames import Frames
 from trajgru_ext.nowcasting.nowcaster import Nowcaster
+from trajgru_ext.nowcasting.radar import pixels_to_rain
 from trajgru_ext.nowcasting.times import parse_time, written
 from trajgru_ext.nowcasting.train import device_of
 
@@ -21,8 +26,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     cli.add_frames(parser)
     cli.add_thresholds(parser)
     make = parser.add_argument_group("forecast").add_argument
-    make("--checkpoint", type=Path, required=True, help="of train: best.pt")
-    make("--ahead", type=cli.positive, help="frames (default: as in training)")
+    make("--checkpoint", type=Path, help="of train: best.pt")
+    make(
+        "--method",
+        choices=tuple(BASELINES),
+        default="spectral_prognosis",
+        help="without a checkpoint (default: %(default)s)",
+    )
+    make(
+        "--ahead",
+        type=cli.positive,
+        help=f"frames (default: as in training; without a checkpoint {AHEAD})",
+    )
     make(
         "--time", type=cli.moment, help="of the last frame to read (default: the last)"
     )
@@ -33,6 +48,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     output("--output", type=Path, default=Path("forecast.nc"), help="NetCDF")
     output("--geotiff", type=Path, metavar="FOLDER", help="a file a lead time, too")
     output("--picture", type=Path, metavar="PNG", help="draw it, too")
+
+
+PAST, AHEAD = 5, 12  # frames that a method reads and makes
 
 
 def archive_for(args: argparse.Namespace, caster: Nowcaster) -> Archive:
@@ -58,11 +76,11 @@ def archive_for(args: argparse.Namespace, caster: Nowcaster) -> Archive:
     return archive
 
 
-def last_series(archive: Archive, caster: Nowcaster, time: str | None) -> Series:
+def last_series(archive: Archive, past: int, time: str | None) -> Series:
     """The frames up to a time that follow each other without a gap.
 
     Raises:
-        ValueError: they are fewer than the network reads.
+        ValueError: they are fewer than the forecast reads.
 
     """
     series = archive.latest
@@ -73,9 +91,9 @@ def last_series(archive: Archive, caster: Nowcaster, time: str | None) -> Series
             raise ValueError(f"{archive.root}: has no frame of {written(end)}")
         longest = max(found, key=lambda one: int((one.times <= end).sum()))
         series = longest.between(longest.times[0], end + 1)
-    if len(series.times) < caster.past:
+    if len(series.times) < past:
         raise ValueError(
-            f"{archive.root}: the checkpoint reads {caster.past} frames without a gap, "
+            f"{archive.root}: a forecast reads {past} frames without a gap, "
             f"got {len(series.times)} up to {written(series.times[-1])}"
         )
     return series
@@ -83,24 +101,10 @@ def last_series(archive: Archive, caster: Nowcaster, time: str | None) -> Series
 
 def run(args: argparse.Namespace) -> None:
     """Forecast as the options say."""
-    caster = Nowcaster.load(args.checkpoint, device_of(args.device))
-    archive = archive_for(args, caster)
-    print("\n".join(archive.report), flush=True)
-    series = last_series(archive, caster, args.time)
-    series = series.between(series.times[-caster.past], series.times[-1] + 1)
-    archive.check_values([series])
-    past = series[:]
-    caster.check(
-        Frames(past.numpy(), archive.quantity, None, series.kind.grid, series.kind.zr)
-    )
-    made = caster.forecast_pixels(past, args.ahead)
-    ensemble = None
-    if args.members:
-        ensemble = caster.members_of(past, made, args.members, args.seed)
-    forecast = caster.as_forecast(made, ensemble, series.times[-1], series.kind.grid)
+    past, made, forecast = (_by_network if args.checkpoint else _by_method)(args)
     if args.picture:
         _draw(args, past, made, forecast)
-    del made, ensemble  # a forecast of a continent is large, and so is what writes it
+    del made  # a forecast of a continent is large, and so is what writes it
     command = " ".join(["trajgru-ext", *sys.argv[1:]])
     dataset = forecast.to_xarray(args.thresholds, command)
     write_netcdf(dataset, args.output, forecast.reference)
@@ -110,6 +114,53 @@ def run(args: argparse.Namespace) -> None:
     )
     if args.geotiff:
         write_geotiffs(forecast, args.geotiff)
+
+
+def _past(archive: Archive, count: int, time: str | None) -> tuple[Series, Tensor]:
+    """The last frames, and their pixels."""
+    print("\n".join(archive.report), flush=True)
+    series = last_series(archive, count, time)
+    series = series.between(series.times[-count], series.times[-1] + 1)
+    archive.check_values([series])
+    return series, series[:]
+
+
+def _by_network(args: argparse.Namespace) -> tuple[Tensor, Tensor, Forecast]:
+    """The past pixels, those of the network of a checkpoint, and the forecast."""
+    caster = Nowcaster.load(args.checkpoint, device_of(args.device))
+    archive = archive_for(args, caster)
+    series, past = _past(archive, caster.past, args.time)
+    caster.check(
+        Frames(past.numpy(), archive.quantity, None, series.kind.grid, series.kind.zr)
+    )
+    made = caster.forecast_pixels(past, args.ahead)
+    ensemble = None
+    if args.members:
+        ensemble = caster.members_of(past, made, args.members, args.seed)
+    forecast = caster.as_forecast(made, ensemble, series.times[-1], series.kind.grid)
+    return past, made, forecast
+
+
+def _by_method(args: argparse.Namespace) -> tuple[Tensor, Tensor, Forecast]:
+    """The past pixels, those of a method that needs no training, and the forecast."""
+    if args.members:
+        raise ValueError("--members: wanted a --checkpoint, which knows its errors")
+    archive = cli.archive_of(args)
+    series, past = _past(archive, PAST, args.time)
+    brightness = archive.quantity == "brightness"
+    method = BASELINES[args.method]
+    made = method(past, args.ahead or AHEAD, None if brightness else archive.zr)
+    values = made if brightness else pixels_to_rain(made, archive.zr)
+    forecast = Forecast(
+        values.numpy(),
+        None,
+        brightness,
+        series.times[-1],
+        archive.minutes,
+        series.kind.grid,
+        archive.zr,
+    )
+    return past, made, forecast
 
 
 def _draw(

@@ -16,17 +16,14 @@ from tqdm import tqdm
 from trajgru_ext.nowcasting import cli
 from trajgru_ext.nowcasting._libraries import one_line
 from trajgru_ext.nowcasting.archive import Archive, Series
-from trajgru_ext.nowcasting.extrapolation import (
-    RAIN_SMOOTHING,
-    extrapolation,
-    persistence,
-)
+from trajgru_ext.nowcasting.baselines import BASELINES, Baseline
 from trajgru_ext.nowcasting.forecast import archive_for
 from trajgru_ext.nowcasting.forecast_files import read_forecast
 from trajgru_ext.nowcasting.frames import FramesError
 from trajgru_ext.nowcasting.grids import Grid
 from trajgru_ext.nowcasting.network import learned_flows
 from trajgru_ext.nowcasting.nowcaster import Nowcaster, rain_pixels
+from trajgru_ext.nowcasting.radar import ZR
 from trajgru_ext.nowcasting.splits import split
 from trajgru_ext.nowcasting.times import written
 from trajgru_ext.nowcasting.train import device_of
@@ -41,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     cli.add_frames(parser)
     cli.add_thresholds(parser)
     what = parser.add_argument_group("what is scored").add_argument
-    what("--checkpoint", type=Path, help="beside persistence and extrapolation")
+    what("--checkpoint", type=Path, help="beside the baselines")
     what("--test", help="times and events to forecast, as of train (default: all)")
     what("--every", type=cli.positive, default=1, help="frames between two forecasts")
     what(
@@ -82,7 +79,7 @@ def _of_checkpoint(args: argparse.Namespace) -> Verifications:
             f"--test: no stretch of {caster.past + caster.ahead} frames without a gap"
         )
     brightness = archive.quantity == "brightness"
-    forecasts = _forecasts(caster, 0.0 if brightness else RAIN_SMOOTHING)
+    forecasts = _forecasts(caster, None if brightness else caster.zr)
     found = {name: Verification(args.thresholds, caster.zr) for name in forecasts}
     archive.check_values(series)
     windows = Windows(series, caster.past, caster.ahead)
@@ -104,19 +101,13 @@ def _of_checkpoint(args: argparse.Namespace) -> Verifications:
 
 
 def _forecasts(
-    caster: Nowcaster, smoothing: float
+    caster: Nowcaster, zr: ZR | None
 ) -> dict[str, Callable[[Tensor], Tensor]]:
-    def extrapolated(past: Tensor) -> Tensor:
-        return extrapolation(past[:, None, None], caster.ahead, smoothing)[:, 0, 0]
+    def of(baseline: Baseline) -> Callable[[Tensor], Tensor]:
+        return lambda past: baseline(past, caster.ahead, zr)
 
-    def persisted(past: Tensor) -> Tensor:
-        return persistence(past, caster.ahead)
-
-    return {
-        str(caster.settings["model"]): caster.forecast_pixels,
-        "extrapolation": extrapolated,
-        "persistence": persisted,
-    }
+    baselines = {name: of(baseline) for name, baseline in BASELINES.items()}
+    return {str(caster.settings["model"]): caster.forecast_pixels, **baselines}
 
 
 def _event(archive: Archive, series: Series) -> str:

@@ -28,7 +28,11 @@ LEVEL = 0.9  # of its intervals
 
 
 def fractions_sums(
-    forecast: Tensor, observed: Tensor, known: Tensor, bounds: Tensor
+    forecast: Tensor,
+    observed: Tensor,
+    known: Tensor,
+    bounds: Tensor,
+    scales: Sequence[int] = SCALES,
 ) -> tuple[Tensor, Tensor]:
     """Sums of the fractions skill score, FSS = 1 - numerator / denominator.
 
@@ -41,18 +45,19 @@ def fractions_sums(
         observed: `[L, H, W]`.
         known: bool `[L, H, W]`; other pixels count as below, and not as centres.
         bounds: `[K]`.
+        scales: pixels a side of the squares.
 
     Returns:
-        numerator and denominator, float64 `[L, K, len(SCALES)]`.
+        numerator and denominator, float64 `[L, K, len(scales)]`.
 
     Source: Roberts and Lean 2008, "Scale-selective verification of rainfall
     accumulations from high-resolution forecasts of convective events".
 
     """
-    sums = torch.zeros(2, len(forecast), len(bounds), len(SCALES), dtype=torch.float64)
+    sums = torch.zeros(2, len(forecast), len(bounds), len(scales), dtype=torch.float64)
     for k, bound in enumerate(bounds.to(forecast)):
         above = [((one >= bound) & known).double() for one in (forecast, observed)]
-        for s, scale in enumerate(SCALES):
+        for s, scale in enumerate(scales):
             f, o = (
                 torch.from_numpy(
                     uniform_filter(one.numpy(), (0, scale, scale), mode="constant")
@@ -90,6 +95,7 @@ class Verification:
 
     thresholds: Sequence[float] = THRESHOLDS
     zr: ZR = HKO7
+    scales: Sequence[int] = SCALES  # pixels a side, of the fractions skill score
     events: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -123,7 +129,7 @@ class Verification:
         sums = {name: one.double() for name, one in metric.sums().items()}
         known = ~(forecast.isnan() | observed.isnan())
         bounds = pixel_thresholds(self.thresholds, self.zr)
-        pair = fractions_sums(forecast, observed, known, bounds)
+        pair = fractions_sums(forecast, observed, known, bounds, self.scales)
         sums["fss_numerator"], sums["fss_denominator"] = pair
         if members is not None:
             sums |= self._ensemble(members, observed, known, bounds)
