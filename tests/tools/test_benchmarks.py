@@ -1,6 +1,6 @@
 """Every benchmark runs, at small sizes.
 
-That of whole models and that of skill have tests of their own.
+That of whole models has a test of its own (test_benchmark_report.py).
 """
 
 import importlib
@@ -100,3 +100,16 @@ def test_benchmark(name, monkeypatch, tmp_path):
     (tmp_path / "results.json").rename(tmp_path / f"{name}.json")
     run.report(tmp_path, tmp_path)
     assert f"## {name}\n" in (tmp_path / "README.md").read_text()
+
+
+def test_skill(radar_frames, monkeypatch, tmp_path):
+    module = importlib.import_module("bench_skill")
+    results = tmp_path / "skill.json"
+    options = [str(radar_frames), "--starts", "1", "--threads", "1"]
+    monkeypatch.setattr(
+        sys, "argv", ["bench_skill.py", *options, "--json", str(results)]
+    )
+    module.main()
+    assert json.loads(results.read_text())["records"]
+    run.report(tmp_path, tmp_path)
+    assert "## skill\n" in (tmp_path / "README.md").read_text()
