@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -92,7 +93,7 @@ class Archive:
     ) -> None:
         self.root, self.reading = Path(root), reading or Reading()
         self.entries = Index(index, self.reading).update(self.root, progress=progress)
-        self._file_zrs = {entry.kind.zr for entry in self.entries} - {None}
+        self._file_zrs = {kind.zr for kind in self.entries.kinds.values()} - {None}
         self.cache = Cache(cache)
         self.report: list[str] = []
         self.step = np.timedelta64(0, "s")
@@ -192,7 +193,7 @@ class Archive:
 
     def _groups(self) -> list[tuple[Kind, NDArray[np.datetime64], NDArray[np.int64]]]:
         """Times and places of all frames of each grid and sequence, by time."""
-        grouped: dict[Any, list[tuple[NDArray[np.datetime64], NDArray[np.int64]]]] = {}
+        grouped: dict[Any, array[int]] = {}  # seconds, file, sequence, frame; again
         kinds: dict[Any, Kind] = {}
         before = 0
         for file, entry in enumerate(self.entries):
@@ -204,19 +205,16 @@ class Archive:
                 apart = (file, sequence) if sequences > 1 else None
                 key = self._place_of(entry.kind, kinds), apart
                 kinds.setdefault(key, entry.kind)
-                numbers = np.arange(count)
-                places = np.stack(
-                    [np.full(count, file), np.full(count, sequence), numbers], 1
-                )
-                grouped.setdefault(key, []).append((times, places))
-        return [
-            (
-                kinds[key],
-                np.concatenate([times for times, _ in parts]),
-                np.concatenate([places for _, places in parts]),
+                rows = grouped.setdefault(key, array("q"))
+                for number, seconds in enumerate(times.astype(np.int64).tolist()):
+                    rows.extend((seconds, file, sequence, number))
+        found = []
+        for key, rows in grouped.items():
+            table = np.array(rows, np.int64).reshape(-1, 4)
+            found.append(
+                (kinds[key], table[:, 0].astype("datetime64[s]"), table[:, 1:])
             )
-            for key, parts in grouped.items()
-        ]
+        return found
 
     def _place_of(self, kind: Kind, kinds: dict[Any, Kind]) -> Any:
         """The key of a grid: that of one that is the same but for rounding."""

@@ -102,9 +102,8 @@ def last_series(archive: Archive, past: int, time: str | None) -> Series:
 def run(args: argparse.Namespace) -> None:
     """Forecast as the options say."""
     past, made, forecast = (_by_network if args.checkpoint else _by_method)(args)
-    if args.picture:
-        _draw(args, past, made, forecast)
-    del made  # a forecast of a continent is large, and so is what writes it
+    if not args.picture:
+        del made  # a forecast of a continent is large, and so is what writes it
     command = " ".join(["trajgru-ext", *sys.argv[1:]])
     dataset = forecast.to_xarray(args.thresholds, command)
     write_netcdf(dataset, args.output, forecast.reference)
@@ -114,6 +113,8 @@ def run(args: argparse.Namespace) -> None:
     )
     if args.geotiff:
         write_geotiffs(forecast, args.geotiff)
+    if args.picture:
+        _draw(args, past, made, forecast)
 
 
 def _past(archive: Archive, count: int, time: str | None) -> tuple[Series, Tensor]:

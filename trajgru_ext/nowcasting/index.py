@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sqlite3
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -58,6 +59,40 @@ class Entry:
     path: Path
     kind: Kind
     times: NDArray[np.datetime64] | None
+
+
+class Files:
+    """The files of an archive, some two hundred bytes each.
+
+    Args:
+        kinds: by number.
+        rows: path, number of the kind, and times as bytes or None, of each file.
+
+    """
+
+    def __init__(
+        self, kinds: dict[int, Kind], rows: Sequence[tuple[str, int, bytes | None]]
+    ) -> None:
+        self.kinds = kinds
+        self._paths = [path for path, _, _ in rows]
+        self._numbers = array("q", (number for _, number, _ in rows))
+        times = [blob for _, _, blob in rows]
+        self._timed = np.array([blob is not None for blob in times], bool)
+        self._times = np.frombuffer(b"".join(filter(None, times)), "datetime64[s]")
+        counts = [0, *(len(blob or b"") // self._times.itemsize for blob in times)]
+        self._ends = np.cumsum(counts)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return (self[number] for number in range(len(self)))
+
+    def __getitem__(self, number: int) -> Entry:
+        begin, end = self._ends[number : number + 2].tolist()
+        times = self._times[begin:end] if self._timed[number] else None
+        kind = self.kinds[self._numbers[number]]
+        return Entry(Path(self._paths[number]), kind, times)
 
 
 def find_files(root: Path, reading: Reading) -> list[tuple[Path, int, int]]:
@@ -160,7 +195,7 @@ class Index:
             )
             self.database.commit()
 
-    def update(self, root: Path, *, progress: bool = True) -> list[Entry]:
+    def update(self, root: Path, *, progress: bool = True) -> Files:
         """Read the headers of new and changed files; forget those that are gone.
 
         Returns:
@@ -172,9 +207,7 @@ class Index:
         except sqlite3.DatabaseError as error:
             raise self._unusable(error) from error
 
-    def _update(
-        self, files: Sequence[tuple[Path, int, int]], progress: bool
-    ) -> list[Entry]:
+    def _update(self, files: Sequence[tuple[Path, int, int]], progress: bool) -> Files:
         known = {
             path: (size, modified)
             for path, size, modified in self.database.execute(
@@ -210,27 +243,21 @@ class Index:
         self.database.commit()
         return self._entries(state)
 
-    def _entries(self, paths: Iterable[str]) -> list[Entry]:
-        kinds = {
-            number: Kind.of_text(text)
-            for number, text in self.database.execute("SELECT id, kind FROM kinds")
-        }
+    def _entries(self, paths: Iterable[str]) -> Files:
         rows = {
-            path: (kinds[kind], times)
+            path: (kind, times)
             for path, kind, times in self.database.execute(
                 "SELECT path, kind, times FROM files"
             )
         }
-        return [
-            Entry(
-                Path(path),
-                rows[path][0],
-                None
-                if rows[path][1] is None
-                else np.frombuffer(rows[path][1], "datetime64[s]"),
-            )
-            for path in paths
-        ]
+        ordered = [(path, *rows[path]) for path in paths]
+        used = {kind for _, kind, _ in ordered}
+        kinds = {
+            number: Kind.of_text(text)
+            for number, text in self.database.execute("SELECT id, kind FROM kinds")
+            if number in used
+        }
+        return Files(kinds, ordered)
 
 
 Described = tuple[str, str, bytes | None]  # path, kind as JSON, times as bytes
