@@ -4,7 +4,6 @@ The tensors come from a graph that says nothing of their sizes and dtypes, so ea
 update first asks whether the operator takes them.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -87,14 +86,15 @@ class Update(NamedTuple):
     and weights of the module."""
 
 
-@functools.cache
-def _runs_on(device: str) -> bool:
-    """Whether the operators have kernels for a type of device."""
-    if device == "cuda" and _build.no_cuda_kernels:
-        return False
+def _devices() -> frozenset[str]:
+    """The types of devices that the operators have kernels for."""
     has: Any = torch._C._dispatch_has_kernel_for_dispatch_key
-    key = torch._C._dispatch_key_for_device(device)
-    return device == "meta" or bool(has("trajgru_ext::lstm_gates", key))
+    extension: str = torch._C._get_privateuse1_backend_name()
+    keys = {"cpu": "CPU", extension: "PrivateUse1"}
+    if not _build.no_cuda_kernels:
+        keys["cuda"] = "CUDA"
+    there = [d for d, key in keys.items() if has("trajgru_ext::lstm_gates", key)]
+    return frozenset([*there, "meta"])
 
 
 def _fits(tensor: Tensor, state: Tensor) -> bool:
@@ -103,10 +103,10 @@ def _fits(tensor: Tensor, state: Tensor) -> bool:
     return same and torch.promote_types(tensor.dtype, state.dtype) == state.dtype
 
 
-def _images(tensors: Sequence[Tensor]) -> bool:
+def _images(tensors: Sequence[Tensor], devices: frozenset[str]) -> bool:
     """Whether all are images, and the first a state that the operators take."""
     state = tensors[0]
-    known = state.dtype in _DTYPES and _runs_on(state.device.type)
+    known = state.dtype in _DTYPES and state.device.type in devices
     return known and all(t.dim() == 4 for t in tensors)
 
 
@@ -114,11 +114,11 @@ def lstm_call(
     x: Terms, h: Terms | None, peephole: bool, order: str, forget_bias: float
 ) -> Call:
     """The call for c, the peepholes, and the terms of x_gates and h_gates."""
-    first = 4 if peephole else 1
+    first, devices = 4 if peephole else 1, _devices()
 
     def call(tensors: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
         c = tensors[0]
-        if not _images(tensors):
+        if not _images(tensors, devices):
             return None
         weights = tensors[1:first]
         sizes = [1, *c.shape[1:]], [1, c.shape[1], 1, 1]
@@ -180,9 +180,11 @@ def reset_call(x: Terms, h: Terms | None, order: str) -> Call:
 def _of_two_sums(
     x: Terms | None, h: Terms | None, update: Callable[..., tuple[Tensor, ...]]
 ) -> Call:
+    devices = _devices()
+
     def call(tensors: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
         state, *terms = tensors
-        if not _images(tensors):
+        if not _images(tensors, devices):
             return None
         gates = _two_sums(x, h, terms, state)
         return None if gates is None else update(*gates, state)
@@ -192,10 +194,11 @@ def _of_two_sums(
 
 def output_call(*options: Any) -> Call:
     """The call of `gru_output` for the state, the update gate and the candidate."""
+    devices = _devices()
 
     def call(tensors: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
         state, u, candidate = tensors
-        if not _images(tensors):
+        if not _images(tensors, devices):
             return None
         if not all(t.shape == state.shape and _fits(t, state) for t in tensors):
             return None
