@@ -53,7 +53,7 @@ class Computed(Dataset):
         return [large_warp(), *results(CASES[index])]
 
 
-def test_forked_workers():
+def compare_forked_workers() -> None:
     """Also after threads have been at work in the process that is forked."""
     wanted = [[large_warp(), *results(case)] for case in CASES]
     options = {"num_workers": 2, "multiprocessing_context": "fork", "timeout": 120}
@@ -128,6 +128,17 @@ LIMITED = """
     print(failed)
     assert all(failed.values()), failed
 """
+
+
+def test_forked_workers():
+    """In a process of its own: one that differentiates on a device cannot be forked."""
+    done = python(f"""
+        import sys
+        sys.path[:] = {sys.path!r}
+        from test_processes import compare_forked_workers
+        compare_forked_workers()
+    """)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs limits of Linux")
