@@ -73,8 +73,17 @@ class Backend:
         return torch.compile(function, fullgraph=True, backend=by, **options)
 
 
+@pytest.fixture
+def emulated_devices() -> Iterator[None]:
+    """What is queued there, and what was found wrong, belongs to the test."""
+    emulated.load()
+    yield
+    for device in range(torch.accelerator.device_count()):
+        torch.accelerator.synchronize(device)
+
+
 @pytest.fixture(params=["cpu", "cuda-emulated", "cuda"])
-def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+def backend(request: pytest.FixtureRequest) -> Backend:
     """The operators on the CPU, from the CUDA sources on the host, and on a GPU."""
     name = request.param
     if name == "cuda" and _build.no_cuda_kernels:
@@ -82,11 +91,8 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     if name == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     if name == "cuda-emulated":
-        emulated.load()
-    yield Backend(name, emulated.NAME if name == "cuda-emulated" else name)
-    if name == "cuda-emulated":  # what is queued belongs to this test
-        for device in range(torch.accelerator.device_count()):
-            torch.accelerator.synchronize(device)
+        request.getfixturevalue("emulated_devices")
+    return Backend(name, emulated.NAME if name == "cuda-emulated" else name)
 
 
 @pytest.fixture(autouse=True, scope="session")

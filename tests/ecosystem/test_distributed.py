@@ -14,6 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 PROCESSES = 2
 
+needs_gloo = pytest.mark.skipif(
+    not distributed.is_gloo_available(), reason="this torch has no gloo"
+)
+
 
 def sample_batch():
     return sample_frames(3, 2 * PROCESSES, 2, 4, 6)
@@ -121,8 +125,6 @@ def everything(rank, folder):
         distributed.destroy_process_group()
 
 
-@pytest.mark.skipif(
-    not distributed.is_gloo_available(), reason="this torch has no gloo"
-)
+@needs_gloo
 def test_two_processes_train_as_one(tmp_path):
     multiprocessing.spawn(everything, (str(tmp_path),), nprocs=PROCESSES)

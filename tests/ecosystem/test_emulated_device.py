@@ -19,12 +19,7 @@ from trajgru_ext.compat.openstl import ConvLSTMCell
 DEVICES = ["emulated:0", "emulated:1"]
 
 
-@pytest.fixture(autouse=True)
-def _loaded():
-    device.load()
-    yield
-    torch.accelerator.synchronize(0)
-    torch.accelerator.synchronize(1)
+pytestmark = pytest.mark.usefixtures("emulated_devices")
 
 
 def loss(net, frames):

@@ -6,19 +6,22 @@ import pytest
 import torch
 from emulation import device
 from small_networks import SMALL, make_small, sample_frames
-from test_distributed import PROCESSES, adam, assert_same, own_part, sample_batch, steps
+from test_distributed import (
+    PROCESSES,
+    adam,
+    assert_same,
+    needs_gloo,
+    own_part,
+    sample_batch,
+    steps,
+)
 from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel, parallel_apply
 
 DEVICES = ["emulated:0", "emulated:1"]
 
 
-@pytest.fixture(autouse=True)
-def _loaded():
-    device.load()
-    yield
-    torch.accelerator.synchronize(0)
-    torch.accelerator.synchronize(1)
+pytestmark = pytest.mark.usefixtures("emulated_devices")
 
 
 @SMALL
@@ -122,8 +125,6 @@ def train_in_process(rank, folder):
         distributed.destroy_process_group()
 
 
-@pytest.mark.skipif(
-    not distributed.is_gloo_available(), reason="this torch has no gloo"
-)
+@needs_gloo
 def test_two_processes_train_as_one(tmp_path):
     multiprocessing.spawn(train_in_process, (str(tmp_path),), nprocs=PROCESSES)

@@ -12,12 +12,7 @@ from emulation import device
 TESTS = Path(__file__).parents[1]
 
 
-@pytest.fixture(autouse=True)
-def _loaded():
-    device.load()
-    yield
-    torch.accelerator.synchronize(0)
-    torch.accelerator.synchronize(1)
+pytestmark = pytest.mark.usefixtures("emulated_devices")
 
 
 def numbers(on="emulated:0"):
