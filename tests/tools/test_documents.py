@@ -19,6 +19,7 @@ from trajgru_ext.compat import (
     convolutional_lstm_pytorch,
     openstl,
     precipitation_nowcasting,
+    warps,
 )
 
 ROOT = next(p for p in Path(__file__).parents if (p / "pyproject.toml").exists())
@@ -35,9 +36,12 @@ PUBLISHED = [
     *(convlstm_pytorch.ConvLSTM, convlstm_pytorch.ConvLSTMCell),
     *(convgru_pytorch.ConvGRU, convgru_pytorch.ConvGRUCell),
     *(convolutional_lstm_pytorch.ConvLSTM, convolutional_lstm_pytorch.ConvLSTMCell),
-    *(precipitation_nowcasting.TrajGRU, precipitation_nowcasting.ConvLSTM),
-    *(precipitation_nowcasting.make_layers, precipitation_nowcasting.EF),
-    *(precipitation_nowcasting.wrap, openstl.ConvLSTMCell),
+    openstl.ConvLSTMCell,
+    *(
+        getattr(module, name)
+        for module in (precipitation_nowcasting, warps)
+        for name in module.__all__
+    ),
 ]
 
 

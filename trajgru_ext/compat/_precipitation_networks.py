@@ -13,7 +13,15 @@ SLOPE = 0.2  # of leaky ReLUs
 
 
 class activation:
-    """An activation by name: "leaky" with a slope, "relu" or "sigmoid"."""
+    """An activation by name: "leaky" with a slope, "relu" or "sigmoid".
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.compat.precipitation_nowcasting import activation
+        >>> activation("leaky", negative_slope=0.5)(torch.tensor([-2.0, 1.0]))
+        tensor([-1.,  1.])
+
+    """
 
     def __init__(
         self, act_type: str, negative_slope: float = SLOPE, inplace: bool = True
@@ -56,7 +64,16 @@ class Stage(nn.Sequential):
     """Convolutions of frames, which are faster with the channels of a pixel together.
 
     With `recompute` other than "none" the backward pass computes them again, a few
-    frames at a time, and only what they are made of is kept.
+    frames at a time, and only what they are made of is kept. `make_layers` makes one.
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.compat.precipitation_nowcasting import Stage
+        >>> stage = Stage(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU())
+        >>> stage.recompute = "gates"
+        >>> stage(torch.randn(6, 1, 8, 8)).shape
+        torch.Size([6, 4, 8, 8])
+
     """
 
     recompute = "none"
@@ -113,6 +130,16 @@ class Encoder(nn.Module):
         subnets: for every stage what `make_layers` takes.
         rnns: its recurrent layer.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.compat.precipitation_nowcasting import Encoder, TrajGRU
+        >>> encoder = Encoder(
+        ...     [{"conv1_leaky_1": [1, 8, 3, 2, 1]}], [TrajGRU(8, 16, (2, 16, 16))]
+        ... )
+        >>> (state,) = encoder(torch.randn(3, 2, 1, 32, 32))
+        >>> state.shape
+        torch.Size([2, 16, 16, 16])
+
     """
 
     def __init__(
@@ -146,6 +173,17 @@ class Forecaster(nn.Module):
         subnets: for every stage, the deepest first, what `make_layers` takes.
         rnns: its recurrent layer.
         seq_len: how many frames are made.
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.compat.precipitation_nowcasting import Forecaster, TrajGRU
+        >>> forecaster = Forecaster(
+        ...     [{"deconv1_leaky_1": [16, 8, 4, 2, 1], "conv1_2": [8, 1, 1, 1, 0]}],
+        ...     [TrajGRU(16, 16, (2, 16, 16))],
+        ...     seq_len=4,
+        ... )
+        >>> forecaster([torch.zeros(2, 16, 16, 16)]).shape
+        torch.Size([4, 2, 1, 32, 32])
 
     """
 

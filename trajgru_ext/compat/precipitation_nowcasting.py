@@ -20,6 +20,11 @@ from trajgru_ext.compat._precipitation_networks import (
     activation_options,
     make_layers,
 )
+from trajgru_ext.compat._precipitation_states import (
+    BatchHeightWidth,
+    number_of_frames,
+    zero_state,
+)
 from trajgru_ext.nn import TrajGRU as _TrajGRU
 from trajgru_ext.nn._as_built import ByWeights
 from trajgru_ext.nn._by_modules import call, run_steps, wide_enough, zero_if_none
@@ -27,14 +32,12 @@ from trajgru_ext.nn._recurrent import (
     any_tensor,
     as_integer,
     both_states,
-    check_given,
     check_inputs,
     check_positive,
     own,
 )
 from trajgru_ext.nn._traj_gru import Affine
 from trajgru_ext.ops import conv_lstm, flow_warp, lstm_gates
-from trajgru_ext.ops._overrides import leaf
 
 __all__ = [
     "EF",
@@ -51,8 +54,6 @@ __all__ = [
 
 _PEEPHOLES = ("Wci", "Wcf", "Wco")
 _FRAMES = 5  # without inputs or a number, as configured in the original
-
-BatchHeightWidth = tuple[int, int, int]
 
 
 def wrap(input: Tensor, flow: Tensor) -> Tensor:
@@ -325,35 +326,6 @@ class ConvLSTM(ByWeights):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-@leaf
-def number_of_frames(
-    kind: str, default: int, inputs: Tensor | None, seq_len: int | None
-) -> int:
-    """S: of the inputs, with which the number must agree; else the number, or 5."""
-    seq_len = as_integer(seq_len)
-    if inputs is None:
-        return default if seq_len is None else seq_len
-    check_given(kind, inputs=inputs)
-    if seq_len is not None and seq_len != inputs.shape[0]:
-        raise ValueError(
-            f"{kind}: seq_len must be the number of frames, {inputs.shape[0]}, or be "
-            f"left out, got {seq_len}"
-        )
-    return inputs.shape[0]
-
-
-def zero_state(
-    kind: str, b_h_w: BatchHeightWidth | None, channels: int, like: Tensor
-) -> Tensor:
-    """A state of 0 in the size that the layer was made with."""
-    if b_h_w is None:
-        raise ValueError(
-            f"{kind}: inputs or states must be given, or b_h_w, got None for all"
-        )
-    batch, height, width = b_h_w
-    return like.new_zeros(batch, channels, height, width)
-
-
 def hko7_ef(batch_size: int = 1, seq_len: int = 20) -> EF:
     """The original's TrajGRU network for radar frames of Hong Kong.
 
@@ -366,6 +338,12 @@ def hko7_ef(batch_size: int = 1, seq_len: int = 20) -> EF:
     Args:
         batch_size: of the layers' `b_h_w`; any batch can be run.
         seq_len: how many frames are made.
+
+    Examples:
+        >>> from trajgru_ext.compat.precipitation_nowcasting import hko7_ef
+        >>> net = hko7_ef(batch_size=2, seq_len=10)
+        >>> sum(parameter.numel() for parameter in net.parameters())
+        12753909
 
     Source: Hzzone/Precipitation-Nowcasting; Shi et al. 2017 (arXiv 1706.03458).
 

@@ -71,6 +71,14 @@ def pwc_net_warp(x: Tensor, flo: Tensor, align_corners: bool = True) -> Tensor:
     Returns:
         `[B, C, H, W]`.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.compat.warps import pwc_net_warp
+        >>> features = torch.tensor([[[[1.0, 2.0, 3.0]]]])
+        >>> right = torch.tensor([1.0, 0.0])[None, :, None, None]
+        >>> pwc_net_warp(features, right.expand(1, 2, 1, 3))
+        tensor([[[[2., 3., 0.]]]])
+
     Source: Sun et al. 2018, "PWC-Net: CNNs for Optical Flow Using Pyramid, Warping, and
     Cost Volume" (arXiv 1709.02371); github.com/NVlabs/PWC-Net, `PWCDCNet.warp`.
 
@@ -103,6 +111,13 @@ def bilinear_sampler(
     Returns:
         `[B, C, H', W']`, and with `mask` also `[B, H', W', 1]` of 0 and 1.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.compat.warps import bilinear_sampler
+        >>> image = torch.arange(9.0).view(1, 1, 3, 3)
+        >>> bilinear_sampler(image, torch.tensor([[[[1.5, 1.0], [1.0, 0.5]]]]))
+        tensor([[[[4.5000, 2.5000]]]])
+
     Source: Teed and Deng 2020, "RAFT: Recurrent All-Pairs Field Transforms for Optical
     Flow" (arXiv 2003.12039); github.com/princeton-vl/RAFT, `core/utils/utils.py`.
 
@@ -130,7 +145,18 @@ def _read_at(img: Tensor, coords: Tensor) -> Tensor:
 
 
 def make_grid(input: Tensor) -> Tensor:
-    """The position of each pixel, x and y, `[B, 2, H, W]` in float32."""
+    """The position of each pixel, x and y, `[B, 2, H, W]` in float32.
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.compat.warps import make_grid
+        >>> make_grid(torch.zeros(1, 1, 2, 2))
+        tensor([[[[0., 1.],
+                  [0., 1.]],
+                 [[0., 0.],
+                  [1., 1.]]]])
+
+    """
     batch, _, height, width = input.shape
     like = torch.empty(0, device=input.device, dtype=torch.float32)
     return _pixels(like, (height, width)).repeat(batch, 1, 1, 1)
@@ -154,6 +180,17 @@ def nowcastnet_warp(
 
     Returns:
         `[B, C, H, W]`.
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.compat.warps import make_grid, nowcastnet_warp
+        >>> field = torch.tensor([[[[1.0], [2.0], [3.0]]]])
+        >>> down = torch.tensor([0.0, 1.0])[None, :, None, None]
+        >>> flow = down.expand(1, 2, 3, 1)
+        >>> nowcastnet_warp(field, flow, make_grid(field), padding_mode="border")
+        tensor([[[[2.],
+                  [3.],
+                  [3.]]]])
 
     Source: Zhang et al. 2023, "Skilful nowcasting of extreme precipitation with
     NowcastNet" (Nature 619); `nowcasting/layers/utils.py` of its published code.
