@@ -1,6 +1,7 @@
 """Loads the compiled module `_C`, or says in one sentence why it cannot be."""
 
 import importlib
+import platform
 
 import torch
 
@@ -14,8 +15,8 @@ def load() -> None:
     """Register the operators by importing `trajgru_ext._C`.
 
     Raises:
-        ImportError: the extension was not built, or was built against a torch whose
-            binary interface differs from the one that is running.
+        ImportError: the extension was not built, or was built for another Python, or
+            against a torch whose binary interface differs from the one that is running.
 
     """
     try:
@@ -34,7 +35,16 @@ def load() -> None:
             f"torch {torch.__version__}; reinstall trajgru_ext with "
             "`pip install .` in this environment"
         )
-    importlib.import_module("trajgru_ext._C")
+    try:
+        importlib.import_module("trajgru_ext._C")
+    except ModuleNotFoundError as error:
+        if error.name != "trajgru_ext._C":
+            raise
+        raise ImportError(
+            "trajgru_ext: the extension is not built for Python "
+            f"{platform.python_version()}; reinstall trajgru_ext with `pip install .` "
+            "in this environment"
+        ) from None
 
 
 def option_names() -> dict[str, list[str]]:

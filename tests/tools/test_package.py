@@ -1,6 +1,7 @@
 """The package as it is installed: import, version checks, command line."""
 
 import json
+import platform
 import subprocess
 import sys
 import textwrap
@@ -79,11 +80,20 @@ def test_import_with_another_torch_names_both_versions(running):
     assert running in last
 
 
-def test_import_without_a_build_says_how_to_make_one():
-    hide = "import sys; sys.modules['trajgru_ext._build'] = None; import trajgru_ext"
-    done = python("-c", hide)
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        ("_build", "; install the package with `pip install .` where torch is"),
+        # So it is where another Python built it: its name has the number of that.
+        ("_C", f" for Python {platform.python_version()}; reinstall trajgru_ext with "),
+    ],
+)
+def test_import_without_a_build_says_how_to_make_one(missing, said):
+    hide = f"import sys; sys.modules['trajgru_ext.{missing}'] = None"
+    done = python("-c", f"{hide}; import trajgru_ext")
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ImportError: trajgru_ext: the extension is not built")
+    wanted = f"ImportError: trajgru_ext: the extension is not built{said}"
+    assert last.startswith(wanted), last
 
 
 @pytest.mark.parametrize(
