@@ -12,7 +12,7 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 import trajgru_ext
-from trajgru_ext import compat, decompositions, nn, onnx
+from trajgru_ext import compat, decompositions, nn, nowcasting, onnx
 from trajgru_ext.compat import (
     convgru_pytorch,
     convlstm_pytorch,
@@ -31,6 +31,7 @@ PUBLIC = [
     *(getattr(trajgru_ext, name) for name in trajgru_ext.__all__),
     *(getattr(nn, name) for name in nn.__all__),
     *(compat.load, decompositions.decomposed, onnx.export),
+    *filter(callable, (getattr(nowcasting, name) for name in nowcasting.__all__)),
 ]
 PUBLISHED = [
     *(convlstm_pytorch.ConvLSTM, convlstm_pytorch.ConvLSTMCell),

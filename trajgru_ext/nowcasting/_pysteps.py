@@ -32,6 +32,13 @@ def frames_of_triple(
     Raises:
         FramesError: the unit or the transform is another.
 
+    Examples:
+        >>> import numpy as np
+        >>> from trajgru_ext.nowcasting import frames_of_triple
+        >>> metadata = {"unit": "mm/h", "transform": None}
+        >>> frames_of_triple((np.zeros((3, 64, 64)), None, metadata)).quantity
+        'rain'
+
     """
     array, _, metadata = triple
     values: NDArray[Any] = np.ma.filled(np.ma.asarray(array, float), np.nan)

@@ -108,6 +108,19 @@ def frames_of_xarray(source: Any, reading: Reading | None = None) -> Frames:
     Raises:
         FramesError: there is no such variable, or it is polar or an ensemble.
 
+    Examples:
+        >>> import numpy as np, xarray
+        >>> from trajgru_ext.nowcasting import frames_of_xarray
+        >>> times = np.arange("2020-01-01T00", "2020-01-01T03", dtype="M8[h]")
+        >>> rain = xarray.DataArray(
+        ...     np.zeros((3, 64, 64)),
+        ...     coords={"time": times.astype("M8[ns]")},
+        ...     dims=("time", "y", "x"),
+        ...     attrs={"units": "mm h-1"},
+        ... )
+        >>> frames_of_xarray(rain).quantity
+        'rain'
+
     """
     return contents_of_xarray(source, reading or Reading()).frames()
 

@@ -79,6 +79,15 @@ class Archive:
     Raises:
         FramesError: there are no frames, their times are unknown, or a file is damaged.
 
+    Examples:
+        >>> import numpy as np
+        >>> from trajgru_ext.nowcasting import Archive, Decoding, Reading
+        >>> np.save("rain.npy", np.random.rand(6, 64, 64).astype("float32"))
+        >>> reading = Reading(Decoding("rain"), start="2020-01-01", step=5)
+        >>> archive = Archive("rain.npy", reading, progress=False)
+        >>> [series.shape for series in archive.series]
+        [(6, 64, 64)]
+
     """
 
     def __init__(
@@ -331,6 +340,13 @@ def read_frames(path: str | Path, reading: Reading | None = None) -> Frames:
     Raises:
         FramesError: the path does not lead to real frames of one size and quantity, or
             a library that reads them is not installed.
+
+    Examples:
+        >>> import numpy as np
+        >>> from trajgru_ext.nowcasting import read_frames
+        >>> np.save("rain.npy", np.random.rand(6, 64, 64).astype("float32"))
+        >>> read_frames("rain.npy").values.shape
+        (6, 64, 64)
 
     """
     reading = reading or Reading()

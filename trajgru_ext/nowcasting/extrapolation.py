@@ -32,7 +32,15 @@ RAIN_SMOOTHING = 0.5
 
 
 def persistence(past: Tensor, steps: int) -> Tensor:
-    """The last of the frames `[T, B, C, H, W]` again, `[steps, B, C, H, W]`."""
+    """The last of the frames `[T, B, C, H, W]` again, `[steps, B, C, H, W]`.
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nowcasting import persistence
+        >>> persistence(torch.rand(3, 2, 1, 16, 16), steps=5).shape
+        torch.Size([5, 2, 1, 16, 16])
+
+    """
     return past[-1:].expand(steps, *past.shape[1:])
 
 
@@ -54,6 +62,12 @@ def extrapolation(past: Tensor, steps: int, smoothing: float = 0.0) -> Tensor:
 
     Raises:
         TypeError, ValueError: as `estimate_motion`; steps is not positive.
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nowcasting import extrapolation
+        >>> extrapolation(torch.rand(3, 1, 1, 32, 32), steps=5).shape
+        torch.Size([5, 1, 1, 32, 32])
 
     """
     motion = estimate_motion(past)
@@ -103,6 +117,16 @@ def carry_on(
 
     Raises:
         TypeError, ValueError: steps is not positive; or as `trajgru_ext.flow_warp`.
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nowcasting import carry_on
+        >>> last = torch.tensor([[[[0.0, 1.0, 0.0, 0.0]]]])
+        >>> right = torch.tensor([1.0, 0.0])[None, :, None, None].expand(1, 2, 1, 4)
+        >>> ahead, known = carry_on(last, right, steps=2)
+        >>> ahead.flatten(1)
+        tensor([[0., 0., 1., 0.],
+                [0., 0., 0., 1.]])
 
     """
     (steps,) = check_positive("carry_on", steps=steps)

@@ -16,7 +16,17 @@ QUANTITIES = ("reflectivity", "rain", "brightness")
 
 
 class FramesError(ValueError):
-    """Frames that cannot be used; the message says which and why."""
+    """Frames that cannot be used; the message says which and why.
+
+    Examples:
+        >>> from trajgru_ext.nowcasting import FramesError, read_frames
+        >>> try:
+        ...     read_frames("nowhere")
+        ... except FramesError as error:
+        ...     print(error)
+        nowhere: no such file or folder
+
+    """
 
 
 NO_DURATION = "an amount of rain that says no duration: give --accumulation"
@@ -24,7 +34,16 @@ NO_DURATION = "an amount of rain that says no duration: give --accumulation"
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames as a file has them, and all that it says of them."""
+    """Frames as a file has them, and all that it says of them.
+
+    Examples:
+        >>> import numpy as np
+        >>> from trajgru_ext.nowcasting import Frames, to_pixels
+        >>> frames = Frames(np.full((2, 8, 8), 25.0), "reflectivity")
+        >>> to_pixels(frames)[0, 0, 0]
+        tensor(0.5000)
+
+    """
 
     values: NDArray[Any]  # [T, H, W]; NaN is missing
     # "reflectivity" in dBZ, where minus infinity is no echo, or "rain" in mm/h; None
@@ -45,6 +64,15 @@ class Decoding:
     taken as they are where gain and offset are None; integers need both, but for
     brightness. `missing` are values of pixels that are missing, besides NaN. Amounts of
     rain in mm are made rates by `accumulation`, the minutes in which they fell.
+
+    Examples:
+        >>> import numpy as np
+        >>> from trajgru_ext.nowcasting import Decoding, Frames, to_pixels
+        >>> bytes_of_file = Frames(np.array([[[0, 114, 255]]], np.uint8))
+        >>> decoding = Decoding("reflectivity", 0.5, -32.0, missing=(255,))
+        >>> to_pixels(bytes_of_file, decoding)
+        tensor([[[0.0000, 0.5000,    nan]]])
+
     """
 
     quantity: str | None = None
@@ -83,7 +111,14 @@ PROFILES = {
 
 @dataclass(frozen=True)
 class Reading:
-    """How files are read: which reader, what of them, and what their numbers mean."""
+    """How files are read: which reader, what of them, and what their numbers mean.
+
+    Examples:
+        >>> from trajgru_ext.nowcasting import PROFILES, Reading
+        >>> Reading(PROFILES["knmi"], layout="NTHW", step=5).decoding.gain
+        0.5
+
+    """
 
     decoding: Decoding = field(default_factory=Decoding)
     importer: str | None = None  # of pysteps, by name
@@ -119,6 +154,12 @@ def to_pixels(
     Raises:
         FramesError: nothing says what the numbers are, or there are values that cannot
             be of this quantity.
+
+    Examples:
+        >>> import numpy as np
+        >>> from trajgru_ext.nowcasting import Frames, to_pixels
+        >>> to_pixels(Frames(np.array([[[25.0, np.nan]]]), "reflectivity"))
+        tensor([[[0.5000,    nan]]])
 
     """
     decoding = decoding or Decoding()

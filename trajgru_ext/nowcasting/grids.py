@@ -23,6 +23,12 @@ class Grid:
     The centre of pixel (i, j) lies at (x + j dx, y + i dy), in metres of the projection
     or, of latitudes and longitudes, in degrees; dy is negative where the first row is
     the northernmost.
+
+    Examples:
+        >>> from trajgru_ext.nowcasting import Grid
+        >>> Grid(2, 3, "EPSG:3067", x=500.0, y=1500.0, dx=1000.0, dy=-1000.0).xs
+        array([ 500., 1500., 2500.])
+
     """
 
     height: int

@@ -23,6 +23,12 @@ def balancing_weights(
             the weight is 0.
         zr: by which pixels are rain.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nowcasting import balancing_weights
+        >>> balancing_weights(torch.tensor([0.1, 0.6, 0.9, torch.nan]))
+        tensor([ 1.,  5., 30.,  0.])
+
     Source: Shi et al. 2017 (arXiv 1706.03458), section 5.
 
     """
@@ -69,6 +75,12 @@ def balanced_loss(
     Raises:
         TypeError: the mask is not bool.
         ValueError: the shapes differ.
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nowcasting import balanced_loss
+        >>> forecast = torch.rand(4, 2, 1, 16, 16, requires_grad=True)
+        >>> balanced_loss(forecast, torch.rand(4, 2, 1, 16, 16)).backward()
 
     Source: Shi et al. 2017 (arXiv 1706.03458), HKO-7.
 

@@ -79,6 +79,16 @@ def estimate_motion(past: Tensor) -> Tensor:
         TypeError: the frames are no tensor of a floating dtype.
         ValueError: the frames are too few, too small or not of this shape.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nowcasting import estimate_motion
+        >>> wave = torch.linspace(0, 9, 64)
+        >>> image = (wave.sin() * wave[:, None].cos() + 1) / 2
+        >>> past = torch.stack([image.roll(2 * t, 1) for t in range(3)])[:, None, None]
+        >>> motion = estimate_motion(past)  # 2 pixels to the right
+        >>> motion[0, :, 32, 32].round().int()
+        tensor([2, 0], dtype=torch.int32)
+
     """
     check_tensors("estimate_motion", past=past)
     if not past.is_floating_point():

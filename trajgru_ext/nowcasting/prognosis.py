@@ -79,6 +79,12 @@ def spectral_prognosis(
     Raises:
         TypeError, ValueError: as `estimate_motion`; steps is not positive.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nowcasting import spectral_prognosis
+        >>> spectral_prognosis(torch.rand(3, 1, 1, 32, 32), steps=5).shape
+        torch.Size([5, 1, 1, 32, 32])
+
     """
     (steps,) = check_positive("spectral_prognosis", steps=steps)
     motion = estimate_motion(past)

@@ -23,7 +23,14 @@ THRESHOLDS = (0.5, 2.0, 5.0, 10.0, 30.0)  # mm/h, of the scores and the balanced
 
 @dataclass(frozen=True)
 class ZR:
-    """A relation of reflectivity Z (mm^6 m^-3) and rain rate R (mm/h), Z = a R^b."""
+    """A relation of reflectivity Z (mm^6 m^-3) and rain rate R (mm/h), Z = a R^b.
+
+    Examples:
+        >>> from trajgru_ext.nowcasting import ZR
+        >>> print(ZR(200, 1.6))
+        Z = 200 R^1.6
+
+    """
 
     a: float = 58.53
     b: float = 1.56

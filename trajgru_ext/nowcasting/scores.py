@@ -39,6 +39,14 @@ class Scores(Metric):
         thresholds: rain rates in mm/h.
         zr: by which pixels are rain.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nowcasting import Scores
+        >>> scores, rain = Scores(leads=4), torch.rand(4, 2, 1, 16, 16)
+        >>> scores.update(rain, rain)
+        >>> scores.compute()["csi"].shape  # of each lead time, at each threshold
+        torch.Size([4, 5])
+
     Source: Shi et al. 2017 (arXiv 1706.03458), HKO-7.
 
     """

@@ -69,6 +69,16 @@ def split(
     Raises:
         ValueError: as `chosen`.
 
+    Examples:
+        >>> import numpy as np
+        >>> from trajgru_ext.nowcasting import Archive, Decoding, Reading, split
+        >>> np.save("rain.npy", np.random.rand(48, 64, 64).astype("float32"))
+        >>> reading = Reading(Decoding("rain"), start="2020-01-01", step=60)
+        >>> archive = Archive("rain.npy", reading, progress=False)
+        >>> parts = split(archive, test="2020-01-02", past=5, ahead=5)
+        >>> {name: sum(len(series.times) for series in parts[name]) for name in parts}
+        {'test': 24, 'validation': 10, 'train': 14}
+
     """
     length = past + ahead
     free = [np.ones(len(one.times), bool) for one in archive.series]

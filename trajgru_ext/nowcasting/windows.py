@@ -31,6 +31,13 @@ def fill_missing(past: Tensor) -> Tensor:
         The frames without NaN: where frame t misses a pixel it has that of frame t - 1,
         filled in turn; the first frame has 0.
 
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nowcasting import fill_missing
+        >>> fill_missing(torch.tensor([[torch.nan, 0.5], [0.25, torch.nan]]))
+        tensor([[0.0000, 0.5000],
+                [0.2500, 0.5000]])
+
     """
     if not past.isnan().any():
         return past
@@ -60,6 +67,14 @@ class Windows(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     Raises:
         ValueError: the frames are too few or too small for a window.
+
+    Examples:
+        >>> import torch
+        >>> from trajgru_ext.nowcasting import Windows
+        >>> windows = Windows(torch.rand(3, 12, 64, 64), past=5, ahead=5, size=32)
+        >>> past, coming, known = windows[0]
+        >>> len(windows), past.shape, coming.shape
+        (36, torch.Size([5, 1, 32, 32]), torch.Size([5, 1, 32, 32]))
 
     """
 
