@@ -237,8 +237,12 @@ def extension():
     # Floating-point flags and errno are of no concern, as in torch itself; without this
     # the compiler makes no vectors of loops that round.
     flags += ["-fno-trapping-math", "-fno-math-errno"]
+    # Python's flags ask for debug information, which takes a third of the build's time
+    # and nearly all of the module's size; a sanitizer's reports name lines by it.
+    flags += [] if SANITIZER else ["-g0"]
     # What torch's own headers cause.
     for warning in (
+        "psabi",
         "unused-parameter",
         "unknown-pragmas",
         "maybe-uninitialized",
