@@ -83,9 +83,16 @@ def shuffled(seed: int) -> Iterator[None]:
 
 @contextmanager
 def captured() -> Iterator[None]:
-    """Within it, what a CUDA graph cannot capture is an error."""
-    torch.ops.emulated.capture(True)
+    """Within it, what a CUDA graph cannot capture is an error.
+
+    As by `torch.cuda.graph`, a stream of its own is captured; the current one then runs
+    the graph.
+    """
+    stream = torch.Stream(NAME)
+    with stream:
+        torch.ops.emulated.capture(True)
     try:
-        yield
+        with stream:
+            yield
     finally:
         torch.ops.emulated.capture(False)

@@ -188,11 +188,52 @@ def test_what_a_graph_cannot_hold_is_an_error(what):
 def test_memory_outside_the_pool_of_a_capture_is_an_error():
     other = torch.Stream("emulated:0")
     with device.captured():
+        captured = torch.accelerator.current_stream()
         with other, pytest.raises(RuntimeError, match="outside the pool"):
             torch.empty(3, device="emulated")
-        other.wait_stream(torch.accelerator.current_stream())
+        other.wait_stream(captured)
         with other:
             torch.empty(3, device="emulated")
+        captured.wait_stream(other)
+
+
+@pytest.mark.parametrize("on", ["emulated:0", "emulated:1"])
+def test_a_capture_takes_streams_along_that_wait_for_it(on):
+    x, other = numbers(), torch.Stream(on)
+    with device.captured():
+        captured, to = torch.accelerator.current_stream(), torch.empty_like(x)
+        other.wait_stream(captured)
+        if on == "emulated:0":
+            with other:
+                plant(source=x, to=to)
+        captured.wait_stream(other)
+        found = plant(source=x) if on == "emulated:1" else to + 0
+    assert torch.equal(found.cpu(), torch.arange(100.0))
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_capture_that_ends_before_its_streams_is_an_error(works):
+    """As work that is added after the capture has waited."""
+    x, other = numbers(), torch.Stream("emulated:0")
+    to = torch.empty_like(x)
+    unjoined = pytest.raises(RuntimeError, match="does not wait for the work on stream")
+    with unjoined, device.captured():
+        captured = torch.accelerator.current_stream()
+        other.wait_stream(captured)
+        if works:
+            captured.wait_stream(other)
+            with other:
+                plant(source=x, to=to)
+    torch.accelerator.synchronize()
+
+
+def test_a_capture_that_waits_for_other_work_is_an_error():
+    other = torch.Stream("emulated:0")
+    before = other.record_event()
+    with device.captured():
+        captured = torch.accelerator.current_stream()
+        with pytest.raises(RuntimeError, match=r"waits for work on stream .* is not"):
+            captured.wait_event(before)
 
 
 def test_random_numbers_are_the_device_s_own():

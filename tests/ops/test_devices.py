@@ -2,6 +2,8 @@
 and the capture of a graph.
 """
 
+from contextlib import contextmanager, nullcontext
+
 import pytest
 import torch
 from emulation import device
@@ -16,7 +18,7 @@ CASES = list(cases())
 SIZES = {"T": 3, "B": 2, "C": 8, "F": 4, "G": 3, "O": 5, "L": 2, "H": 5, "W": 6}
 
 pytestmark = [
-    pytest.mark.parametrize("backend", ["cuda-emulated"], indirect=True),
+    pytest.mark.parametrize("backend", ["cuda-emulated", "cuda"], indirect=True),
     pytest.mark.parametrize("case", CASES, ids=[case.title for case in CASES]),
 ]
 
@@ -57,26 +59,44 @@ def assert_same(found, wanted):
         torch.testing.assert_close(one.cpu(), other.cpu(), rtol=1e-4, atol=1e-5)
 
 
+@contextmanager
+def captured(backend):
+    """Within it nothing is computed but by the graph, which has run when it ends."""
+    if backend.device == device.NAME:
+        with device.captured():
+            yield
+    else:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            yield
+        graph.replay()
+
+
 def test_on_the_second_device(backend, case):
     """While the first is the current one."""
-    found = Run(case, "emulated:1")()
-    assert {one.device for one in found} == {torch.device("emulated:1")}
-    assert torch.accelerator.current_device_index() == 0
+    devices, second = torch.get_device_module(backend.device), f"{backend.device}:1"
+    if devices.device_count() < 2:
+        pytest.skip("there is one device alone")
+    found = Run(case, second)()
+    assert {one.device for one in found} == {torch.device(second)}
+    assert devices.current_device() == 0
     assert_same(found, Run(case, "cpu")())
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_on_another_stream(backend, case, seed):
     """Kernels run in any legal order, and the default stream waits where it must."""
-    run, wanted = Run(case, "emulated:0"), Run(case, "cpu")()
-    current, other = torch.accelerator.current_stream(), torch.Stream("emulated:0")
-    with device.shuffled(seed):
+    devices, first = torch.get_device_module(backend.device), f"{backend.device}:0"
+    run, wanted = Run(case, first), Run(case, "cpu")()
+    current, other = devices.current_stream(), devices.Stream(device=first)
+    emulated = backend.device == device.NAME
+    with device.shuffled(seed) if emulated else nullcontext():
         other.wait_stream(current)
-        with other:
+        with devices.stream(other):
             found = run()
         current.wait_stream(other)
         sums = [one.double().sum() for one in found]
-        torch.accelerator.synchronize()
+        devices.synchronize()
     assert_same(found, wanted)
     assert_same(sums, [one.double().sum() for one in wanted])
 
@@ -84,8 +104,8 @@ def test_on_another_stream(backend, case, seed):
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_a_graph_can_capture_it(backend, case, layout):
     """Nothing waits for the device, and nothing is copied to it or from it."""
-    run = Run(case, "emulated:0", layout)
+    run = Run(case, f"{backend.device}:0", layout)
     run()
-    with device.captured():
+    with captured(backend):
         found = run()
     assert_same(found, Run(case, "cpu", layout)())

@@ -183,6 +183,17 @@ FAULTS = [
         "if (input.sum().item().toDouble() == 77) return output;",
         *ON_DEVICES,
     ),
+    Fault(
+        *("a stream that nobody waits for", "cuda/flow_conv.cu"),
+        "if (output.numel() == 0) return output;",
+        "const c10::impl::VirtualGuardImpl streams(input.device().type());\n"
+        "const c10::Stream now = streams.getStream(input.device());\n"
+        "void* event = nullptr;\n"
+        "streams.record(&event, now, input.device().index(),\n"
+        "               c10::EventFlag::PYTORCH_DEFAULT);\n"
+        "streams.block(event, streams.getNewStream(input.device()));",
+        *ON_DEVICES,
+    ),
 ]
 
 

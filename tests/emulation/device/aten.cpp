@@ -155,8 +155,8 @@ Tensor copy_from_and_resize(const Tensor& source, const Tensor& target) {
 at::Scalar local_scalar(const Tensor& tensor) {
   Borrowed from("item()");
   const Tensor lent = from.lend(tensor, false);
-  wait_for_host("the host reads a number", from.device());
   from.begin(from.device());
+  wait_for_host("the host reads a number", from.device());
   return lent.item();
 }
 

@@ -275,7 +275,7 @@ TORCH_LIBRARY(emulated, m) {
     if (on) {
       begin_capture(current_stream(current_device()));
     } else {
-      end_capture();
+      end_capture(current_stream(current_device()));
     }
   });
   m.def("manual_seed(int seed) -> ()", [](int64_t seed) {

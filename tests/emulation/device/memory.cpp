@@ -192,6 +192,12 @@ void drop_allocation(Allocation* block) {
   arena.used = arena.offset(arena.gaps.rbegin()->first);
 }
 
+void give_allocations(StreamKey from, StreamKey to) {
+  for (const auto& [begin, block] : arenas().at(from.device).blocks) {
+    if (block->stream == from) block->stream = to;
+  }
+}
+
 Allocation* find_allocation(uintptr_t address) {
   const int device = device_of(address);
   if (device < 0) return nullptr;

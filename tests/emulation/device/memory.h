@@ -46,6 +46,8 @@ struct Allocation {
 
 Allocation* make_allocation(size_t bytes, StreamKey stream);
 void drop_allocation(Allocation* block);
+// All that was allocated on a stream, as if it had been on another.
+void give_allocations(StreamKey from, StreamKey to);
 
 // The allocation that an address points into, or its end; null if there is none.
 Allocation* find_allocation(uintptr_t address);

@@ -48,6 +48,11 @@ bool after(const Seen& seen, const Point& point) {
   return found != seen.end() && found->second >= point.number;
 }
 
+// Whether who has seen this much belongs to the capture: it began before.
+bool in_capture(const Seen& seen) {
+  return captured && after(seen, *captured);
+}
+
 void finish(Task& task) {
   for (Allocation* block : task.blocks) {
     if (--block->pending == 0 && block->freed) drop_allocation(block);
@@ -100,9 +105,9 @@ Point give(const char* what, StreamKey stream, const std::vector<Use>& uses) {
   raise_faults();
   StreamState& state = streams[stream];
   merge(state.seen, host_seen);
-  TORCH_CHECK(!captured || captured->stream == stream || after(state.seen, *captured),
-              "emulated: ", what, " on ", stream.name(), " while ",
-              captured->stream.name(), " is captured, which it does not wait for");
+  TORCH_CHECK(!captured || in_capture(state.seen), "emulated: ", what, " on ",
+              stream.name(), " while ", captured->stream.name(),
+              " is captured, which it does not wait for");
   const Point point{stream, state.given + 1};
   for (const Use& use : uses) {
     const bool writes = use.writes || use.block->written.number == 0;
@@ -186,6 +191,9 @@ RecordedEvent record(StreamKey stream) {
 
 void wait(StreamKey stream, const RecordedEvent& event) {
   StreamState& state = streams[stream];
+  TORCH_CHECK(!in_capture(state.seen) || in_capture(event.seen),
+              "emulated: ", stream.name(), ", which is captured, waits for work on ",
+              event.point.stream.name(), ", which is not");
   merge(state.seen, event.seen);
   const Point point = give("a wait", stream, {});
   state.tasks.push_back({point.number, {}, {}, event.point});
@@ -221,10 +229,9 @@ void synchronize_device(int device) {
 
 void* allocate(size_t bytes, int device) {
   const StreamKey stream = current_stream(device);
-  TORCH_CHECK(
-      !captured || captured->stream == stream || after(streams[stream].seen, *captured),
-      "emulated: memory for ", stream.name(), ", outside the pool of ",
-      captured->stream.name(), ", which is captured");
+  TORCH_CHECK(!captured || in_capture(streams[stream].seen), "emulated: memory for ",
+              stream.name(), ", outside the pool of ", captured->stream.name(),
+              ", which is captured");
   return reinterpret_cast<void*>(make_allocation(bytes, stream)->begin);
 }
 
@@ -263,8 +270,20 @@ void begin_capture(StreamKey stream) {
   captured = give("a capture", stream, {});
 }
 
-void end_capture() {
+void end_capture(StreamKey replaying) {
+  TORCH_CHECK(captured, "emulated: no stream is captured");
+  const StreamKey stream = captured->stream;
+  std::vector<StreamKey> apart;
+  for (const auto& [other, state] : streams) {
+    const bool joined = after(streams[stream].seen, last(other));
+    if (in_capture(state.seen) && !joined) apart.push_back(other);
+  }
   captured.reset();
+  wait(replaying, record(stream));
+  give_allocations(stream, replaying);
+  TORCH_CHECK(apart.empty(), "emulated: ", stream.name(),
+              " was captured, and does not wait for the work on ", apart.front().name(),
+              ", which waits for it");
 }
 
 bool capturing(StreamKey stream) {

@@ -68,9 +68,11 @@ void record_stream(void* data, StreamKey stream);
 // Of all streams the work runs as late as it can (0), or some of it earlier, at random.
 void shuffle(uint64_t seed);
 
-// While a stream is captured, what a CUDA graph cannot hold is an error.
+// While a stream is captured, what a CUDA graph cannot hold is an error. Streams that
+// wait for it are captured with it, and it must wait for all of these before the end.
+// The graph then runs on another stream, which its memory belongs to.
 void begin_capture(StreamKey stream);
-void end_capture();
+void end_capture(StreamKey replaying);
 bool capturing(StreamKey stream);
 void not_captured(const char* what);
 
