@@ -7,14 +7,8 @@ import pytest
 import torch
 from emulation import device
 from small_networks import SMALL, make_small, sample_frames
-from torch import nn
-from torch.utils._pytree import tree_leaves
 
 import trajgru_ext
-from trajgru_ext import nn as nets
-from trajgru_ext.compat import load
-from trajgru_ext.compat.convlstm_pytorch import ConvLSTM
-from trajgru_ext.compat.openstl import ConvLSTMCell
 
 DEVICES = ["emulated:0", "emulated:1"]
 
@@ -87,31 +81,6 @@ def test_a_graph_can_capture_a_step_of_training(kind):
     assert second.item() < first.item()
 
 
-class Cell(nn.Module):
-    """A ConvLSTM as people write it."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(5, 12, 3, padding=1)
-
-    def forward(self, x, h, c):
-        i, f, o, g = self.conv(torch.cat([x, h], 1)).chunk(4, 1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        return o.sigmoid() * c.tanh(), c
-
-
-def test_accelerate():
-    torch.manual_seed(0)
-    plain = Cell().to("emulated")
-    fast = copy.deepcopy(plain)
-    report = trajgru_ext.accelerate(fast)
-    x, h, c = (torch.randn(2, n, 5, 6).to("emulated") for n in (2, 3, 3))
-    with torch.autograd.profiler.profile() as profile:
-        fast(x, h, c)
-    assert any("lstm_gates" in event.name for event in profile.function_events), report
-    assert_close(fast(x, h, c), plain(x, h, c), 1e-5)
-
-
 def test_a_layer_by_its_modules():
     torch.manual_seed(0)
     layer = trajgru_ext.nn.ConvLSTM(2, 3, 3).to("emulated")
@@ -155,56 +124,6 @@ def test_function_transforms():
 
     found = all_of(x.to("emulated"), flow.to("emulated"))
     assert_close(found, all_of(x, flow), 1e-5)
-
-
-@pytest.mark.parametrize(
-    "make, shapes",
-    [
-        (lambda: nets.SqueezeExcitation(16), [(2, 16, 5, 6)]),
-        (lambda: nets.SelectiveKernelConv(16), [(2, 16, 5, 6)]),
-        (lambda: nets.EESP(16, 16), [(2, 16, 8, 8)]),
-        (lambda: nets.SpatialPyramidPooling(3), [(2, 3, 7, 7)]),
-        (lambda: nets.Conv2d(3, 16, 3, padding=1), [(2, 3, 7, 7)]),
-        (lambda: nets.ConvLSTMCell(2, 3), [(2, 2, 5, 6)]),
-        (lambda: nets.ConvGRUCell(2, 3), [(2, 2, 5, 6)]),
-        (lambda: nets.TrajGRUCell(2, 3), [(2, 2, 5, 6)]),
-        (lambda: ConvLSTM(2, 3, (3, 3), 1, True), [(2, 4, 2, 5, 6)]),
-        (
-            lambda: ConvLSTMCell(2, 3, 5, 6, 3, 1, True),
-            [(2, n, 5, 6) for n in (2, 3, 3)],
-        ),
-    ],
-    ids=lambda one: None if callable(one) else str(one),
-)
-def test_modules(make, shapes):
-    """Ours and published ones: results and gradients are those of the CPU."""
-    torch.manual_seed(0)
-    module, given = make(), [torch.randn(shape) for shape in shapes]
-    moved = copy.deepcopy(module).to("emulated")
-
-    def results(net, inputs):
-        inputs = [one.clone().requires_grad_() for one in inputs]
-        found = [one for one in tree_leaves(net(*inputs)) if one.requires_grad]
-        wanted = [*inputs, *(p for p in net.parameters())]
-        total = sum(one.square().sum() for one in found)
-        gradients = torch.autograd.grad(total, wanted, allow_unused=True)
-        return [*found, *(one for one in gradients if one is not None)]
-
-    found = results(moved, [one.to("emulated") for one in given])
-    assert {one.device.type for one in found} == {"emulated"}
-    for one, other in zip(found, results(module, given), strict=True):
-        torch.testing.assert_close(one.cpu(), other, rtol=1e-3, atol=1e-4)
-
-
-def test_published_checkpoints(tmp_path):
-    torch.manual_seed(0)
-    written = ConvLSTM(2, 3, (3, 3), 1, True)
-    torch.save(written.state_dict(), tmp_path / "weights.pt")
-    model = ConvLSTM(2, 3, (3, 3), 1, True).to("emulated")
-    load(tmp_path / "weights.pt", model)
-    for one, other in zip(model.parameters(), written.parameters(), strict=True):
-        assert one.device.type == "emulated"
-        assert torch.equal(one.cpu(), other)
 
 
 def test_onnx(tmp_path):
