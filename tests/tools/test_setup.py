@@ -1,0 +1,70 @@
+"""setup.py: for which GPUs it builds, and what it says of it."""
+
+import os
+import runpy
+import types
+from pathlib import Path
+
+import pytest
+import setuptools
+
+ROOT = next(p for p in Path(__file__).parents if (p / "setup.py").exists())
+
+
+@pytest.fixture
+def setup(monkeypatch):
+    """What the file defines, with nothing built."""
+    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+    monkeypatch.setattr(os, "environ", {**os.environ, "TRAJGRU_CUDA": "0"})
+    return types.SimpleNamespace(**runpy.run_path(str(ROOT / "setup.py")))
+
+
+TOOLKIT = ["7.5", "8.0", "9.0", "9.1", "12.0"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "toolkit", "machine", "chosen"),
+    [
+        ("", TOOLKIT, ["9.0"], "9.0"),
+        ("", TOOLKIT, ["8.0", "9.1"], "8.0;9.1"),
+        ("", TOOLKIT, [], "7.5;8.0;9.0;12.0+PTX"),
+        ("all", TOOLKIT, ["9.0"], "7.5;8.0;9.0;12.0+PTX"),
+        ("8.6+PTX", TOOLKIT, ["9.0"], "8.6+PTX"),
+        # A toolkit that is older than the GPU, and one that is newer than all we know.
+        ("", ["7.5", "8.0"], ["8.0", "9.0"], "8.0;8.0+PTX"),
+        ("", ["13.0", "14.0"], [], "14.0+PTX"),
+    ],
+)
+def test_what_is_built(setup, wanted, toolkit, machine, chosen):
+    assert setup.choose_architectures(wanted, toolkit, machine) == chosen
+
+
+def test_what_is_said(setup, monkeypatch, capsys):
+    setup.announce()
+    said = capsys.readouterr().out
+    assert said.endswith("no CUDA kernels: built with TRAJGRU_CUDA=0\n")
+    monkeypatch.setitem(setup.announce.__globals__, "NO_CUDA", "")
+    monkeypatch.setitem(os.environ, "TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
+    setup.announce()
+    said = capsys.readouterr().out
+    assert "compute capability 8.0;9.0+PTX: some minutes for each of 2" in said
+
+
+def test_what_the_toolkit_knows(setup, monkeypatch):
+    said = "compute_75\ncompute_90\ncompute_100\ncompute_90a\n"
+    monkeypatch.setitem(
+        setup.toolkit_capabilities.__globals__, "nvcc_says", lambda *_: said
+    )
+    assert setup.toolkit_capabilities() == ["7.5", "9.0", "10.0"]
+
+
+@pytest.mark.parametrize(
+    ("version", "other"), [("13.1", ""), ("12.8", "12.8"), ("", "")]
+)
+def test_a_toolkit_of_another_cuda(setup, monkeypatch, version, other):
+    """The first number of both versions must be the same."""
+    names = setup.other_toolkit.__globals__
+    release = f"Cuda compilation tools, release {version}, V{version}.85"
+    monkeypatch.setitem(names, "nvcc_says", lambda *_: release)
+    monkeypatch.setattr(names["torch"].version, "cuda", "13.0")
+    assert setup.other_toolkit() == other
