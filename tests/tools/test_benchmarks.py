@@ -56,6 +56,10 @@ SMALL = {
 }
 
 
+# Of networks and layers that are large: kernels are slow where they are emulated.
+WHOLE = {"networks", "traj_gru"}
+
+
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch):
     """Nothing is compiled, and memory is that of a step in this process."""
@@ -76,8 +80,14 @@ def test_all_are_tried():
     assert {*SMALL, "models", "skill"} == set(run.NAMES)
 
 
+@pytest.mark.parametrize("on", ["cpu", "emulated"])
 @pytest.mark.parametrize("name", SMALL)
-def test_benchmark(name, monkeypatch, tmp_path):
+def test_benchmark(name, on, monkeypatch, request, tmp_path):
+    """On a device, too, as on a GPU."""
+    if on == "emulated":
+        if name in run.ON_CPU_ALONE | WHOLE:
+            pytest.skip("its operators are the CPU's, or those of the others")
+        request.getfixturevalue("emulated_devices")
     module = importlib.import_module(f"bench_{name}")
     for constant, value in SMALL[name](module).items():
         monkeypatch.setattr(module, constant, value)
@@ -92,7 +102,8 @@ def test_benchmark(name, monkeypatch, tmp_path):
     results = tmp_path / "results.json"
     options = ["--rounds", "1", "--threads", "1", "--json", str(results)]
     monkeypatch.setattr(sys, "argv", [f"bench_{name}.py", *options])
-    module.main()
+    with torch.device(on):
+        module.main()
     records = json.loads(results.read_text())["records"]
     assert records
     for record in records:
