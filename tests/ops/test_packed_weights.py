@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
-from trajgru_ext import conv_algorithm, packed_weights
+from trajgru_ext import conv2d, conv_algorithm, packed_weights
 from trajgru_ext.nn import Conv2d, ConvGRU, ConvLSTM
 
 pytestmark = pytest.mark.kernels
@@ -188,6 +189,26 @@ def test_cpu_kept_once_and_freed_with_the_weight():
     copies.clear()
     gc.collect()
     assert packed_weights.kept() == before
+
+
+def test_cpu_contents_that_return_are_packed_no_more():
+    """Those of a spectral norm, say, which are computed anew for every use."""
+    layer, x = Conv2d(8, 12, 3), torch.randn(2, 8, 9, 11)
+    before = packed_weights.kept()
+    layer(x)
+    size = packed_weights.kept() - before
+    weights = [torch.randn(12, 8, 3, 3) for _ in range(3)]
+
+    def packings() -> int:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+            for weight in weights:
+                conv2d(x, weight / 1.5)
+        return sum(one.self_cpu_memory_usage == size for one in found.events())
+
+    assert [packings() for _ in range(4)] == [3, 3, 0, 0]
+    weights[0].mul_(1.5)
+    assert [packings() for _ in range(2)] == [1, 0]
+    assert packed_weights.kept() - before == size  # nothing stays without a weight
 
 
 def test_cpu_old_contents_are_dropped():

@@ -7,6 +7,8 @@
 
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/conv2d.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/sum.h>
 
 #include <algorithm>
@@ -18,7 +20,9 @@
 #include "cpu/conv/packed_weights.h"
 #include "cpu/conv/winograd_conv.h"
 #include "cpu/gate_device.h"
+#include "cpu/copy_image.h"
 #include "cpu/parallel.h"
+#include "cpu/scratch.h"
 #include "operators/conv/conv2d.h"
 #include "tensors/library.h"
 
@@ -102,25 +106,57 @@ struct Turned {
   }
 };
 
-// As the kernels read it.
-Tensor float_pixels(const Tensor& image) {
-  return contiguous(image.to(at::kFloat), at::MemoryFormat::ChannelsLast);
-}
+constexpr auto kLast = at::MemoryFormat::ChannelsLast;
 
-Tensor empty_pixels(const Tensor& like, int64_t channels, int64_t height,
-                    int64_t width) {
-  return at::empty(
-      {like.size(0), channels, height, width},
-      like.options().dtype(at::kFloat).memory_format(at::MemoryFormat::ChannelsLast));
-}
+// Images as the kernels read and write them, in float32 and channels last, while they
+// are worked on.
+template <typename User>
+class Pixels {
+ public:
+  // Uninitialised.
+  explicit Pixels(const std::array<int64_t, 4>& sizes)
+      : memory_(std::in_place, c10::multiply_integers(sizes)) {
+    const auto& [batch, channels, height, width] = sizes;
+    image = at::from_blob(memory_->data(), sizes,
+                          {height * width * channels, 1, width * channels, channels},
+                          at::kFloat);
+  }
 
-// As torch's convolution returns it: channels last where one of both operands is.
-Tensor as_torch(const Tensor& pixels, const Tensor& image, const Tensor& weight) {
-  constexpr auto last = at::MemoryFormat::ChannelsLast;
+  // The values of others, or these themselves.
+  explicit Pixels(const Tensor& from) {
+    const Tensor floats = from.to(at::kFloat);
+    if (floats.is_contiguous(kLast)) {
+      image = floats;
+    } else {
+      *this = Pixels({from.size(0), from.size(1), from.size(2), from.size(3)});
+      copy_on_cpu(image, floats);
+    }
+  }
+
+  Tensor image;
+
+ private:
+  std::optional<Scratch<User>> memory_;
+};
+
+// The result of f, which writes it as the kernels do, as torch's convolution returns
+// it: channels last where one of both operands is.
+template <typename F>
+Tensor as_torch(const Tensor& image, const Tensor& weight,
+                const std::array<int64_t, 4>& sizes, const F& f) {
   const bool channels_last =
-      image.suggest_memory_format() == last || weight.suggest_memory_format() == last;
-  return contiguous(pixels, channels_last ? last : at::MemoryFormat::Contiguous)
-      .to(image.scalar_type());
+      image.suggest_memory_format() == kLast || weight.suggest_memory_format() == kLast;
+  const auto format = channels_last ? kLast : at::MemoryFormat::Contiguous;
+  const Tensor result =
+      at::empty(sizes, image.options().dtype(at::kFloat).memory_format(format));
+  if (result.is_contiguous(kLast)) {
+    f(result);
+  } else {
+    const Pixels<class Result> pixels(sizes);
+    f(pixels.image);
+    copy_on_cpu(result, pixels.image);
+  }
+  return result.to(image.scalar_type());
 }
 
 Tensor conv2d_on_cpu(const Tensor& input, const Tensor& weight,
@@ -132,22 +168,26 @@ Tensor conv2d_on_cpu(const Tensor& input, const Tensor& weight,
   const PlainDispatch plain;
   const Turned way(weight, padding);
   const ConvProblem conv = problem(input, weight, padding);
-  const Tensor output = empty_pixels(input, weight.size(0), conv.height, conv.width);
   const OptionalTensor offset =
       bias.has_value() ? OptionalTensor(bias->to(at::kFloat)) : std::nullopt;
-  winograd_conv({way.of(float_pixels(input))},
-                packed_weights({way.of(weight)}, false, 1), offset, way.taps,
-                way.padding, way.of(output));
-  return as_torch(output, input, weight);
+  const Pixels<class Input> pixels(input);
+  const auto convolve = [&](const Tensor& output) {
+    winograd_conv({way.of(pixels.image)}, packed_weights({way.of(weight)}, false, 1),
+                  offset, way.taps, way.padding, way.of(output));
+  };
+  return as_torch(input, weight,
+                  {input.size(0), weight.size(0), conv.height, conv.width}, convolve);
 }
 
 Tensor input_grad(const Tensor& grad, const Tensor& input, const Tensor& weight,
                   const Turned& way) {
-  const Tensor output =
-      empty_pixels(input, input.size(1), input.size(2), input.size(3));
-  winograd_conv({way.of(grad)}, packed_weights({way.of(weight)}, true, 1), std::nullopt,
-                way.taps, way.rotated_padding, way.of(output));
-  return as_torch(output, input, weight);
+  const auto convolve = [&](const Tensor& output) {
+    winograd_conv({way.of(grad)}, packed_weights({way.of(weight)}, true, 1),
+                  std::nullopt, way.taps, way.rotated_padding, way.of(output));
+  };
+  return as_torch(input, weight,
+                  {input.size(0), input.size(1), input.size(2), input.size(3)},
+                  convolve);
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward_on_cpu(const Tensor& grad,
@@ -165,19 +205,23 @@ std::tuple<Tensor, Tensor, Tensor> backward_on_cpu(const Tensor& grad,
   const bool our_weight_grad =
       wanted[1] && use_winograd_conv2d_weight_grad(problem(input, weight, padding));
   Tensor to_input = empty_result(input), to_weight = empty_result(weight);
-  Tensor to_bias = empty_result(weight), pixels;
-  if (wanted[0] || our_weight_grad || wanted[2]) pixels = float_pixels(grad);
-  if (wanted[0]) to_input = input_grad(pixels, input, weight, way);
+  Tensor to_bias = empty_result(weight);
+  std::optional<Pixels<class Grad>> pixels;
+  if (wanted[0] || our_weight_grad || wanted[2]) pixels.emplace(grad);
+  if (wanted[0]) to_input = input_grad(pixels->image, input, weight, way);
   if (our_weight_grad) {
+    const Pixels<class Input> inputs(input);
     const Tensor found = winograd_weights_grad(
-        way.of(pixels), way.of(float_pixels(input)), way.taps, way.padding);
+        way.of(pixels->image), way.of(inputs.image), way.taps, way.padding);
     to_weight = at::empty_like(weight).copy_(way.of(found));
   } else if (wanted[1]) {
     to_weight = std::get<1>(
         plain_conv2d_backward(grad, input, weight, padding, {false, true, false}));
   }
   if (wanted[2]) {
-    to_bias = CpuGateDevice::sum_pixels(pixels).sum({0, 2, 3}).to(weight.scalar_type());
+    to_bias = CpuGateDevice::sum_pixels(pixels->image)
+                  .sum({0, 2, 3})
+                  .to(weight.scalar_type());
   }
   return {to_input, to_weight, to_bias};
 }

@@ -35,7 +35,10 @@ struct Owner {
   }
 };
 
-// All that is kept: a packing lives as long as one of its owners.
+// All that is kept: a packing lives as long as one of its owners. Weights that are
+// computed anew for every use, as those with a spectral norm, are gone between two
+// uses: where contents return after that, their packing outlives its owners while it is
+// used.
 class Store {
  public:
   // The packing of these contents, which from now on belongs to this place.
@@ -55,6 +58,7 @@ class Store {
     if (bytes_of(values) > limit_) return;
     const auto packed = std::make_shared<Packed>(Packed{values});
     packings_[contents] = packed;
+    if (gone_.contains(contents)) returning_[contents] = packed;
     own(packed, place, weights);
     fit();
   }
@@ -72,6 +76,7 @@ class Store {
 
   int64_t bytes() {
     const std::lock_guard lock(mutex_);
+    returning_.clear();
     drop_gone();
     return kept();
   }
@@ -100,7 +105,15 @@ class Store {
 
   void drop_gone() {
     std::erase_if(owners_, [](const auto& owner) { return owner.second.gone(); });
+    std::erase_if(returning_, [&](const auto& one) {
+      return one.second->last_use + kManyUses < uses_;
+    });
+    for (const auto& [contents, packing] : packings_) {
+      if (packing.expired()) gone_[contents] = uses_;
+    }
     std::erase_if(packings_, [](const auto& one) { return one.second.expired(); });
+    std::erase_if(gone_,
+                  [&](const auto& one) { return one.second + kManyUses < uses_; });
     owners_left_ = owners_.size();
   }
 
@@ -124,6 +137,7 @@ class Store {
       if (oldest == nullptr) break;
       std::erase_if(owners_,
                     [&](const auto& owner) { return owner.second.packed == oldest; });
+      std::erase_if(returning_, [&](const auto& one) { return one.second == oldest; });
       size -= bytes_of(oldest->values);
       oldest.reset();
       std::erase_if(packings_, [](const auto& one) { return one.second.expired(); });
@@ -131,10 +145,14 @@ class Store {
   }
 
   static constexpr size_t kFewOwners = 64;
+  static constexpr int64_t kManyUses = 512;
 
   mutable std::mutex mutex_;
   std::map<Key, Owner> owners_;
   std::map<Key, std::weak_ptr<Packed>> packings_;
+  // What outlives its owners, and after how many uses other contents were dropped.
+  std::map<Key, std::shared_ptr<Packed>> returning_;
+  std::map<Key, int64_t> gone_;
   size_t owners_left_ = 0;
   int64_t limit_ = int64_t{1} << 30;
   int64_t uses_ = 0;

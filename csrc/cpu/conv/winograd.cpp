@@ -1,5 +1,6 @@
 // Winograd's convolution and its gradients.
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
 #include "cpu/conv/winograd_conv.h"
@@ -94,10 +95,11 @@ void sum_weights_grad(WinogradWeightsGrad<float> grad, float* result, int64_t st
   const int64_t points = grad.tiles.points();
   const int64_t together = kernels.grad_together(grad);
   const int64_t blocks = divide_up(grad.outputs, kWinogradOutputs);
-  const Tensor buffer = at::empty({kernels.grad_buffer_size(grad)}, at::kFloat);
-  const Tensor sums = at::empty({points * grad.channels * grad.outputs}, at::kFloat);
-  grad.buffer = buffer.mutable_data_ptr<float>();
-  grad.sums = sums.mutable_data_ptr<float>();
+  const int64_t floats = kernels.grad_buffer_size(grad);
+  const Scratch<WinogradWeightsGrad<float>> scratch(floats + points * grad.channels *
+                                                                 grad.outputs);
+  grad.buffer = scratch.data();
+  grad.sums = scratch.data() + floats;
   for (; grad.first < grad.tiles.count(); grad.first += together) {
     grad.count = std::min(together, grad.tiles.count() - grad.first);
     at::parallel_for(0, grad.count, 1, [&](int64_t begin, int64_t end) {

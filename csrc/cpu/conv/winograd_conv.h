@@ -5,13 +5,13 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <optional>
 
 #include "cpu/conv/winograd.h"
 #include "cpu/images.h"
+#include "cpu/scratch.h"
 #include "tensors/checks.h"
 #include "tensors/tensors.h"
 
@@ -135,9 +135,8 @@ void for_winograd_tiles(const WinogradConv<float>& conv, const F& f) {
   const int64_t some = divide_up(divide_up(tiles, kGroups), kFewTiles) * kFewTiles;
   const int64_t together = std::min(kernels.together(conv), std::max(some, kFewTiles));
   at::parallel_for(0, divide_up(tiles, together), 1, [&](int64_t begin, int64_t end) {
-    const at::Tensor buffer = at::empty({kernels.buffer_size(conv)}, at::kFloat);
-    f(begin * together, std::min(end * together, tiles),
-      buffer.mutable_data_ptr<float>());
+    const Scratch<WinogradConv<float>> buffer(kernels.buffer_size(conv));
+    f(begin * together, std::min(end * together, tiles), buffer.data());
   });
 }
 
