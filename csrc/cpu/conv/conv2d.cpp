@@ -213,7 +213,9 @@ std::tuple<Tensor, Tensor, Tensor> backward_on_cpu(const Tensor& grad,
     const Pixels<class Input> inputs(input);
     const Tensor found = winograd_weights_grad(
         way.of(pixels->image), way.of(inputs.image), way.taps, way.padding);
-    to_weight = at::empty_like(weight).copy_(way.of(found));
+    const bool as_is = !way.turned && weight.is_contiguous();
+    to_weight = as_is ? found.to(weight.scalar_type())
+                      : at::empty_like(weight).copy_(way.of(found));
   } else if (wanted[1]) {
     to_weight = std::get<1>(
         plain_conv2d_backward(grad, input, weight, padding, {false, true, false}));

@@ -3,6 +3,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include <array>
+
 #include "cpu/conv/winograd_conv.h"
 #include "tensors/library.h"
 
@@ -10,10 +12,6 @@ namespace trajgru_ext {
 namespace {
 
 using at::Tensor;
-
-// Bytes of the sums of a gradient to weights for the outputs that are worked on at a
-// time.
-constexpr int64_t kGradSums = 16 << 20;
 
 }  // namespace
 
@@ -87,58 +85,118 @@ void winograd_conv(at::TensorList images, const Tensor& weights,
 
 namespace {
 
-// The gradient to weights of some outputs, from at least one tile. Some tiles after the
-// others are transformed by all threads, and their products are summed up by point,
-// so that neither a sum's order nor the work depends on the threads.
-void sum_weights_grad(WinogradWeightsGrad<float> grad, float* result, int64_t stride) {
-  const auto& kernels = winograd_kernels<float>(grad.outputs);
+using WeightsGrad = WinogradWeightsGrad<float>;
+using Kernels = WinogradKernels<float>;
+
+// Where the gradient goes: [O, C, taps].
+struct Target {
+  float* data;
+  int64_t output_stride;
+};
+
+void transform(const Kernels& kernels, const WeightsGrad& grad) {
+  at::parallel_for(0, grad.count, 1, [&](int64_t begin, int64_t end) {
+    kernels.transform_sides(grad, begin, end);
+  });
+}
+
+// From tiles that are all worked on together: what is summed up of a block of channels
+// and outputs is transformed to the gradient before it leaves the cache.
+void grad_of_all_tiles(const Kernels& kernels, WeightsGrad grad, Target to) {
+  constexpr int64_t kRows = 12;  // of a product
+  constexpr int64_t kOutputs = 64;
+  constexpr int64_t kFloats = 192 << 10;
   const int64_t points = grad.tiles.points();
+  const int64_t rows = kFloats / (points * kOutputs) / kRows * kRows;
+  const int64_t most = std::clamp(rows, kRows, divide_up(grad.channels, kRows) * kRows);
+  const int64_t across = divide_up(grad.outputs, kOutputs);
+  grad.count = grad.tiles.count();
+  const Scratch<WeightsGrad> buffer(kernels.grad_buffer_size(grad));
+  grad.buffer = buffer.data();
+  transform(kernels, grad);
+  const int64_t blocks = across * divide_up(grad.channels, most);
+  at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+    const Scratch<class BlockSums> sums(points * most * kOutputs);
+    for (int64_t k = begin; k < end; ++k) {
+      const int64_t channel = k / across * most, output = k % across * kOutputs;
+      const int64_t channels = std::min(most, grad.channels - channel);
+      const int64_t outputs = std::min(kOutputs, grad.outputs - output);
+      const WinogradGradBlock<float> block = {
+          channel, channels,    output,  outputs,           0,
+          points,  sums.data(), outputs, channels * outputs};
+      kernels.sum_products(grad, block);
+      kernels.finish_grad(grad, block, to.data, to.output_stride);
+    }
+  });
+}
+
+// From some tiles after the others, whose products are summed up by point, where no
+// thread's part is small.
+void grad_by_lots(const Kernels& kernels, WeightsGrad grad, Target to) {
   const int64_t together = kernels.grad_together(grad);
-  const int64_t blocks = divide_up(grad.outputs, kWinogradOutputs);
+  const int64_t points = grad.tiles.points(), outputs = grad.outputs;
+  const int64_t across = divide_up(outputs, kMostGradOutputs);
+  grad.count = std::min(together, grad.tiles.count());
   const int64_t floats = kernels.grad_buffer_size(grad);
-  const Scratch<WinogradWeightsGrad<float>> scratch(floats + points * grad.channels *
-                                                                 grad.outputs);
+  const int64_t point_sums = grad.channels * outputs;
+  const Scratch<WeightsGrad> scratch(floats + points * point_sums);
   grad.buffer = scratch.data();
-  grad.sums = scratch.data() + floats;
+  float* sums = scratch.data() + floats;
   for (; grad.first < grad.tiles.count(); grad.first += together) {
     grad.count = std::min(together, grad.tiles.count() - grad.first);
-    at::parallel_for(0, grad.count, 1, [&](int64_t begin, int64_t end) {
-      kernels.transform_sides(grad, begin, end);
-    });
-    at::parallel_for(0, points * blocks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t item = begin; item < end; ++item) {
-        kernels.sum_products(grad, item / blocks, item % blocks * kWinogradOutputs);
+    transform(kernels, grad);
+    at::parallel_for(0, points * across, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; ++k) {
+        const int64_t point = k / across, output = k % across * kMostGradOutputs;
+        kernels.sum_products(grad, {0, grad.channels, output,
+                                    std::min(kMostGradOutputs, outputs - output), point,
+                                    1, sums + point * point_sums + output, outputs, 0});
       }
     });
   }
   at::parallel_for(0, grad.channels, 1, [&](int64_t begin, int64_t end) {
-    kernels.finish_grad(grad, begin, end, result, stride);
+    kernels.finish_grad(grad,
+                        {begin, end - begin, 0, outputs, 0, points,
+                         sums + begin * outputs, outputs, point_sums},
+                        to.data, to.output_stride);
   });
 }
 
 }  // namespace
 
+// Neither a sum's order nor the work depends on the threads.
 Tensor winograd_weights_grad(const Tensor& grad, const Tensor& image, Sides taps,
                              Sides padding) {
   const char* op = "winograd_weights_grad";
-  const auto from = pixels_of(op, "image", image), of = pixels_of(op, "grad", grad);
-  WinogradWeightsGrad<float> some{};
+  WeightsGrad some{};
+  some.image = pixels_of(op, "image", image);
+  some.grad = pixels_of(op, "grad", grad);
   some.tiles = tiles_of(op, image, grad, taps, padding);
-  some.grad = of;
-  some.image = from;
-  const int64_t outputs = grad.size(1), channels = image.size(1);
-  const Tensor result =
-      at::zeros({outputs, channels, taps[0], taps[1]}, image.options());
-  if (result.numel() == 0 || grad.numel() == 0) return result;
-  some.channels = channels;
-  const int64_t stride = channels * taps[0] * taps[1];
-  const int64_t bytes = some.tiles.points() * channels * int64_t{sizeof(float)};
+  some.outputs = grad.size(1);
+  some.channels = image.size(1);
+  const std::array<int64_t, 4> sizes = {some.outputs, some.channels, taps[0], taps[1]};
+  if (grad.numel() == 0) return at::zeros(sizes, image.options());
+  const Tensor result = at::empty(sizes, image.options());
+  if (result.numel() == 0) return result;
+  const auto& kernels = winograd_kernels<float>(some.outputs);
+  Target to{result.mutable_data_ptr<float>(), result.stride(0)};
+  // Floats that stay in the last-level cache: of the sums, and of the values at the
+  // points.
+  constexpr int64_t kSums = 4 << 20, kValues = 4 << 20;
+  const int64_t an_output = some.tiles.points() * some.channels;
+  const int64_t values =
+      some.tiles.points() * (some.channels + some.outputs) * some.tiles.count();
+  if (2 * an_output * some.outputs > kSums && values <= kValues) {
+    grad_of_all_tiles(kernels, some, to);
+    return result;
+  }
   const int64_t most =
-      std::max<int64_t>(kGradSums / bytes / kWinogradOutputs, 1) * kWinogradOutputs;
-  for (int64_t first = 0; first < outputs; first += most) {
-    some.outputs = std::min(most, outputs - first);
-    sum_weights_grad(some, result.mutable_data_ptr<float>() + first * stride, stride);
+      std::max<int64_t>(kSums / (an_output * kMostGradOutputs), 1) * kMostGradOutputs;
+  for (int64_t first = 0; first < grad.size(1); first += most) {
+    some.outputs = std::min(most, grad.size(1) - first);
+    grad_by_lots(kernels, some, to);
     some.grad.data += most;
+    to.data += most * to.output_stride;
   }
   return result;
 }

@@ -3,8 +3,11 @@
 // Winograd's convolution of stride 1 (math/winograd.h), on channels-last images, with
 // as many rows of taps as columns or with one.
 
+#include <algorithm>
+
 #include "cpu/capability.h"
 #include "cpu/views.h"
+#include "math/divide_up.h"
 #include "math/winograd.h"
 
 namespace trajgru_ext {
@@ -66,9 +69,6 @@ struct WinogradConv {
   int64_t depth() const { return channels[0] + channels[1]; }
 };
 
-// Outputs of a gradient to weights whose products are a thread's, in whole panels.
-constexpr int64_t kWinogradOutputs = 128;
-
 // The gradient to weights of some outputs, tiles `first` to first + count of which are
 // worked on together.
 template <typename T>
@@ -78,7 +78,20 @@ struct WinogradWeightsGrad {
   int64_t outputs, channels;
   int64_t first, count;
   T* buffer;  // both sides' values at the points
-  T* sums;    // [points, C, O]: the gradient to the transformed weights
+};
+
+// The most outputs of a part of it.
+constexpr int64_t kMostGradOutputs = 128;
+
+// A part of it: from some channels to some outputs, in whole panels but for the last,
+// at some points.
+template <typename T>
+struct WinogradGradBlock {
+  int64_t channel, channels;  // the first, and how many
+  int64_t output, outputs;
+  int64_t point, points;
+  T* sums;  // its gradient to the transformed weights, whose outputs are dense
+  int64_t sums_channel, sums_point;  // strides
 };
 
 template <typename T>
@@ -94,20 +107,19 @@ struct WinogradKernels {
   int64_t (*buffer_size)(const WinogradConv<T>& conv);
   void (*convolve)(const WinogradConv<T>& conv, int64_t begin, int64_t end, T* buffer);
 
-  // The tiles that are best worked on together, and elements of the buffer for them.
+  // The tiles that are best worked on together, and elements of the buffer for `count`.
   int64_t (*grad_together)(const WinogradWeightsGrad<T>& grad);
   int64_t (*grad_buffer_size)(const WinogradWeightsGrad<T>& grad);
   // begin, end: tiles, counted from the first.
   void (*transform_sides)(const WinogradWeightsGrad<T>& grad, int64_t begin,
                           int64_t end);
-  // kWinogradOutputs of a point, or what is left from the first on; adds to the sums
-  // but for the first tiles.
-  void (*sum_products)(const WinogradWeightsGrad<T>& grad, int64_t point,
-                       int64_t first_output);
-  // From the sums of some channels; the taps of one are dense, and those of the next
-  // follow.
-  void (*finish_grad)(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end,
-                      T* weights_grad, int64_t output_stride);
+  // Adds to the sums but for the first tiles.
+  void (*sum_products)(const WinogradWeightsGrad<T>& grad,
+                       const WinogradGradBlock<T>& block);
+  // From the sums; the taps of a channel are dense, and those of the next follow.
+  void (*finish_grad)(const WinogradWeightsGrad<T>& grad,
+                      const WinogradGradBlock<T>& block, T* weights_grad,
+                      int64_t output_stride);
 };
 
 TRAJGRU_DECLARE_KERNELS(WinogradKernels, winograd_kernels)

@@ -110,8 +110,7 @@ template <typename T>
 int64_t grad_together(const WinogradWeightsGrad<T>& grad) {
   const int64_t bytes =
       grad.tiles.points() * (grad.channels + grad.outputs) * int64_t{sizeof(T)};
-  return std::clamp(kGradBytes / std::max<int64_t>(bytes, 1), kFewestSummed,
-                    kMostSummed);
+  return std::clamp(kGradBytes / bytes, kFewestSummed, kMostSummed);
 }
 
 template <typename T>
@@ -119,12 +118,11 @@ struct GradBuffer {
   int64_t points, row, point, panels, product_point;
 
   explicit GradBuffer(const WinogradWeightsGrad<T>& grad) {
-    const int64_t most = grad_together(grad);
     points = grad.tiles.points();
     row = in_lines<T>(grad.channels + kVecSize<T>);
-    point = apart<T>(most * row);
+    point = apart<T>(grad.count * row);
     panels = product_kernels<T>().panels(grad.outputs);
-    product_point = apart<T>(most * panels * product_kernels<T>().panel);
+    product_point = apart<T>(grad.count * panels * product_kernels<T>().panel);
   }
 
   T* image(T* buffer) const { return buffer; }
@@ -166,37 +164,38 @@ void transform_sides(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t 
 }
 
 template <typename T>
-void sum_products(const WinogradWeightsGrad<T>& grad, int64_t point,
-                  int64_t first_output) {
+void sum_products(const WinogradWeightsGrad<T>& grad,
+                  const WinogradGradBlock<T>& block) {
   const GradBuffer<T> parts(grad);
-  const int64_t outputs = std::min(kWinogradOutputs, grad.outputs - first_output);
-  product_kernels<T>().multiply_transposed(
-      {grad.channels, grad.count, outputs,
-       parts.image(grad.buffer) + point * parts.point, parts.row,
-       parts.grad(grad.buffer) + point * parts.product_point +
-           first_output * grad.count,
-       grad.sums + point * grad.channels * grad.outputs + first_output, grad.outputs,
-       grad.first == 0 ? zeros<T> : nullptr});
+  const T* image = parts.image(grad.buffer) + block.channel;
+  const T* to_result = parts.grad(grad.buffer) + block.output * grad.count;
+  for (int64_t k = 0; k < block.points; ++k) {
+    const int64_t point = block.point + k;
+    product_kernels<T>().multiply_transposed(
+        {block.channels, grad.count, block.outputs, image + point * parts.point,
+         parts.row, to_result + point * parts.product_point,
+         block.sums + k * block.sums_point, block.sums_channel,
+         grad.first == 0 ? zeros<T> : nullptr});
+  }
 }
 
 template <int rows, int columns, typename T>
-void finish_grad(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end,
-                 T* weights_grad, int64_t output_stride) {
+void finish_grad(const WinogradGradBlock<T>& block, T* weights_grad,
+                 int64_t output_stride) {
   constexpr int row_points = winograd_points(rows);
   constexpr int column_points = winograd_points(columns);
   constexpr int points = row_points * column_points, taps = rows * columns;
   constexpr WinogradPoints<rows> of_rows;
   constexpr WinogradPoints<columns> of_columns;
-  const int64_t all = grad.outputs * grad.channels;
-  for (int64_t c = begin; c < end; ++c) {
-    for (int64_t o = 0; o < grad.outputs; o += kVecSize<T>) {
-      const int64_t count = std::min(grad.outputs - o, kVecSize<T>);
+  for (int64_t c = 0; c < block.channels; ++c) {
+    for (int64_t o = 0; o < block.outputs; o += kVecSize<T>) {
+      const int64_t count = std::min(block.outputs - o, kVecSize<T>);
       Vec<T> in[points], out[taps];
       for (int k = 0; k < points; ++k) {
         const double scale =
             of_rows.scale[k / column_points] * of_columns.scale[k % column_points];
-        in[k] = load(grad.sums + k * all + c * grad.outputs + o, count) *
-                Vec<T>(static_cast<T>(scale));
+        const T* sum = block.sums + k * block.sums_point + c * block.sums_channel + o;
+        in[k] = load(sum, count) * Vec<T>(static_cast<T>(scale));
       }
       on_grid<row_points, rows, column_points, columns>(
           in, out,
@@ -207,7 +206,8 @@ void finish_grad(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end,
       T values[taps][kVecSize<T>];
       for (int i = 0; i < taps; ++i) out[i].store(values[i]);
       for (int64_t n = 0; n < count; ++n) {
-        T* to = weights_grad + (o + n) * output_stride + c * taps;
+        T* to = weights_grad + (block.output + o + n) * output_stride +
+                (block.channel + c) * taps;
         for (int i = 0; i < taps; ++i) to[i] = values[i][n];
       }
     }
@@ -215,10 +215,10 @@ void finish_grad(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end,
 }
 
 template <typename T>
-void finish_grad(const WinogradWeightsGrad<T>& grad, int64_t begin, int64_t end,
+void finish_grad(const WinogradWeightsGrad<T>& grad, const WinogradGradBlock<T>& block,
                  T* weights_grad, int64_t output_stride) {
   for_taps(grad.tiles.tap_rows, grad.tiles.tap_columns, [&]<int rows, int columns>() {
-    finish_grad<rows, columns>(grad, begin, end, weights_grad, output_stride);
+    finish_grad<rows, columns>(block, weights_grad, output_stride);
   });
 }
 

@@ -32,7 +32,7 @@ constexpr int64_t kColumns = 64;
 
 // Sums begin from these.
 template <typename T>
-constexpr T zeros[std::max(kColumns, kWinogradOutputs)] = {};
+constexpr T zeros[std::max(kColumns, kMostGradOutputs)] = {};
 
 // A patch of the image, or of the result: the pixels that a tile is made from, or its
 // own, and which of them there are.
