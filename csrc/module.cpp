@@ -2,7 +2,9 @@
 // it was built and what it chose to run here.
 
 #include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <algorithm>
@@ -65,6 +67,44 @@ void set_conv_algorithm_name(const std::string& name) {
   set_conv_algorithm(static_cast<ConvAlgorithm>(found - kConvAlgorithms.begin()));
 }
 
+// The tensor behind an object that is a plain one, or a Parameter; else null.
+const at::Tensor* plain_tensor(const py::handle& object) {
+  return THPVariable_CheckExact(object.ptr()) ? &THPVariable_Unpack(object.ptr())
+                                              : nullptr;
+}
+
+// Whether input and states of a cell's step, each of which may be None, are plain
+// images of their channels, all of one size, and of one dtype and device with the
+// cell's own parameters; and not under autocast, on the meta device, or of no pixels.
+bool fits_step(const py::handle& input, const py::tuple& states, int64_t channels,
+               int64_t features, const py::list& parameters) {
+  const py::handle given = states[0].is_none() ? input : py::handle(states[0]);
+  const at::Tensor* first = plain_tensor(given);
+  if (first == nullptr || first->dim() != 4 || first->is_meta() ||
+      first->size(2) == 0 || first->size(3) == 0 ||
+      at::autocast::is_autocast_enabled(first->device().type())) {
+    return false;
+  }
+  const auto alike = [&](const at::Tensor& one) {
+    return one.scalar_type() == first->scalar_type() && one.device() == first->device();
+  };
+  const auto fits = [&](const py::handle& object, int64_t wanted) {
+    if (object.is_none()) return true;
+    const at::Tensor* one = plain_tensor(object);
+    return one != nullptr && alike(*one) && one->dim() == 4 && wanted > 0 &&
+           one->size(0) == first->size(0) && one->size(1) == wanted &&
+           one->size(2) == first->size(2) && one->size(3) == first->size(3);
+  };
+  const auto fit = [&](const py::handle& object) {
+    const at::Tensor* one = plain_tensor(object);
+    return one != nullptr && alike(*one);
+  };
+  return fits(input, channels) &&
+         std::all_of(states.begin(), states.end(),
+                     [&](const py::handle& one) { return fits(one, features); }) &&
+         std::all_of(parameters.begin(), parameters.end(), fit);
+}
+
 // Python's function, called from the threads of the backward pass. Never destroyed:
 // the interpreter may be gone before.
 void set_again(const py::function& function) {
@@ -93,6 +133,7 @@ PYBIND11_MODULE(_C, m) {
         py::call_guard<py::gil_scoped_release>());
   m.def("differentiable", &differentiable, "An operator and its first derivative.",
         py::call_guard<py::gil_scoped_release>());
+  m.def("fits_step", &fits_step, "Whether a cell's step is one of plain tensors.");
   const py::call_guard<py::gil_scoped_release> unlocked;
   m.def("lstm_cell", &lstm_cell, "A step of a ConvLSTM.", unlocked);
   m.def("gru_cell_after", &gru_cell_after, "A step of a ConvGRU.", unlocked);

@@ -27,6 +27,13 @@ def set_differentiate_again(function: Callable[..., Any]) -> None: ...
 
 CellConv = tuple[Tensor, Tensor | None, Sequence[int], Sequence[int]]
 
+def fits_step(
+    input: Any,
+    states: tuple[Any, ...],
+    input_channels: int,
+    hidden_channels: int,
+    parameters: list[Tensor],
+) -> bool: ...
 def lstm_cell(
     input: Tensor | None,
     h: Tensor,

@@ -21,12 +21,12 @@ _SETTINGS: dict[type, tuple[str, ...]] = {
     nn.Conv2d: ("stride", "padding", "dilation", "groups", "padding_mode")
 }
 
-_HOOKS = (
-    ("_forward_hooks", "a forward hook"),
-    ("_forward_pre_hooks", "a forward pre-hook"),
-    ("_backward_hooks", "a backward hook"),
-    ("_backward_pre_hooks", "a backward pre-hook"),
-)
+_HOOKS = {
+    "_forward_hooks": "a forward hook",
+    "_forward_pre_hooks": "a forward pre-hook",
+    "_backward_hooks": "a backward hook",
+    "_backward_pre_hooks": "a backward pre-hook",
+}
 
 # Attributes of an instance that stand before its class's.
 _OWN = ("forward", "_conv_forward")
@@ -84,7 +84,7 @@ def change(module: nn.Module | None, made: Built) -> str | None:
 
 
 def _other_attribute(own: dict[str, Any], made: Built) -> str | None:
-    for hooks, what in _HOOKS:
+    for hooks, what in _HOOKS.items():
         if own[hooks]:
             return f" has {what}"
     for name in _OWN:
@@ -138,11 +138,11 @@ def all_hooked() -> str | None:
 def hooked(module: nn.Module) -> bool:
     """Whether a call of the module runs more than its class's forward."""
     own = vars(module)
-    for hooks, _ in _HOOKS:
-        if own[hooks]:
-            return True
     for name in _OWN:
         if name in own:
+            return True
+    for hooks in _HOOKS:
+        if own[hooks]:
             return True
     return all_hooked() is not None
 

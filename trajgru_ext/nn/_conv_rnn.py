@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from trajgru_ext import _C
 from trajgru_ext.nn._as_built import (
     Built,
     ByWeights,
@@ -27,7 +28,6 @@ from trajgru_ext.nn._recurrent import (
 from trajgru_ext.ops._arguments import recorded_by_jit
 from trajgru_ext.ops._autograd import transforming
 from trajgru_ext.ops._options import check_choice
-from trajgru_ext.ops._overrides import PLAIN
 from trajgru_ext.ops._registry import replaced
 from trajgru_ext.ops._sequences import RECOMPUTE
 
@@ -78,14 +78,19 @@ def convolution(
     )
 
 
-def _more_than_computed(device: str) -> bool:
-    """Whether something is traced, transformed or cast, beside being computed."""
+def own_or_attribute(module: nn.Module, name: str) -> Any:
+    """A parameter, quicker than an attribute where it is one."""
+    own = module._parameters
+    return own[name] if name in own else getattr(module, name)
+
+
+def _more_than_computed() -> bool:
+    """Whether something is traced or transformed, beside being computed."""
     return (
         torch.compiler.is_compiling()
         or transforming()
         or recorded_by_jit()
         or replaced()
-        or torch.is_autocast_enabled(device)
     )
 
 
@@ -108,34 +113,13 @@ class Cell(ByWeights):
         Not where anything is traced, transformed or cast, or of another dtype; nor for
         images of no pixels, which torch doesn't convolve.
         """
-        first = input if states[0] is None else states[0]
-        if first is None or type(first) not in PLAIN or first.dim() != 4:
+        if _more_than_computed():
             return False
-        batch, _, height, width = first.shape
-        dtype, device = first.dtype, first.device
-        computing = device.type != "meta" and not _more_than_computed(device.type)
-        if height == 0 or width == 0 or not computing:
-            return False
-        for one in states:
-            if one is not None and (
-                type(one) not in PLAIN
-                or one.shape != (batch, self.hidden_channels, height, width)
-                or one.dtype != dtype
-                or one.device != device
-            ):
-                return False
-        if input is not None and (
-            self.input_channels == 0
-            or type(input) not in PLAIN
-            or input.shape != (batch, self.input_channels, height, width)
-            or input.dtype != dtype
-            or input.device != device
-        ):
-            return False
-        for one in self._own_parameters():
-            if type(one) not in PLAIN or one.dtype != dtype or one.device != device:
-                return False
-        return True
+        channels, features = self.input_channels, self.hidden_channels
+        fits: bool = _C.fits_step(
+            input, states, channels, features, self._own_parameters()
+        )
+        return fits
 
     def _own_parameters(self) -> list[Tensor]:
         """Those of the cell and its convolutions, quicker than `parameters`."""
@@ -155,15 +139,18 @@ class Cell(ByWeights):
             return None
         if conv.stride != (1, 1) or conv.groups != 1 or conv.padding_mode != "zeros":
             return None
-        weight, padding, dilation = conv.weight, conv.padding, conv.dilation
+        weight, bias = own_or_attribute(conv, "weight"), own_or_attribute(conv, "bias")
+        padding, dilation = conv.padding, conv.dilation
         if weight.shape[:2] != (outputs, inputs):
             return None
         if type(padding) is not tuple or type(dilation) is not tuple:
             return None
-        for k in (0, 1):
-            if 2 * padding[k] != dilation[k] * (weight.shape[2 + k] - 1):
-                return None
-        return weight, conv.bias, padding, dilation
+        down, across = weight.shape[2:]
+        if 2 * padding[0] != dilation[0] * (down - 1) or 2 * padding[1] != dilation[
+            1
+        ] * (across - 1):
+            return None
+        return weight, bias, padding, dilation
 
     def _check_inputs(
         self, name: str, inputs: Tensor | None, any_channels: bool

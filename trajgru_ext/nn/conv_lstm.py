@@ -22,6 +22,7 @@ from trajgru_ext.nn._conv_rnn import (
     both,
     convolution,
     layer_sizes,
+    own_or_attribute,
 )
 from trajgru_ext.nn._recurrent import (
     as_integer,
@@ -145,15 +146,18 @@ class ConvLSTMCell(Cell):
             TypeError, ValueError: as `conv_lstm`.
 
         """
-        h, c = self._both_states(state)
+        h, c = (
+            state
+            if type(state) is tuple and len(state) == 2
+            else (self._both_states(state))
+        )
         if self._is_plain(input, h, c):
             if h is None or c is None:
                 h, c = self._complete(input, (h, c))
-            w_ci = self.Wci
             if (
                 self.peephole != "element"
-                or w_ci is None
-                or w_ci.shape[1:] == c.shape[1:]
+                or self.Wci is None
+                or self.Wci.shape[1:] == c.shape[1:]
             ):
                 return self._plain_step(input, h, c)
         inputs = self._one_step(input)
@@ -235,6 +239,8 @@ class ConvLSTMCell(Cell):
         return new_h, new_c
 
     def _peephole(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        if own_or_attribute(self, "Wci") is None:
+            return None
         w_ci, w_cf, w_co = self.Wci, self.Wcf, self.Wco
         if w_ci is None or w_cf is None or w_co is None:
             return None
