@@ -10,6 +10,10 @@ from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import trajgru_ext
+import trajgru_ext.compat.convgru_pytorch
+import trajgru_ext.compat.convlstm_pytorch
+import trajgru_ext.compat.convolutional_lstm_pytorch
+import trajgru_ext.compat.precipitation_nowcasting
 from ports import convgru_pytorch, convlstm_pytorch, precipitation_nowcasting
 from trajgru_ext import compat
 from trajgru_ext.check import FEW
