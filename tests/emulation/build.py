@@ -8,6 +8,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,10 +46,18 @@ def compile_host(source: Path, output: Path, *options: str) -> None:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
 
 
-def write_source(source: Path, folder: Path, pattern: str) -> Path:
-    """Write one source of all that match: the headers are what takes the time."""
-    lines = (f'#include "{part}"\n' for part in sorted(folder.glob(pattern)))
-    source.write_text("".join(lines))
+# What is written for any device, by the dispatcher alone, for the emulated one.
+ANY_DEVICE = """\
+#include "tensors/library.h"
+#undef TRAJGRU_LIBRARY_IMPL
+#define TRAJGRU_LIBRARY_IMPL(key, m) TORCH_LIBRARY_IMPL(trajgru_ext, PrivateUse1, m)
+"""
+
+
+def write_source(source: Path, parts: Iterable[Path], first: str = "") -> Path:
+    """Write one source of all parts: the headers are what takes the time."""
+    lines = (f'#include "{part}"\n' for part in sorted(parts))
+    source.write_text(first + "".join(lines))
     return source
 
 
@@ -74,14 +83,17 @@ def _build(library: Path, sanitizer: str) -> None:
     # sanitizer itself.
     traced = sanitizer == "trace"
     device = [*common, *DEVICE.get(sanitizer, SANITIZERS[sanitizer])]
+
+    def source(name: str, parts: Iterable[Path], first: str = "") -> Path:
+        return write_source(library.with_suffix(f".{name}.cpp"), parts, first)
+
     sources = {
-        write_source(library.with_suffix(".kernels.cpp"), SOURCES / "cuda", "*.cu"): (
-            instrumented
-        ),
-        write_source(
-            library.with_suffix(".device.cpp"), HERE / "device", "*.cpp"
-        ): device,
+        source("kernels", SOURCES.glob("cuda/*.cu")): instrumented,
+        source("device", HERE.glob("device/*.cpp")): device,
     }
+    if sanitizer == "address":  # the extension itself is not instrumented
+        anywhere = *SOURCES.glob("sequences/*.cpp"), *SOURCES.glob("operators/*/*.cpp")
+        sources[source("sequences", anywhere, ANY_DEVICE)] = instrumented
     if traced:
         sources[HERE / "trace.cpp"] = [*common, "-O2"]
 
