@@ -211,6 +211,25 @@ def test_cpu_contents_that_return_are_packed_no_more():
     assert packed_weights.kept() - before == size  # nothing stays without a weight
 
 
+def test_cpu_weights_computed_in_training_are_kept_where_they_return():
+    weight = torch.randn(12, 8, 3, 3, requires_grad=True)
+    x = torch.randn(2, 8, 9, 11, requires_grad=True)
+    before = packed_weights.kept()
+    held = []
+    for step in range(3):
+        held.append(weight * (1 + step))
+        y = conv2d(x, held[-1])
+        found = torch.autograd.grad(y.sum(), [x, weight])
+        with packed_weights(0):
+            z = conv2d(x, weight * (1 + step))
+            wanted = torch.autograd.grad(z.sum(), [x, weight])
+        assert torch.equal(y, z)
+        assert all(map(torch.equal, found, wanted))
+    assert packed_weights.kept() == before
+    conv2d(x, held[-1])
+    assert packed_weights.kept() > before
+
+
 def test_cpu_old_contents_are_dropped():
     before = packed_weights.kept()
     layer, x = Conv2d(8, 12, 3), torch.randn(2, 8, 9, 11)

@@ -159,6 +159,12 @@ Tensor as_torch(const Tensor& image, const Tensor& weight,
   return result.to(image.scalar_type());
 }
 
+// Whether it is the result of something that autograd records, as a weight with a
+// spectral norm is in training: the next will have other contents.
+bool is_computed(const Tensor& weight) {
+  return (weight.is_view() ? weight._base() : weight).grad_fn() != nullptr;
+}
+
 Tensor conv2d_on_cpu(const Tensor& input, const Tensor& weight,
                      const OptionalTensor& bias, at::IntArrayRef padding) {
   if (!by_winograd(input, weight, padding)) {
@@ -166,14 +172,17 @@ Tensor conv2d_on_cpu(const Tensor& input, const Tensor& weight,
                     [&] { return plain_conv2d(input, weight, bias, padding); });
   }
   const PlainDispatch plain;
+  const bool once = is_computed(weight);
   const Turned way(weight, padding);
   const ConvProblem conv = problem(input, weight, padding);
   const OptionalTensor offset =
       bias.has_value() ? OptionalTensor(bias->to(at::kFloat)) : std::nullopt;
   const Pixels<class Input> pixels(input);
   const auto convolve = [&](const Tensor& output) {
-    winograd_conv({way.of(pixels.image)}, packed_weights({way.of(weight)}, false, 1),
-                  offset, way.taps, way.padding, way.of(output));
+    with_packed_weight(way.of(weight), false, once, [&](const Tensor& packed) {
+      winograd_conv({way.of(pixels.image)}, packed, offset, way.taps, way.padding,
+                    way.of(output));
+    });
   };
   return as_torch(input, weight,
                   {input.size(0), weight.size(0), conv.height, conv.width}, convolve);
@@ -181,9 +190,12 @@ Tensor conv2d_on_cpu(const Tensor& input, const Tensor& weight,
 
 Tensor input_grad(const Tensor& grad, const Tensor& input, const Tensor& weight,
                   const Turned& way) {
+  const bool once = is_computed(weight);
   const auto convolve = [&](const Tensor& output) {
-    winograd_conv({way.of(grad)}, packed_weights({way.of(weight)}, true, 1),
-                  std::nullopt, way.taps, way.rotated_padding, way.of(output));
+    with_packed_weight(way.of(weight), true, once, [&](const Tensor& packed) {
+      winograd_conv({way.of(grad)}, packed, std::nullopt, way.taps, way.rotated_padding,
+                    way.of(output));
+    });
   };
   return as_torch(input, weight,
                   {input.size(0), input.size(1), input.size(2), input.size(3)},

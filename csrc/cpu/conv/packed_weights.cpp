@@ -1,16 +1,20 @@
 #include "cpu/conv/packed_weights.h"
 
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "cpu/conv/fingerprint.h"
 #include "cpu/conv/winograd_conv.h"
+#include "cpu/scratch.h"
 
 namespace trajgru_ext {
 namespace {
@@ -58,9 +62,18 @@ class Store {
     if (bytes_of(values) > limit_) return;
     const auto packed = std::make_shared<Packed>(Packed{values});
     packings_[contents] = packed;
-    if (gone_.contains(contents)) returning_[contents] = packed;
+    if (used_.contains(contents)) returning_[contents] = packed;
     own(packed, place, weights);
     fit();
+  }
+
+  // Whether these contents were used lately and not kept; from now on they were.
+  bool used(const Key& contents) {
+    const std::lock_guard lock(mutex_);
+    const bool before = used_.contains(contents);
+    used_[contents] = ++uses_;
+    if (used_.size() > 2 * kManyUses) forget();
+    return before;
   }
 
   int64_t limit() const {
@@ -109,12 +122,16 @@ class Store {
       return one.second->last_use + kManyUses < uses_;
     });
     for (const auto& [contents, packing] : packings_) {
-      if (packing.expired()) gone_[contents] = uses_;
+      if (packing.expired()) used_[contents] = uses_;
     }
     std::erase_if(packings_, [](const auto& one) { return one.second.expired(); });
-    std::erase_if(gone_,
-                  [&](const auto& one) { return one.second + kManyUses < uses_; });
+    forget();
     owners_left_ = owners_.size();
+  }
+
+  void forget() {
+    std::erase_if(used_,
+                  [&](const auto& one) { return one.second + kManyUses < uses_; });
   }
 
   int64_t kept() const {
@@ -150,9 +167,9 @@ class Store {
   mutable std::mutex mutex_;
   std::map<Key, Owner> owners_;
   std::map<Key, std::weak_ptr<Packed>> packings_;
-  // What outlives its owners, and after how many uses other contents were dropped.
+  // What outlives its owners; and of contents that are not kept, when they were used.
   std::map<Key, std::shared_ptr<Packed>> returning_;
-  std::map<Key, int64_t> gone_;
+  std::map<Key, int64_t> used_;
   size_t owners_left_ = 0;
   int64_t limit_ = int64_t{1} << 30;
   int64_t uses_ = 0;
@@ -168,38 +185,70 @@ void append(Key& key, at::IntArrayRef values) {
   key.insert(key.end(), values.begin(), values.end());
 }
 
-Tensor pack(at::TensorList weights, bool rotated, int64_t gates) {
+Tensor pack(at::TensorList weights, bool rotated, int64_t gates,
+            const std::function<Tensor(int64_t)>& allocate) {
   std::vector<Tensor> floats;
   for (const Tensor& weight : weights) floats.push_back(weight.to(at::kFloat));
-  return winograd_weights(floats, rotated, gates);
+  return winograd_weights(floats, rotated, gates, allocate);
+}
+
+Tensor allocate(int64_t floats) {
+  return at::empty({floats}, at::kFloat);
+}
+
+struct Keys {
+  Key contents, place;
+
+  Keys(at::TensorList weights, bool rotated, int64_t gates)
+      : contents{rotated, gates}, place{rotated, gates} {
+    for (const Tensor& weight : weights) {
+      const auto dtype = static_cast<int64_t>(weight.scalar_type());
+      const Tensor dense =
+          weight.is_non_overlapping_and_dense() ? weight : weight.contiguous();
+      const Fingerprint print = fingerprint(dense.const_data_ptr(), dense.nbytes());
+      for (Key* key : {&contents, &place}) {
+        key->push_back(dtype);
+        append(*key, weight.sizes());
+        append(*key, weight.strides());
+      }
+      for (const uint64_t word : print) contents.push_back(static_cast<int64_t>(word));
+      place.push_back(
+          reinterpret_cast<int64_t>(weight.storage().unsafeGetStorageImpl()));
+      place.push_back(weight.storage_offset());
+    }
+  }
+};
+
+// What is kept or, where there is none, packed to be; undefined where it should not be.
+Tensor kept(at::TensorList weights, bool rotated, int64_t gates, bool once) {
+  if (store().limit() == 0) return {};
+  // What is kept is read under inference mode and outside of it.
+  const c10::InferenceMode outlives(false);
+  const Keys keys(weights, rotated, gates);
+  const Tensor found = store().find(keys.contents, keys.place, weights);
+  if (found.defined() || (once && !store().used(keys.contents))) return found;
+  const Tensor packed = pack(weights, rotated, gates, allocate);
+  store().keep(keys.contents, keys.place, weights, packed);
+  return packed;
 }
 
 }  // namespace
 
 Tensor packed_weights(at::TensorList weights, bool rotated, int64_t gates) {
-  if (store().limit() == 0) return pack(weights, rotated, gates);
-  // What is kept is read under inference mode and outside of it.
-  const c10::InferenceMode outlives(false);
-  Key contents = {rotated, gates}, place = {rotated, gates};
-  for (const Tensor& weight : weights) {
-    const auto dtype = static_cast<int64_t>(weight.scalar_type());
-    const Tensor dense =
-        weight.is_non_overlapping_and_dense() ? weight : weight.contiguous();
-    const Fingerprint print = fingerprint(dense.const_data_ptr(), dense.nbytes());
-    for (Key* key : {&contents, &place}) {
-      key->push_back(dtype);
-      append(*key, weight.sizes());
-      append(*key, weight.strides());
-    }
-    for (const uint64_t word : print) contents.push_back(static_cast<int64_t>(word));
-    place.push_back(reinterpret_cast<int64_t>(weight.storage().unsafeGetStorageImpl()));
-    place.push_back(weight.storage_offset());
+  const Tensor found = kept(weights, rotated, gates, false);
+  return found.defined() ? found : pack(weights, rotated, gates, allocate);
+}
+
+void with_packed_weight(const Tensor& weight, bool rotated, bool once,
+                        const std::function<void(const Tensor&)>& f) {
+  if (const Tensor found = kept({weight}, rotated, 1, once); found.defined()) {
+    return f(found);
   }
-  const Tensor found = store().find(contents, place, weights);
-  if (found.defined()) return found;
-  const Tensor packed = pack(weights, rotated, gates);
-  store().keep(contents, place, weights, packed);
-  return packed;
+  std::optional<Scratch<Packed>> memory;
+  f(pack({weight}, rotated, 1, [&](int64_t floats) {
+    memory.emplace(floats);
+    return at::from_blob(memory->data(), {floats}, at::kFloat);
+  }));
 }
 
 int64_t packed_weights_limit() {

@@ -8,11 +8,17 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 
 namespace trajgru_ext {
 
 // As winograd_weights (cpu/conv/winograd_conv.h), of weights of any floating dtype.
 at::Tensor packed_weights(at::TensorList weights, bool rotated, int64_t gates);
+
+// f of the packing of one weight, which f may read while it runs. once: whether the
+// weight's next contents will be others, so that it is kept only when they return.
+void with_packed_weight(const at::Tensor& weight, bool rotated, bool once,
+                        const std::function<void(const at::Tensor&)>& f);
 
 // The most bytes that are kept, of the whole process; what was used longest ago goes
 // first. With 0 every use packs.

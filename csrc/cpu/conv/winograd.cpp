@@ -15,7 +15,8 @@ using at::Tensor;
 
 }  // namespace
 
-Tensor winograd_weights(at::TensorList weights, bool rotated, int64_t gates) {
+Tensor winograd_weights(at::TensorList weights, bool rotated, int64_t gates,
+                        const std::function<Tensor(int64_t)>& allocate) {
   const char* op = "winograd_weights";
   TORCH_CHECK_VALUE(
       !weights.empty() && gates > 0 && (gates == 1 || !rotated), op,
@@ -58,7 +59,7 @@ Tensor winograd_weights(at::TensorList weights, bool rotated, int64_t gates) {
     }
     const auto& kernels = winograd_kernels<float>(view.features);
     if (!packed.defined()) {
-      packed = at::empty({kernels.weights_size(view)}, weight.options());
+      packed = allocate(kernels.weights_size(view));
     }
     float* data = packed.mutable_data_ptr<float>();
     at::parallel_for(
@@ -202,7 +203,11 @@ Tensor winograd_weights_grad(const Tensor& grad, const Tensor& image, Sides taps
 }
 
 TRAJGRU_LIBRARY_IMPL(CPU, m) {
-  m.impl("winograd_weights", &winograd_weights);
+  m.impl("winograd_weights", [](at::TensorList weights, bool rotated, int64_t gates) {
+    return winograd_weights(weights, rotated, gates, [](int64_t floats) {
+      return at::empty({floats}, at::kFloat);
+    });
+  });
   m.impl("winograd_conv", &winograd_conv);
   m.impl("winograd_weights_grad", &winograd_weights_grad);
 }

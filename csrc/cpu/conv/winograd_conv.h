@@ -7,6 +7,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <algorithm>
+#include <functional>
 #include <optional>
 
 #include "cpu/conv/winograd.h"
@@ -22,7 +23,9 @@ using Sides = at::IntArrayRef;
 
 // weights: [O, C, k', k] each, of images whose channels follow one another; rotated:
 // those of the gradient to the image, for which outputs and channels are exchanged.
-at::Tensor winograd_weights(at::TensorList weights, bool rotated, int64_t gates);
+// allocate: makes room for so many floats.
+at::Tensor winograd_weights(at::TensorList weights, bool rotated, int64_t gates,
+                            const std::function<at::Tensor(int64_t)>& allocate);
 
 // output: [B, O, H', W'], channels last, of the images padded by so much.
 void winograd_conv(at::TensorList images, const at::Tensor& weights,
