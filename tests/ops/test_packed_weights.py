@@ -230,6 +230,19 @@ def test_cpu_weights_computed_in_training_are_kept_where_they_return():
     assert packed_weights.kept() > before
 
 
+def test_cpu_few_pixels_pay_no_packing_for_one_use():
+    weight = torch.randn(32, 32, 3, 3, requires_grad=True)
+    x = torch.randn(1, 32, 16, 16, requires_grad=True)
+    with conv_algorithm("auto"):
+        for image in (x, x[:, :, 1:]):
+            got = conv2d(image, weight * 1.5, padding=1)
+            wanted = nn.functional.conv2d(image, weight * 1.5, padding=1)
+            assert torch.equal(got, wanted)
+            (found,) = torch.autograd.grad(got.sum(), [x])
+            (expected,) = torch.autograd.grad(wanted.sum(), [x])
+            assert torch.equal(found, expected)
+
+
 def test_cpu_old_contents_are_dropped():
     before = packed_weights.kept()
     layer, x = Conv2d(8, 12, 3), torch.randn(2, 8, 9, 11)

@@ -159,22 +159,30 @@ Tensor as_torch(const Tensor& image, const Tensor& weight,
   return result.to(image.scalar_type());
 }
 
-// Whether it is the result of something that autograd records, as a weight with a
+// Whether the weight is the result of something that autograd records, as one with a
 // spectral norm is in training: the next will have other contents.
 bool is_computed(const Tensor& weight) {
   return (weight.is_view() ? weight._base() : weight).grad_fn() != nullptr;
 }
 
+// Whether a result of so many pixels pays for packing a weight, if that is for once.
+bool packing_pays(const Tensor& weight, int64_t pixels) {
+  constexpr int64_t kLeastPixels = 1024;
+  return pixels >= kLeastPixels || !is_computed(weight) ||
+         conv_algorithm() == ConvAlgorithm::winograd;
+}
+
 Tensor conv2d_on_cpu(const Tensor& input, const Tensor& weight,
                      const OptionalTensor& bias, at::IntArrayRef padding) {
+  const auto plainly = [&] { return plain_conv2d(input, weight, bias, padding); };
   if (!by_winograd(input, weight, padding)) {
-    return by_torch(input, weight, padding,
-                    [&] { return plain_conv2d(input, weight, bias, padding); });
+    return by_torch(input, weight, padding, plainly);
   }
+  const ConvProblem conv = problem(input, weight, padding);
+  if (!packing_pays(weight, input.size(0) * conv.height * conv.width)) return plainly();
   const PlainDispatch plain;
   const bool once = is_computed(weight);
   const Turned way(weight, padding);
-  const ConvProblem conv = problem(input, weight, padding);
   const OptionalTensor offset =
       bias.has_value() ? OptionalTensor(bias->to(at::kFloat)) : std::nullopt;
   const Pixels<class Input> pixels(input);
@@ -219,8 +227,15 @@ std::tuple<Tensor, Tensor, Tensor> backward_on_cpu(const Tensor& grad,
   Tensor to_input = empty_result(input), to_weight = empty_result(weight);
   Tensor to_bias = empty_result(weight);
   std::optional<Pixels<class Grad>> pixels;
-  if (wanted[0] || our_weight_grad || wanted[2]) pixels.emplace(grad);
-  if (wanted[0]) to_input = input_grad(pixels->image, input, weight, way);
+  const bool our_input_grad =
+      wanted[0] && packing_pays(weight, grad.size(0) * grad.size(2) * grad.size(3));
+  if (our_input_grad || our_weight_grad || wanted[2]) pixels.emplace(grad);
+  if (our_input_grad) {
+    to_input = input_grad(pixels->image, input, weight, way);
+  } else if (wanted[0]) {
+    to_input = std::get<0>(
+        plain_conv2d_backward(grad, input, weight, padding, {true, false, false}));
+  }
   if (our_weight_grad) {
     const Pixels<class Input> inputs(input);
     const Tensor found = winograd_weights_grad(

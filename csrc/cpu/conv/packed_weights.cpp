@@ -67,6 +67,18 @@ class Store {
     fit();
   }
 
+  // The memory of what was packed from this place before, where nothing else needs it.
+  Tensor take(const Key& place) {
+    const std::lock_guard lock(mutex_);
+    const auto found = owners_.find(place);
+    if (found == owners_.end()) return {};
+    const auto& packed = found->second.packed;
+    if (packed.use_count() > 1 || packed->values.use_count() > 1) return {};
+    const Tensor values = packed->values;
+    owners_.erase(found);
+    return values;
+  }
+
   // Whether these contents were used lately and not kept; from now on they were.
   bool used(const Key& contents) {
     const std::lock_guard lock(mutex_);
@@ -227,7 +239,10 @@ Tensor kept(at::TensorList weights, bool rotated, int64_t gates, bool once) {
   const Keys keys(weights, rotated, gates);
   const Tensor found = store().find(keys.contents, keys.place, weights);
   if (found.defined() || (once && !store().used(keys.contents))) return found;
-  const Tensor packed = pack(weights, rotated, gates, allocate);
+  const Tensor before = store().take(keys.place);
+  const Tensor packed = pack(weights, rotated, gates, [&](int64_t floats) {
+    return before.defined() ? before : allocate(floats);
+  });
   store().keep(keys.contents, keys.place, weights, packed);
   return packed;
 }
