@@ -2,8 +2,12 @@
 
 #include <ATen/ops/cat.h>
 
+#include <initializer_list>
+#include <utility>
+
 #include "autograd/derivatives.h"
 #include "cpu/conv/conv2d.h"
+#include "cpu/conv/winograd_cells.h"
 
 namespace trajgru_ext {
 namespace {
@@ -19,20 +23,39 @@ Tensor joined(const OptionalTensor& input, const Tensor& state) {
   return input.has_value() ? at::cat({*input, state}, 1) : state;
 }
 
+bool any_recorded(OptionalTensors tensors,
+                  std::initializer_list<const CellConv*> convs) {
+  for (const CellConv* conv : convs) {
+    tensors.push_back(std::get<0>(*conv));
+    tensors.push_back(std::get<1>(*conv));
+  }
+  return recorded(tensors);
+}
+
 }  // namespace
 
 std::vector<Tensor> lstm_cell(const OptionalTensor& input, const Tensor& h,
                               const Tensor& c, const CellConv& conv,
                               const std::vector<OptionalTensor>& peephole,
                               const std::vector<double>& options) {
-  OptionalTensors operands = {convolve(joined(input, h), conv), std::nullopt, c};
+  OptionalTensors operands = {h, input, c};
   operands.insert(operands.end(), peephole.begin(), peephole.end());
+  if (!any_recorded(operands, {&conv})) {
+    auto states = winograd_lstm_cell(input, h, c, conv, peephole, options);
+    if (states.has_value()) return *std::move(states);
+  }
+  operands[0] = convolve(joined(input, h), conv);
+  operands[1] = std::nullopt;
   return differentiable("lstm_gates", operands, options);
 }
 
 Tensor gru_cell_after(const OptionalTensor& input, const Tensor& h,
                       const std::optional<CellConv>& i2h, const CellConv& h2h,
                       const std::vector<double>& options, const OptionalTensor& mask) {
+  if (!any_recorded({input, h}, {&h2h, i2h.has_value() ? &*i2h : &h2h})) {
+    auto state = winograd_gru_cell_after(input, h, i2h, h2h, options, mask);
+    if (state.has_value()) return *std::move(state);
+  }
   OptionalTensor x_gates;
   if (input.has_value()) x_gates = convolve(*input, i2h.value());
   return differentiable("gru_gates", {x_gates, convolve(h, h2h), h, mask}, options)[0];
@@ -41,6 +64,11 @@ Tensor gru_cell_after(const OptionalTensor& input, const Tensor& h,
 Tensor gru_cell_before(const OptionalTensor& input, const Tensor& h,
                        const CellConv& conv_gates, const CellConv& conv_can,
                        const std::vector<double>& options, const OptionalTensor& mask) {
+  if (!any_recorded({input, h}, {&conv_gates, &conv_can})) {
+    auto state =
+        winograd_gru_cell_before(input, h, conv_gates, conv_can, options, mask);
+    if (state.has_value()) return *std::move(state);
+  }
   const Tensor gates = convolve(joined(input, h), conv_gates);
   const auto halves = differentiable("gru_reset", {gates, std::nullopt, h}, options);
   const Tensor candidate = convolve(joined(input, halves[1]), conv_can);

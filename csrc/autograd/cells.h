@@ -6,16 +6,12 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <tuple>
 #include <vector>
 
+#include "cpu/conv/winograd_cells.h"
 #include "tensors/tensors.h"
 
 namespace trajgru_ext {
-
-// A convolution of stride 1 that keeps the size: its weight, bias, padding, dilation.
-using CellConv =
-    std::tuple<at::Tensor, OptionalTensor, std::vector<int64_t>, std::vector<int64_t>>;
 
 // The new (h, c) by lstm_gates; conv: of [input, h].
 std::vector<at::Tensor> lstm_cell(const OptionalTensor& input, const at::Tensor& h,

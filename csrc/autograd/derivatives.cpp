@@ -195,6 +195,13 @@ void set_differentiate_again(AgainFunction function) {
   again_function() = std::move(function);
 }
 
+bool recorded(const OptionalTensors& tensors) {
+  return at::GradMode::is_enabled() &&
+         std::any_of(tensors.begin(), tensors.end(), [](const OptionalTensor& one) {
+           return one.has_value() && one->requires_grad();
+         });
+}
+
 std::vector<Tensor> differentiable(const std::string& name,
                                    const OptionalTensors& tensors,
                                    const std::vector<double>& numbers) {
@@ -205,11 +212,7 @@ std::vector<Tensor> differentiable(const std::string& name,
     given.push_back(*tensors[k]);
     places.push_back(static_cast<int64_t>(k));
   }
-  const bool wanted = at::GradMode::is_enabled() &&
-                      std::any_of(given.begin(), given.end(), [](const Tensor& one) {
-                        return one.requires_grad();
-                      });
-  if (wanted) {
+  if (recorded(tensors)) {
     return Differentiable::apply(at::TensorList(given), name, places, numbers);
   }
   const Entry& what = entry(name);

@@ -29,6 +29,9 @@ struct Again {
 using AgainFunction = std::function<OptionalTensors(const Again&)>;
 void set_differentiate_again(AgainFunction function);
 
+// Whether autograd records what is computed of some of these.
+bool recorded(const OptionalTensors& tensors);
+
 // The operator's results. tensors: its arguments, as the class's forward in Python has
 // them; numbers: its options, or the one number that it takes.
 std::vector<at::Tensor> differentiable(const std::string& name,

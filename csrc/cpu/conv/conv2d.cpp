@@ -7,8 +7,7 @@
 
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/conv2d.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/sum.h>
 
 #include <algorithm>
@@ -18,11 +17,10 @@
 
 #include "cpu/conv/conv_algorithm.h"
 #include "cpu/conv/packed_weights.h"
+#include "cpu/conv/pixels.h"
 #include "cpu/conv/winograd_conv.h"
 #include "cpu/gate_device.h"
-#include "cpu/copy_image.h"
 #include "cpu/parallel.h"
-#include "cpu/scratch.h"
 #include "operators/conv/conv2d.h"
 #include "tensors/library.h"
 
@@ -106,57 +104,16 @@ struct Turned {
   }
 };
 
-constexpr auto kLast = at::MemoryFormat::ChannelsLast;
-
-// Images as the kernels read and write them, in float32 and channels last, while they
-// are worked on.
-template <typename User>
-class Pixels {
- public:
-  // Uninitialised.
-  explicit Pixels(const std::array<int64_t, 4>& sizes)
-      : memory_(std::in_place, c10::multiply_integers(sizes)) {
-    const auto& [batch, channels, height, width] = sizes;
-    image = at::from_blob(memory_->data(), sizes,
-                          {height * width * channels, 1, width * channels, channels},
-                          at::kFloat);
-  }
-
-  // The values of others, or these themselves.
-  explicit Pixels(const Tensor& from) {
-    const Tensor floats = from.to(at::kFloat);
-    if (floats.is_contiguous(kLast)) {
-      image = floats;
-    } else {
-      *this = Pixels({from.size(0), from.size(1), from.size(2), from.size(3)});
-      copy_on_cpu(image, floats);
-    }
-  }
-
-  Tensor image;
-
- private:
-  std::optional<Scratch<User>> memory_;
-};
-
 // The result of f, which writes it as the kernels do, as torch's convolution returns
 // it: channels last where one of both operands is.
 template <typename F>
 Tensor as_torch(const Tensor& image, const Tensor& weight,
                 const std::array<int64_t, 4>& sizes, const F& f) {
-  const bool channels_last =
+  const bool last =
       image.suggest_memory_format() == kLast || weight.suggest_memory_format() == kLast;
-  const auto format = channels_last ? kLast : at::MemoryFormat::Contiguous;
-  const Tensor result =
-      at::empty(sizes, image.options().dtype(at::kFloat).memory_format(format));
-  if (result.is_contiguous(kLast)) {
-    f(result);
-  } else {
-    const Pixels<class Result> pixels(sizes);
-    f(pixels.image);
-    copy_on_cpu(result, pixels.image);
-  }
-  return result.to(image.scalar_type());
+  const auto format = last ? kLast : at::MemoryFormat::Contiguous;
+  const auto options = image.options().dtype(at::kFloat).memory_format(format);
+  return from_pixels<class Result>(sizes, options, f).to(image.scalar_type());
 }
 
 // Whether the weight is the result of something that autograd records, as one with a
@@ -172,6 +129,20 @@ bool packing_pays(const Tensor& weight, int64_t pixels) {
          conv_algorithm() == ConvAlgorithm::winograd;
 }
 
+// The convolution of pixels by Winograd; rotated: that of the gradient to the image.
+// image: that of the operator, and sizes: the result's.
+Tensor by_tiles(const Tensor& pixels, const Tensor& image, const Tensor& weight,
+                const OptionalTensor& bias, const Turned& way, bool rotated,
+                const std::array<int64_t, 4>& sizes) {
+  return as_torch(image, weight, sizes, [&](const Tensor& output) {
+    with_packed_weight(
+        way.of(weight), rotated, is_computed(weight), [&](const Tensor& packed) {
+          winograd_conv({way.of(pixels)}, packed, bias, way.taps,
+                        rotated ? way.rotated_padding : way.padding, way.of(output));
+        });
+  });
+}
+
 Tensor conv2d_on_cpu(const Tensor& input, const Tensor& weight,
                      const OptionalTensor& bias, at::IntArrayRef padding) {
   const auto plainly = [&] { return plain_conv2d(input, weight, bias, padding); };
@@ -181,33 +152,11 @@ Tensor conv2d_on_cpu(const Tensor& input, const Tensor& weight,
   const ConvProblem conv = problem(input, weight, padding);
   if (!packing_pays(weight, input.size(0) * conv.height * conv.width)) return plainly();
   const PlainDispatch plain;
-  const bool once = is_computed(weight);
-  const Turned way(weight, padding);
   const OptionalTensor offset =
       bias.has_value() ? OptionalTensor(bias->to(at::kFloat)) : std::nullopt;
   const Pixels<class Input> pixels(input);
-  const auto convolve = [&](const Tensor& output) {
-    with_packed_weight(way.of(weight), false, once, [&](const Tensor& packed) {
-      winograd_conv({way.of(pixels.image)}, packed, offset, way.taps, way.padding,
-                    way.of(output));
-    });
-  };
-  return as_torch(input, weight,
-                  {input.size(0), weight.size(0), conv.height, conv.width}, convolve);
-}
-
-Tensor input_grad(const Tensor& grad, const Tensor& input, const Tensor& weight,
-                  const Turned& way) {
-  const bool once = is_computed(weight);
-  const auto convolve = [&](const Tensor& output) {
-    with_packed_weight(way.of(weight), true, once, [&](const Tensor& packed) {
-      winograd_conv({way.of(grad)}, packed, std::nullopt, way.taps, way.rotated_padding,
-                    way.of(output));
-    });
-  };
-  return as_torch(input, weight,
-                  {input.size(0), input.size(1), input.size(2), input.size(3)},
-                  convolve);
+  return by_tiles(pixels.image, input, weight, offset, Turned(weight, padding), false,
+                  {input.size(0), weight.size(0), conv.height, conv.width});
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward_on_cpu(const Tensor& grad,
@@ -231,7 +180,8 @@ std::tuple<Tensor, Tensor, Tensor> backward_on_cpu(const Tensor& grad,
       wanted[0] && packing_pays(weight, grad.size(0) * grad.size(2) * grad.size(3));
   if (our_input_grad || our_weight_grad || wanted[2]) pixels.emplace(grad);
   if (our_input_grad) {
-    to_input = input_grad(pixels->image, input, weight, way);
+    to_input = by_tiles(pixels->image, input, weight, std::nullopt, way, true,
+                        {input.size(0), input.size(1), input.size(2), input.size(3)});
   } else if (wanted[0]) {
     to_input = std::get<0>(
         plain_conv2d_backward(grad, input, weight, padding, {true, false, false}));
