@@ -187,18 +187,25 @@ docs: build ## the site of the documents, in build/site
 bench: build ## measure everything and write the report
 	$(BIN)/python benchmarks/run.py $(BENCH)
 
+# What of it is shown, too.
+SHOWN := trajgru_ext: |^cuda |comparisons on| passed| failed
+
 # On a machine with an NVIDIA GPU: docs/gpu.md. Ends with status 1 where anything failed,
 # and goes on to the next step all the same.
+gpu: SHELL := bash
+gpu: .SHELLFLAGS := -o pipefail -c
 gpu: ## build, check and measure on this machine's GPU, into out/gpu.txt
-	@mkdir -p out; status=0; \
-	echo "== the build" > out/gpu.txt; \
-	$(MAKE) build QUIET=-v 2>&1 | tee -a out/gpu.txt | grep trajgru_ext; \
-	for step in "trajgru_ext info" "trajgru_ext check --device cuda" \
-	    "pytest -q -n 1 -k 'cuda and not emulated' tests/ops" ; do \
-	  echo "== $$step"; eval "$(BIN)/python -m $$step" || status=1; \
-	done >> out/gpu.txt 2>&1; \
-	$(BIN)/python benchmarks/run.py $(BENCH) >> out/gpu.txt 2>&1 || status=1; \
-	tail -n 3 out/gpu.txt; echo "all of it is in out/gpu.txt"; exit $$status
+	@mkdir -p out; rm -f out/gpu.txt; status=0; \
+	for step in "$(MAKE) build QUIET=-v" "$(BIN)/python -m trajgru_ext info" \
+	    "$(BIN)/python -m trajgru_ext check --device cuda" \
+	    "$(BIN)/python -m pytest -q -n 1 -k 'cuda and not emulated' tests/ops" \
+	    "$(BIN)/python benchmarks/run.py $(BENCH)"; do \
+	  echo "== $$step" | tee -a out/gpu.txt; begun=$$(date +%s); said=done; \
+	  eval "$$step" 2>&1 | tee -a out/gpu.txt | { grep -E "$(SHOWN)" || true; } \
+	    || { said=FAILED; status=1; }; \
+	  echo "== $$said, after $$(($$(date +%s) - begun)) s" | tee -a out/gpu.txt; \
+	done; \
+	echo "all of it is in out/gpu.txt"; exit $$status
 
 clean: ## remove all that was built
 	rm -rf build dist out $(VENV) tests/emulation/build *.egg-info

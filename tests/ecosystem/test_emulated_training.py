@@ -1,11 +1,11 @@
-"""Training on devices that are not the CPU: both at once, and in processes."""
+"""Two processes that train on a device each."""
 
 import copy
 
 import pytest
 import torch
 from emulation import device
-from small_networks import SMALL, make_small, sample_frames
+from small_networks import make_small
 from test_distributed import (
     PROCESSES,
     adam,
@@ -16,34 +16,12 @@ from test_distributed import (
     steps,
 )
 from torch import distributed, multiprocessing
-from torch.nn.parallel import DistributedDataParallel, parallel_apply
+from torch.nn.parallel import DistributedDataParallel
 
 DEVICES = ["emulated:0", "emulated:1"]
 
 
 pytestmark = pytest.mark.usefixtures("emulated_devices")
-
-
-@SMALL
-def test_replicas_on_both_devices_at_once(kind):
-    """As DataParallel calls them, each by a thread of its own.
-
-    DataParallel itself copies parameters by functions that only torch for CUDA has.
-    """
-    net, frames = make_small(kind), sample_frames(3, 4, 2, 4, 6)
-    replicas = [copy.deepcopy(net).to(one) for one in DEVICES]
-    parts = frames.chunk(2, 1)
-    given = [part.to(one) for part, one in zip(parts, DEVICES, strict=True)]
-    found = parallel_apply(replicas, given, devices=[0, 1])
-    for replica, part, one, output in zip(replicas, parts, DEVICES, found, strict=True):
-        assert output.device == torch.device(one)
-        wanted = net(part)
-        torch.testing.assert_close(output.cpu(), wanted, rtol=0, atol=1e-10)
-        wanted.square().sum().backward()
-        output.square().sum().backward()
-        for got, parameter in zip(replica.parameters(), net.parameters(), strict=True):
-            torch.testing.assert_close(got.grad.cpu(), parameter.grad)
-        net.zero_grad()
 
 
 class Done(distributed._Work):

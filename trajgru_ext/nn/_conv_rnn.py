@@ -23,6 +23,7 @@ from trajgru_ext.nn._recurrent import (
     check_inputs,
     check_positive,
     exchanged,
+    own_parameters,
     state_of_layer,
 )
 from trajgru_ext.ops._arguments import recorded_by_jit
@@ -123,10 +124,10 @@ class Cell(ByWeights):
 
     def _own_parameters(self) -> list[Tensor]:
         """Those of the cell and its convolutions, quicker than `parameters`."""
-        found = list(self._parameters.values())
+        found = list(own_parameters(self).values())
         for module in self._modules.values():
             if module is not None:
-                found += module._parameters.values()
+                found += own_parameters(module).values()
         return [one for one in found if one is not None]
 
     def _plain_convolution(self, name: str, inputs: int, outputs: int) -> Any:

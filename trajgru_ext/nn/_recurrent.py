@@ -1,6 +1,7 @@
 """What the recurrent modules share: checks of their options, zoneout, last states."""
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -61,10 +62,20 @@ def check_given(kind: str, **tensors: Any) -> None:
             check_tensors(kind, **{name: value})
 
 
+def own_parameters(module: nn.Module) -> Mapping[str, Tensor | None]:
+    """A module's own, quicker than `parameters`; of a replica of DataParallel's, too.
+
+    Such a replica has none, but copies of those of the module that it is made of.
+    """
+    former: Mapping[str, Tensor | None] | None
+    former = vars(module).get("_former_parameters")
+    return former or module._parameters
+
+
 def any_tensor(module: nn.Module) -> Tensor:
     """A tensor of the module's, on its device and in its dtype."""
     for inner in module.modules():
-        for tensor in (*inner._parameters.values(), *inner._buffers.values()):
+        for tensor in (*own_parameters(inner).values(), *inner._buffers.values()):
             if tensor is not None:
                 return tensor
     return torch.empty(0, device="cpu")

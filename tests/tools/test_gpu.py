@@ -1,0 +1,72 @@
+"""`make gpu`: every step is taken, whatever fails, and all is in one file."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = next(p for p in Path(__file__).parents if (p / "Makefile").exists())
+STEPS = ["build", "info", "check", "tests/ops", "benchmarks/run.py"]
+# In place of Python: it says what it is asked for, and fails at some of it.
+PYTHON = """\
+#!/bin/sh
+echo "asked for $*"
+case "$*" in
+  *pip*) echo 'trajgru_ext: the CPU kernels, and CUDA kernels for 9.0' ;;
+  *check*) echo '1 comparisons on cuda, 0.1 s: all is right' ;;
+esac
+case "$*" in *"BROKEN"*) echo 'what went wrong'; exit 3 ;; esac
+"""
+BROKEN = {
+    "nothing": "nobody",
+    "build": "pip",
+    "check": "trajgru_ext check",
+    "tests": "pytest",
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A tree that make takes for this one, whose environment is made."""
+    for name in ("Makefile", "setup.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "csrc").mkdir()
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    (tmp_path / "venv" / "ready-any").touch()
+    return tmp_path
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize("broken", BROKEN)
+def test_every_step_is_taken(folder, broken):
+    python = folder / "venv" / "bin" / "python"
+    python.write_text(PYTHON.replace("BROKEN", BROKEN[broken]))
+    python.chmod(0o755)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+    done = subprocess.run(
+        ["make", "gpu", "VENV=venv", "BENCH=--quick"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode == 0) == (broken == "nothing"), done.stderr
+    written = (folder / "out" / "gpu.txt").read_text()
+    marks = [line for line in written.splitlines() if line.startswith("== ")]
+    assert marks == [
+        line for line in done.stdout.splitlines() if line.startswith("== ")
+    ]
+    assert all(step in said for step, said in zip(STEPS, marks[::2], strict=True))
+    failed = [said for said in marks[1::2] if said.startswith("== FAILED, after")]
+    assert len(failed) == (broken != "nothing")
+    assert ("what went wrong" in written) == (broken != "nothing")
+    assert "benchmarks/run.py --quick" in written
+    # What is built, and the verdict, are seen as well; the rest is in the file alone.
+    for said in ("CUDA kernels for 9.0", "all is right"):
+        assert said in written
+        assert said in done.stdout
+    assert "asked for -m trajgru_ext check" in written
+    assert "asked for" not in done.stdout
