@@ -4,12 +4,12 @@
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/sum.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <tuple>
 
 #include "cuda/images.h"
+#include "operators/copy_image.h"
 #include "operators/flow/flow_conv.h"
 #include "tensors/library.h"
 #include "tensors/tensors.h"
@@ -26,15 +26,15 @@ struct Operands {
   double flow_scale;
   int64_t links, rows, columns, chunk;
 
-  Operands(const Tensor& input, const Tensor& flows, double flow_scale)
+  Operands(const Tensor& input, const Tensor& flows, double flow_scale,
+           int64_t outputs)
       : input(input.contiguous(at::MemoryFormat::ChannelsLast)),
         flows(flows.to(opmath_dtype(input))),
         flow_scale(flow_scale),
         links(flows.size(1) / 2),
         rows(pixels(input)),
         columns(links * input.size(1)),
-        chunk(std::max<int64_t>(
-            1, kChunkBytes / std::max<int64_t>(columns * input.element_size(), 1))) {}
+        chunk(chunk_rows(columns * input.element_size(), outputs, chunk_limits())) {}
 
   // f(first, count) for the chunks of rows.
   template <typename F>
@@ -122,6 +122,11 @@ void scatter(const Operands& operands, int64_t first, int64_t count,
       });
 }
 
+// The rows of an image [B, C, H, W] in channels last, a pixel each: a view.
+Tensor rows_of(const Tensor& image) {
+  return image.permute({0, 2, 3, 1}).view({pixels(image), image.size(1)});
+}
+
 Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
                  const OptionalTensor& bias, double flow_scale) {
   check_flow_conv(input, flows, weight, bias);
@@ -129,20 +134,38 @@ Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
   const PlainDispatch plain;
   const Tensor output = empty_conv_output(input, weight.size(0));
   if (output.numel() == 0) return output;
-  const Operands operands(input, flows, flow_scale);
-  const Tensor offset =
-      bias.has_value() ? *bias : at::zeros({weight.size(0)}, weight.options());
-  const Tensor rows = at::empty({operands.rows, weight.size(0)}, weight.options());
-  const Tensor buffer = operands.buffer();
+  const Operands operands(input, flows, flow_scale, weight.size(0));
+  const Tensor image = output.is_contiguous(at::MemoryFormat::ChannelsLast)
+                           ? output
+                           : empty_channels_last(input, weight.size(0));
+  const Tensor rows = rows_of(image), buffer = operands.buffer();
   operands.for_chunks([&](int64_t first, int64_t count) {
     const Tensor warped = buffer.narrow(0, 0, count);
     gather(operands, first, count, warped);
     Tensor result = rows.narrow(0, first, count);
-    at::addmm_out(result, offset, warped, weight.t());
+    if (bias.has_value()) {
+      at::addmm_out(result, *bias, warped, weight.t());
+    } else {
+      at::mm_out(result, warped, weight.t());
+    }
   });
-  const Tensor image =
-      rows.view({input.size(0), input.size(2), input.size(3), weight.size(0)});
-  return in_form_of(output, image.permute({0, 3, 1, 2}));
+  return in_form_of(output, image);
+}
+
+// Adds a chunk's part to the gradient to the weight, whose dtype is that of sums; the
+// first one is written. Products of less than float32 are added up there, too, and
+// nothing is rounded before the end.
+void add_weight_grad(Tensor& sum, const Tensor& grad_rows, const Tensor& warped,
+                     bool first) {
+  const Tensor grad = grad_rows.t();
+  const at::ScalarType dtype = sum.scalar_type();
+  const bool wide = warped.scalar_type() == dtype;
+  if (first) {
+    wide ? at::mm_out(sum, grad, warped) : at::mm_out(sum, grad, warped, dtype);
+  } else {
+    wide ? at::addmm_out(sum, sum, grad, warped)
+         : at::addmm_out(sum, sum, grad, warped, dtype);
+  }
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
@@ -153,22 +176,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
   check_flow_conv_backward(op, grad, input, flows, weight);
   const DeviceGuard guard(input.device());
   const PlainDispatch plain;
-  const Operands operands(input, flows, flow_scale);
+  const Operands operands(input, flows, flow_scale, weight.size(0));
   const at::ScalarType sums = opmath_dtype(input);
   const Tensor grad_rows =
       grad.permute({0, 2, 3, 1}).reshape({operands.rows, weight.size(0)});
   Tensor to_input, to_flows, to_weight;
   if (input_grad) to_input = empty_atomic_sums(op, operands.input);
-  if (flows_grad) to_flows = empty_image(flows, sums).zero_();
-  if (weight_grad) to_weight = at::zeros(weight.sizes(), weight.options().dtype(sums));
+  if (flows_grad) to_flows = empty_image(flows, sums);
+  if (weight_grad) to_weight = at::empty(weight.sizes(), weight.options().dtype(sums));
+  if (weight_grad && operands.rows == 0) to_weight.zero_();
   const Tensor buffer = operands.buffer();
   operands.for_chunks([&](int64_t first, int64_t count) {
     const Tensor tile_grad = grad_rows.narrow(0, first, count);
     Tensor tile = buffer.narrow(0, 0, count);
     if (weight_grad) {
       gather(operands, first, count, tile);
-      // Rounded to the dtype once a chunk, and added up in the opmath type.
-      to_weight.add_(at::mm(tile_grad.t(), tile));
+      add_weight_grad(to_weight, tile_grad, tile, first == 0);
     }
     if (input_grad || flows_grad) {
       at::mm_out(tile, tile_grad, weight);

@@ -8,6 +8,7 @@
 #include <ATen/ops/as_strided_native.h>
 #include <ATen/ops/convolution.h>
 #include <ATen/ops/convolution_backward.h>
+#include <ATen/ops/mm.h>
 #include <ATen/ops/view_native.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
@@ -200,6 +201,36 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(
   return {lent.give_back(to_input), lent.give_back(to_weight), lent.give_back(to_bias)};
 }
 
+// Products of less than float32, to sums of float32, which the CPU does not have.
+Tensor& addmm_to(const char* name, const std::optional<Tensor>& sum, const Tensor& a,
+                 const Tensor& b, const at::Scalar& beta, const at::Scalar& alpha,
+                 at::ScalarType dtype, Tensor& result) {
+  const Plain plain;
+  TORCH_CHECK(dtype == at::kFloat && result.scalar_type() == dtype &&
+                  (!sum || sum->scalar_type() == dtype) && a.element_size() == 2 &&
+                  b.scalar_type() == a.scalar_type(),
+              "emulated: ", name, " has no such dtypes");
+  Borrowed lent(name);
+  const Tensor to = lent.lend(result, true);
+  const Tensor from = sum ? lent.lend(*sum, false) : to;
+  const Tensor one = lent.lend(a, false), other = lent.lend(b, false);
+  lent.begin(lent.device());
+  const Tensor product = at::mm(one.to(dtype), other.to(dtype)).mul_(alpha);
+  to.copy_(sum ? from.mul(beta).add_(product) : product);
+  return result;
+}
+
+Tensor& mm_dtype_out(const Tensor& a, const Tensor& b, at::ScalarType dtype,
+                     Tensor& result) {
+  return addmm_to("aten::mm", std::nullopt, a, b, 0, 1, dtype, result);
+}
+
+Tensor& addmm_dtype_out(const Tensor& sum, const Tensor& a, const Tensor& b,
+                        at::ScalarType dtype, const at::Scalar& beta,
+                        const at::Scalar& alpha, Tensor& result) {
+  return addmm_to("aten::addmm", sum, a, b, beta, alpha, dtype, result);
+}
+
 bool has_tag(const c10::OperatorHandle& op, at::Tag tag) {
   const auto tags = op.getTags();
   return std::find(tags.begin(), tags.end(), tag) != tags.end();
@@ -303,6 +334,8 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("_copy_from_and_resize", &copy_from_and_resize);
   m.impl("_local_scalar_dense", &local_scalar);
   m.impl("record_stream", &record_stream_of);
+  m.impl("mm.dtype_out", &mm_dtype_out);
+  m.impl("addmm.dtype_out", &addmm_dtype_out);
   m.impl("convolution_overrideable", &convolution);
   m.impl("convolution_backward_overrideable", &convolution_backward);
 }
