@@ -1,14 +1,13 @@
 #include "cuda/flow_conv.cuh"
 
 #include <ATen/Dispatch.h>
-#include <ATen/ops/addmm.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/sum.h>
 
 #include <algorithm>
 #include <tuple>
 
 #include "cuda/images.h"
+#include "cuda/row_products.h"
 #include "operators/copy_image.h"
 #include "operators/flow/flow_conv.h"
 #include "tensors/library.h"
@@ -139,33 +138,14 @@ Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
                            ? output
                            : empty_channels_last(input, weight.size(0));
   const Tensor rows = rows_of(image), buffer = operands.buffer();
+  const RowProducts products(weight.contiguous());
   operands.for_chunks([&](int64_t first, int64_t count) {
     const Tensor warped = buffer.narrow(0, 0, count);
     gather(operands, first, count, warped);
     Tensor result = rows.narrow(0, first, count);
-    if (bias.has_value()) {
-      at::addmm_out(result, *bias, warped, weight.t());
-    } else {
-      at::mm_out(result, warped, weight.t());
-    }
+    products.forward(warped, bias, result);
   });
   return in_form_of(output, image);
-}
-
-// Adds a chunk's part to the gradient to the weight, whose dtype is that of sums; the
-// first one is written. Products of less than float32 are added up there, too, and
-// nothing is rounded before the end.
-void add_weight_grad(Tensor& sum, const Tensor& grad_rows, const Tensor& warped,
-                     bool first) {
-  const Tensor grad = grad_rows.t();
-  const at::ScalarType dtype = sum.scalar_type();
-  const bool wide = warped.scalar_type() == dtype;
-  if (first) {
-    wide ? at::mm_out(sum, grad, warped) : at::mm_out(sum, grad, warped, dtype);
-  } else {
-    wide ? at::addmm_out(sum, sum, grad, warped)
-         : at::addmm_out(sum, sum, grad, warped, dtype);
-  }
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
@@ -186,16 +166,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
   if (weight_grad) to_weight = at::empty(weight.sizes(), weight.options().dtype(sums));
   if (weight_grad && operands.rows == 0) to_weight.zero_();
   const Tensor buffer = operands.buffer();
+  const RowProducts products(weight.contiguous());
   operands.for_chunks([&](int64_t first, int64_t count) {
     const Tensor tile_grad = grad_rows.narrow(0, first, count);
     Tensor tile = buffer.narrow(0, 0, count);
     if (weight_grad) {
       gather(operands, first, count, tile);
-      add_weight_grad(to_weight, tile_grad, tile, first == 0);
+      products.add_weight_grad(to_weight, tile_grad, tile, first == 0);
     }
     if (input_grad || flows_grad) {
-      at::mm_out(tile, tile_grad, weight);
-      scatter(operands, first, count, tile, to_input, to_flows);
+      scatter(operands, first, count, products.rows_grad(tile_grad, tile), to_input,
+              to_flows);
     }
   });
   return {input_grad ? in_form_of(empty_image(input), to_input) : empty_result(input),

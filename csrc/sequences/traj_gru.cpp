@@ -1,5 +1,6 @@
 #include "sequences/traj_gru.h"
 
+#include <ATen/Context.h>
 #include <ATen/ops/leaky_relu.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/tanh.h>
@@ -115,6 +116,7 @@ void TrajGru::generate_flows(const TrajGruBlock& block, int64_t k,
   const Tensor from_h = state.defined() ? convolve(state, h2f) : conv_of_zero(h2f);
   inputs.defined() ? hidden.add_(from_h) : hidden.copy_(from_h);
   activate_(hidden, chosen.update);
+  const at::NoTF32Guard no_tf32;  // flows are at least float32
   const Tensor flow = of_step(block.flows, k);
   flow.copy_(convolve(hidden.to(flow.scalar_type()), coordinates));
   if (flow_offset.defined()) flow.add_(flow_offset);
