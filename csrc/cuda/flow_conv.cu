@@ -25,8 +25,7 @@ struct Operands {
   double flow_scale;
   int64_t links, rows, columns, chunk;
 
-  Operands(const Tensor& input, const Tensor& flows, double flow_scale,
-           int64_t outputs)
+  Operands(const Tensor& input, const Tensor& flows, double flow_scale, int64_t outputs)
       : input(input.contiguous(at::MemoryFormat::ChannelsLast)),
         flows(flows.to(opmath_dtype(input))),
         flow_scale(flow_scale),
@@ -148,6 +147,41 @@ Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
   return in_form_of(output, image);
 }
 
+// The rows of the gradient to the output, copied where its channels do not lie
+// together.
+Tensor grad_rows_of(const Tensor& grad) {
+  return grad.permute({0, 2, 3, 1}).reshape({pixels(grad), grad.size(1)});
+}
+
+// Where gradients go, undefined where they are not wanted, in the dtype of sums.
+struct FlowConvGrads {
+  Tensor input;   // is added to
+  Tensor flows;   // is written
+  Tensor weight;  // is added to, or written
+  bool adds_weight;
+};
+
+void pull_back(const Operands& operands, const Tensor& grad_rows, const Tensor& weight,
+               FlowConvGrads to) {
+  const bool moves = to.input.defined() || to.flows.defined();
+  if (!moves && !to.weight.defined()) return;
+  const Tensor buffer = operands.buffer();
+  const RowProducts products(weight.contiguous());
+  operands.for_chunks([&](int64_t first, int64_t count) {
+    const Tensor tile_grad = grad_rows.narrow(0, first, count);
+    Tensor tile = buffer.narrow(0, 0, count);
+    if (to.weight.defined()) {
+      gather(operands, first, count, tile);
+      const bool writes = first == 0 && !to.adds_weight;
+      products.add_weight_grad(to.weight, tile_grad, tile, writes);
+    }
+    if (moves) {
+      scatter(operands, first, count, products.rows_grad(tile_grad, tile), to.input,
+              to.flows);
+    }
+  });
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
     const Tensor& grad, const Tensor& input, const Tensor& flows, const Tensor& weight,
     double flow_scale, bool input_grad, bool flows_grad, bool weight_grad,
@@ -158,37 +192,62 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
   const PlainDispatch plain;
   const Operands operands(input, flows, flow_scale, weight.size(0));
   const at::ScalarType sums = opmath_dtype(input);
-  const Tensor grad_rows =
-      grad.permute({0, 2, 3, 1}).reshape({operands.rows, weight.size(0)});
-  Tensor to_input, to_flows, to_weight;
-  if (input_grad) to_input = empty_atomic_sums(op, operands.input);
-  if (flows_grad) to_flows = empty_image(flows, sums);
-  if (weight_grad) to_weight = at::empty(weight.sizes(), weight.options().dtype(sums));
-  if (weight_grad && operands.rows == 0) to_weight.zero_();
-  const Tensor buffer = operands.buffer();
-  const RowProducts products(weight.contiguous());
-  operands.for_chunks([&](int64_t first, int64_t count) {
-    const Tensor tile_grad = grad_rows.narrow(0, first, count);
-    Tensor tile = buffer.narrow(0, 0, count);
-    if (weight_grad) {
-      gather(operands, first, count, tile);
-      products.add_weight_grad(to_weight, tile_grad, tile, first == 0);
-    }
-    if (input_grad || flows_grad) {
-      scatter(operands, first, count, products.rows_grad(tile_grad, tile), to_input,
-              to_flows);
-    }
-  });
-  return {input_grad ? in_form_of(empty_image(input), to_input) : empty_result(input),
-          flows_grad ? to_flows.to(flows.scalar_type()) : empty_result(flows),
-          weight_grad ? to_weight.to(weight.scalar_type()) : empty_result(weight),
+  const Tensor grad_rows = grad_rows_of(grad);
+  FlowConvGrads to{};
+  if (input_grad) to.input = empty_atomic_sums(op, operands.input);
+  if (flows_grad) to.flows = empty_image(flows, sums);
+  if (weight_grad) to.weight = at::empty(weight.sizes(), weight.options().dtype(sums));
+  if (weight_grad && operands.rows == 0) to.weight.zero_();
+  pull_back(operands, grad_rows, weight, to);
+  return {input_grad ? in_form_of(empty_image(input), to.input) : empty_result(input),
+          flows_grad ? to.flows.to(flows.scalar_type()) : empty_result(flows),
+          weight_grad ? to.weight.to(weight.scalar_type()) : empty_result(weight),
           bias_grad ? grad_rows.sum(0, false, sums).to(weight.scalar_type())
                     : empty_result(weight)};
+}
+
+// For the sequences, straight to the sums where these have their dtype.
+void flow_conv_add_grads(const Tensor& grad, const Tensor& input, const Tensor& flows,
+                         const Tensor& weight, double flow_scale,
+                         const OptionalTensor& input_sum,
+                         const OptionalTensor& flows_grad,
+                         const OptionalTensor& weight_sum,
+                         const OptionalTensor& bias_sum) {
+  const char* op = "flow_conv_add_grads";
+  check_flow_conv_backward(op, grad, input, flows, weight);
+  const DeviceGuard guard(input.device());
+  const PlainDispatch plain;
+  const Operands operands(input, flows, flow_scale, weight.size(0));
+  const at::ScalarType sums = opmath_dtype(input);
+  const auto check_sum = [&](const char* name, const OptionalTensor& sum,
+                             const Tensor& like, at::ScalarType dtype) {
+    TORCH_CHECK_VALUE(!sum.has_value() ||
+                          (sum->sizes() == like.sizes() && sum->scalar_type() == dtype),
+                      op, ": ", name, " must be ", like.sizes(), " of ", dtype);
+  };
+  check_sum("input_sum", input_sum, input, input.scalar_type());
+  check_sum("flows_grad", flows_grad, flows, sums);
+  check_sum("weight_sum", weight_sum, weight, sums);
+  const Tensor grad_rows = grad_rows_of(grad);
+  FlowConvGrads to{};
+  const bool directly = input.scalar_type() == sums;
+  if (input_sum.has_value()) {
+    const char* known = "flow_conv_backward";  // the operator that people know
+    if (directly) alert_atomic_sums(known);
+    to.input = directly ? *input_sum : empty_atomic_sums(known, operands.input);
+  }
+  to.flows = flows_grad.value_or(Tensor());
+  to.weight = weight_sum.value_or(Tensor());
+  to.adds_weight = true;
+  pull_back(operands, grad_rows, weight, to);
+  if (input_sum.has_value() && !directly) input_sum->add_(to.input);
+  if (bias_sum.has_value()) bias_sum->add_(grad_rows.sum(0, false, sums));
 }
 
 TRAJGRU_LIBRARY_IMPL(TRAJGRU_DEVICE_KEY, m) {
   m.impl("flow_conv", &flow_conv);
   m.impl("flow_conv_backward", &flow_conv_backward);
+  m.impl("flow_conv_add_grads", &flow_conv_add_grads);
 }
 
 }  // namespace

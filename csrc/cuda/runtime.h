@@ -31,13 +31,17 @@ namespace trajgru_ext::cuda {
 // enough for four or more blocks a multiprocessor.
 constexpr unsigned kBlock = 256;
 
+// Memory for what is computed of a sequence at once: all steps of most, a small part of
+// any GPU's.
+constexpr double kSequenceBytes = 256 << 20;
+
 // Of the current device. cuBLAS multiplies in tiles of 128 by 128, or near it.
 inline ChunkLimits chunk_limits() {
   int device = 0, cache = 0, multiprocessors = 0;
   C10_CUDA_CHECK(cudaGetDevice(&device));
   C10_CUDA_CHECK(cudaDeviceGetAttribute(&cache, cudaDevAttrL2CacheSize, device));
-  C10_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors,
-                                        cudaDevAttrMultiProcessorCount, device));
+  C10_CUDA_CHECK(
+      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
   return {cache, multiprocessors, 128};
 }
 

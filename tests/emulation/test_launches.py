@@ -22,6 +22,28 @@ def test_nothing_is_more_than_in_the_table():
     assert cuda_launches.more_than_in_the_table(list(cuda_launches.measure())) == []
 
 
+# Beside convolutions, and the products of flow_conv, which stand for one.
+MOST = {
+    ("conv_lstm", "forward"): 1,
+    ("conv_gru", "forward"): 1,
+    ("traj_gru", "forward"): 4,
+    ("traj_gru", "backward"): 8,
+}
+
+
+@pytest.mark.parametrize(("sequence", "which"), MOST, ids=str)
+def test_a_step_is_a_few_kernels(sequence, which):
+    rows = [
+        row
+        for row in cuda_launches.read_table()
+        if (row["sequence"], row["pass"]) == (sequence, which)
+    ]
+    assert len(rows) == len(cuda_launches.FORMATS)
+    beside = set(cuda_launches.KINDS) - {"convolutions", "products"}
+    for row in rows:
+        assert sum(float(row[kind]) for kind in beside) <= MOST[sequence, which]
+
+
 def test_the_document_has_the_table():
     table = cuda_launches.markdown(cuda_launches.read_table())
     assert cuda_launches.between() == table
@@ -86,4 +108,6 @@ def test_flow_conv_does_nothing_that_is_not_needed(with_bias):
     assert forward == {"kernels": chunks, "products": chunks}
     # Zeroed are the sums of the gradient to the input, to which threads add.
     sums = {"others": 1} if with_bias else {}
-    assert backward == {"kernels": 2 * chunks, "products": 2 * chunks, "fills": 1} | sums
+    assert (
+        backward == {"kernels": 2 * chunks, "products": 2 * chunks, "fills": 1} | sums
+    )

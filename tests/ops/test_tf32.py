@@ -90,9 +90,7 @@ def test_flows_of_a_trajgru_are_never_rounded(emulated, allow_tf32):
     allow_tf32(True, True)
     operator = torch.ops.trajgru_ext.traj_gru
     options = GruOptions.choose("traj_gru").numbers()
-    _, flows, hidden, *_ = operator(
-        inputs, h, parameters, 3, options, None, None, 1
-    )
+    _, flows, hidden, *_ = operator(inputs, h, parameters, 3, options, None, None, 1)
     weight, bias = (one.cpu().double() for one in parameters[6:8])
     exact = torch.conv2d(
         hidden.cpu().double().flatten(0, 1), weight, bias, padding="same"

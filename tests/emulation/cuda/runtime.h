@@ -58,6 +58,7 @@ namespace trajgru_ext::cuda {
 // grid-stride loops go round.
 constexpr unsigned kBlock = 64;
 constexpr int64_t kMostBlocks = 5;
+constexpr double kSequenceBytes = 96 << 10;
 // So that small tensors have several chunks, too.
 inline ChunkLimits chunk_limits() {
   return {3 << 14, 2, 8};

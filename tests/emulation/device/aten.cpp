@@ -193,9 +193,15 @@ Tensor convolution_as_told(const Tensor& input, const Tensor& weight,
                            bool cudnn, bool tf32) {
   const bool before = std::exchange(tf32_convolution, tf32);
   const auto restore = c10::make_scope_exit([&] { tf32_convolution = before; });
-  return at::native::_convolution(input, weight, bias, stride, padding, dilation,
-                                  transposed, output_padding, groups, benchmark,
-                                  deterministic, cudnn, tf32);
+  Tensor found = at::native::_convolution(input, weight, std::nullopt, stride, padding,
+                                          dilation, transposed, output_padding, groups,
+                                          benchmark, deterministic, cudnn, tf32);
+  if (bias && bias->defined()) {  // which cuDNN leaves to PyTorch
+    std::vector<int64_t> sizes(found.dim(), 1);
+    sizes[1] = bias->size(0);
+    found.add_(bias->view(sizes));
+  }
+  return found;
 }
 
 Tensor convolution(const Tensor& input, const Tensor& weight,
