@@ -41,8 +41,9 @@ def _sizes(*sizes: int) -> Sizes:
 FEW = _sizes(2, 1, 3, 2, 2, 2, 2, 3, 4)  # for the naive formula, pixel by pixel
 MANY = _sizes(3, 2, 19, 17, 17, 5, 3, 33, 37)  # which fill no tile, block or vector
 PACKS = _sizes(2, 1, 64, 64, 64, 16, 2, 9, 11)  # whose channels fill them all
-# flow_conv's warped values, more than one chunk of them (csrc/cuda/runtime.h).
-CHUNKS = _sizes(1, 1, 64, 1, 1, 8, 13, 72, 72)
+# flow_conv's warped values, more than one chunk of them (csrc/cuda/chunk_rows.h) where
+# a device has up to 150 multiprocessors and 128 MiB of second-level cache.
+CHUNKS = _sizes(1, 1, 64, 1, 1, 136, 13, 112, 112)
 NAIVE, PYTORCH = "naive formula", "PyTorch"
 GRADCHECK, AGAIN = "finite differences", "a second run"
 AGAINST = (NAIVE, PYTORCH, GRADCHECK, AGAIN)

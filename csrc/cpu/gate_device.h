@@ -17,6 +17,8 @@ struct CpuGateDevice {
     ~Guard() {}
   };
 
+  static constexpr bool kAddsBiases = false;
+
   // Elements: enough for a thread's loop to run, few enough for small states to have
   // rows for all threads.
   static constexpr int64_t kRowLength = 2048;

@@ -1,15 +1,14 @@
 #include "cuda/flow_conv.cuh"
 
 #include <ATen/Dispatch.h>
-#include <ATen/ops/addmm.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/sum.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <tuple>
 
 #include "cuda/images.h"
+#include "cuda/row_products.h"
+#include "operators/copy_image.h"
 #include "operators/flow/flow_conv.h"
 #include "tensors/library.h"
 #include "tensors/tensors.h"
@@ -26,15 +25,14 @@ struct Operands {
   double flow_scale;
   int64_t links, rows, columns, chunk;
 
-  Operands(const Tensor& input, const Tensor& flows, double flow_scale)
+  Operands(const Tensor& input, const Tensor& flows, double flow_scale, int64_t outputs)
       : input(input.contiguous(at::MemoryFormat::ChannelsLast)),
         flows(flows.to(opmath_dtype(input))),
         flow_scale(flow_scale),
         links(flows.size(1) / 2),
         rows(pixels(input)),
         columns(links * input.size(1)),
-        chunk(std::max<int64_t>(
-            1, kChunkBytes / std::max<int64_t>(columns * input.element_size(), 1))) {}
+        chunk(chunk_rows(columns * input.element_size(), outputs, chunk_limits())) {}
 
   // f(first, count) for the chunks of rows.
   template <typename F>
@@ -122,6 +120,11 @@ void scatter(const Operands& operands, int64_t first, int64_t count,
       });
 }
 
+// The rows of an image [B, C, H, W] in channels last, a pixel each: a view.
+Tensor rows_of(const Tensor& image) {
+  return image.permute({0, 2, 3, 1}).view({pixels(image), image.size(1)});
+}
+
 Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
                  const OptionalTensor& bias, double flow_scale) {
   check_flow_conv(input, flows, weight, bias);
@@ -129,20 +132,54 @@ Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
   const PlainDispatch plain;
   const Tensor output = empty_conv_output(input, weight.size(0));
   if (output.numel() == 0) return output;
-  const Operands operands(input, flows, flow_scale);
-  const Tensor offset =
-      bias.has_value() ? *bias : at::zeros({weight.size(0)}, weight.options());
-  const Tensor rows = at::empty({operands.rows, weight.size(0)}, weight.options());
-  const Tensor buffer = operands.buffer();
+  const Operands operands(input, flows, flow_scale, weight.size(0));
+  const Tensor image = output.is_contiguous(at::MemoryFormat::ChannelsLast)
+                           ? output
+                           : empty_channels_last(input, weight.size(0));
+  const Tensor rows = rows_of(image), buffer = operands.buffer();
+  const RowProducts products(weight.contiguous());
   operands.for_chunks([&](int64_t first, int64_t count) {
     const Tensor warped = buffer.narrow(0, 0, count);
     gather(operands, first, count, warped);
     Tensor result = rows.narrow(0, first, count);
-    at::addmm_out(result, offset, warped, weight.t());
+    products.forward(warped, bias, result);
   });
-  const Tensor image =
-      rows.view({input.size(0), input.size(2), input.size(3), weight.size(0)});
-  return in_form_of(output, image.permute({0, 3, 1, 2}));
+  return in_form_of(output, image);
+}
+
+// The rows of the gradient to the output, copied where its channels do not lie
+// together.
+Tensor grad_rows_of(const Tensor& grad) {
+  return grad.permute({0, 2, 3, 1}).reshape({pixels(grad), grad.size(1)});
+}
+
+// Where gradients go, undefined where they are not wanted, in the dtype of sums.
+struct FlowConvGrads {
+  Tensor input;   // is added to
+  Tensor flows;   // is written
+  Tensor weight;  // is added to, or written
+  bool adds_weight;
+};
+
+void pull_back(const Operands& operands, const Tensor& grad_rows, const Tensor& weight,
+               FlowConvGrads to) {
+  const bool moves = to.input.defined() || to.flows.defined();
+  if (!moves && !to.weight.defined()) return;
+  const Tensor buffer = operands.buffer();
+  const RowProducts products(weight.contiguous());
+  operands.for_chunks([&](int64_t first, int64_t count) {
+    const Tensor tile_grad = grad_rows.narrow(0, first, count);
+    Tensor tile = buffer.narrow(0, 0, count);
+    if (to.weight.defined()) {
+      gather(operands, first, count, tile);
+      const bool writes = first == 0 && !to.adds_weight;
+      products.add_weight_grad(to.weight, tile_grad, tile, writes);
+    }
+    if (moves) {
+      scatter(operands, first, count, products.rows_grad(tile_grad, tile), to.input,
+              to.flows);
+    }
+  });
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
@@ -153,38 +190,64 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
   check_flow_conv_backward(op, grad, input, flows, weight);
   const DeviceGuard guard(input.device());
   const PlainDispatch plain;
-  const Operands operands(input, flows, flow_scale);
+  const Operands operands(input, flows, flow_scale, weight.size(0));
   const at::ScalarType sums = opmath_dtype(input);
-  const Tensor grad_rows =
-      grad.permute({0, 2, 3, 1}).reshape({operands.rows, weight.size(0)});
-  Tensor to_input, to_flows, to_weight;
-  if (input_grad) to_input = empty_atomic_sums(op, operands.input);
-  if (flows_grad) to_flows = empty_image(flows, sums).zero_();
-  if (weight_grad) to_weight = at::zeros(weight.sizes(), weight.options().dtype(sums));
-  const Tensor buffer = operands.buffer();
-  operands.for_chunks([&](int64_t first, int64_t count) {
-    const Tensor tile_grad = grad_rows.narrow(0, first, count);
-    Tensor tile = buffer.narrow(0, 0, count);
-    if (weight_grad) {
-      gather(operands, first, count, tile);
-      // Rounded to the dtype once a chunk, and added up in the opmath type.
-      to_weight.add_(at::mm(tile_grad.t(), tile));
-    }
-    if (input_grad || flows_grad) {
-      at::mm_out(tile, tile_grad, weight);
-      scatter(operands, first, count, tile, to_input, to_flows);
-    }
-  });
-  return {input_grad ? in_form_of(empty_image(input), to_input) : empty_result(input),
-          flows_grad ? to_flows.to(flows.scalar_type()) : empty_result(flows),
-          weight_grad ? to_weight.to(weight.scalar_type()) : empty_result(weight),
+  const Tensor grad_rows = grad_rows_of(grad);
+  FlowConvGrads to{};
+  if (input_grad) to.input = empty_atomic_sums(op, operands.input);
+  if (flows_grad) to.flows = empty_image(flows, sums);
+  if (weight_grad) to.weight = at::empty(weight.sizes(), weight.options().dtype(sums));
+  if (weight_grad && operands.rows == 0) to.weight.zero_();
+  pull_back(operands, grad_rows, weight, to);
+  return {input_grad ? in_form_of(empty_image(input), to.input) : empty_result(input),
+          flows_grad ? to.flows.to(flows.scalar_type()) : empty_result(flows),
+          weight_grad ? to.weight.to(weight.scalar_type()) : empty_result(weight),
           bias_grad ? grad_rows.sum(0, false, sums).to(weight.scalar_type())
                     : empty_result(weight)};
+}
+
+// For the sequences, straight to the sums where these have their dtype.
+void flow_conv_add_grads(const Tensor& grad, const Tensor& input, const Tensor& flows,
+                         const Tensor& weight, double flow_scale,
+                         const OptionalTensor& input_sum,
+                         const OptionalTensor& flows_grad,
+                         const OptionalTensor& weight_sum,
+                         const OptionalTensor& bias_sum) {
+  const char* op = "flow_conv_add_grads";
+  check_flow_conv_backward(op, grad, input, flows, weight);
+  const DeviceGuard guard(input.device());
+  const PlainDispatch plain;
+  const Operands operands(input, flows, flow_scale, weight.size(0));
+  const at::ScalarType sums = opmath_dtype(input);
+  const auto check_sum = [&](const char* name, const OptionalTensor& sum,
+                             const Tensor& like, at::ScalarType dtype) {
+    TORCH_CHECK_VALUE(!sum.has_value() ||
+                          (sum->sizes() == like.sizes() && sum->scalar_type() == dtype),
+                      op, ": ", name, " must be ", like.sizes(), " of ", dtype);
+  };
+  check_sum("input_sum", input_sum, input, input.scalar_type());
+  check_sum("flows_grad", flows_grad, flows, sums);
+  check_sum("weight_sum", weight_sum, weight, sums);
+  const Tensor grad_rows = grad_rows_of(grad);
+  FlowConvGrads to{};
+  const bool directly = input.scalar_type() == sums;
+  if (input_sum.has_value()) {
+    const char* known = "flow_conv_backward";  // the operator that people know
+    if (directly) alert_atomic_sums(known);
+    to.input = directly ? *input_sum : empty_atomic_sums(known, operands.input);
+  }
+  to.flows = flows_grad.value_or(Tensor());
+  to.weight = weight_sum.value_or(Tensor());
+  to.adds_weight = true;
+  pull_back(operands, grad_rows, weight, to);
+  if (input_sum.has_value() && !directly) input_sum->add_(to.input);
+  if (bias_sum.has_value()) bias_sum->add_(grad_rows.sum(0, false, sums));
 }
 
 TRAJGRU_LIBRARY_IMPL(TRAJGRU_DEVICE_KEY, m) {
   m.impl("flow_conv", &flow_conv);
   m.impl("flow_conv_backward", &flow_conv_backward);
+  m.impl("flow_conv_add_grads", &flow_conv_add_grads);
 }
 
 }  // namespace

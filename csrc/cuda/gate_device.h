@@ -1,7 +1,6 @@
 #pragma once
 
 // How CUDA runs the gate updates.
-// Device is.
 
 #include <ATen/ops/sum.h>
 
@@ -14,6 +13,8 @@ namespace trajgru_ext::cuda {
 
 struct CudaGateDevice {
   using Guard = DeviceGuard;
+
+  static constexpr bool kAddsBiases = true;
 
   // A sample's planes are one row.
   static constexpr int64_t kRowLength = std::numeric_limits<int64_t>::max();

@@ -12,6 +12,7 @@ namespace trajgru_ext::cuda {
 template <typename T>
 struct PlaceOfThread {
   using Value = T;
+  static constexpr bool kAddsBias = true;
 
   int64_t outer, inner, index;
 

@@ -66,9 +66,14 @@ ImageView<T, index_t> image_view(const at::Tensor& image) {
           static_cast<index_t>(image.stride(3))};
 }
 
+// Where threads add in any order.
+inline void alert_atomic_sums(const char* op) {
+  at::globalContext().alertNotDeterministic(std::string(op) + " on CUDA");
+}
+
 // Sums in the form of an image, to which threads add in any order.
 inline at::Tensor empty_atomic_sums(const char* op, const at::Tensor& image) {
-  at::globalContext().alertNotDeterministic(std::string(op) + " on CUDA");
+  alert_atomic_sums(op);
   return empty_image(image, opmath_dtype(image)).zero_();
 }
 

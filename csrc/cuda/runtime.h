@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "cuda/chunk_rows.h"
 #include "cuda/grid.h"
 
 // The dispatch key that the operators are registered for.
@@ -30,9 +31,19 @@ namespace trajgru_ext::cuda {
 // enough for four or more blocks a multiprocessor.
 constexpr unsigned kBlock = 256;
 
-// flow_conv's chunk of warped values, which stays in the second-level cache (40 MB and
-// more since compute capability 8.0) between the gather and the product.
-constexpr int64_t kChunkBytes = int64_t(1) << 24;
+// Memory for what is computed of a sequence at once: all steps of most, a small part of
+// any GPU's.
+constexpr double kSequenceBytes = 256 << 20;
+
+// Of the current device. cuBLAS multiplies in tiles of 128 by 128, or near it.
+inline ChunkLimits chunk_limits() {
+  int device = 0, cache = 0, multiprocessors = 0;
+  C10_CUDA_CHECK(cudaGetDevice(&device));
+  C10_CUDA_CHECK(cudaDeviceGetAttribute(&cache, cudaDevAttrL2CacheSize, device));
+  C10_CUDA_CHECK(
+      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  return {cache, multiprocessors, 128};
+}
 
 using Stream = cudaStream_t;
 

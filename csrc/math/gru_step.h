@@ -7,6 +7,7 @@
 #include "math/gate_rows.h"
 #include "math/gates.h"
 #include "math/gru_gates.h"
+#include "math/with_bias.h"
 
 namespace trajgru_ext {
 
@@ -19,6 +20,8 @@ struct GruStep {
   GateView<scalar_t> gates;  // the inputs' part; then r, u and n
   bool has_inputs;           // else the inputs' part is 0, and is not read
   GateView<const scalar_t> h_gates, h;
+  // To add to the two parts, where the device takes them (At::kAddsBias); null: none.
+  GateView<const scalar_t> x_bias, h_bias;
   GateView<const bool> mask;     // true: the old state stays
   GateView<scalar_t> candidate;  // to hold the h-part of the candidate; null: neither
                                  // it nor the gates are saved for backward
@@ -43,16 +46,22 @@ struct GruStepBackward {
 template <typename D, typename At>
 TRAJGRU_HOST_DEVICE void update(const GruStep<D>& args, const At& at) {
   using V = typename At::Value;
-  V r = at.load(args.h_gates, args.order.r), u = at.load(args.h_gates, args.order.u);
-  const V m = at.load(args.h_gates, args.order.n), h = at.load(args.h, 0);
+  const auto x_part = [&](int gate) {
+    return with_bias(at, V(at.load(args.gates, gate)), args.x_bias, gate);
+  };
+  const auto h_part = [&](int gate) {
+    return with_bias(at, V(at.load(args.h_gates, gate)), args.h_bias, gate);
+  };
+  V r = h_part(args.order.r), u = h_part(args.order.u);
+  const V m = h_part(args.order.n), h = at.load(args.h, 0);
   if (args.has_inputs) {
-    r = at.load(args.gates, args.order.r) + r;
-    u = at.load(args.gates, args.order.u) + u;
+    r = x_part(args.order.r) + r;
+    u = x_part(args.order.u) + u;
   }
   r = sigma(r);
   u = sigma(u);
   V n = r * m;
-  if (args.has_inputs) n = at.load(args.gates, args.order.n) + n;
+  if (args.has_inputs) n = x_part(args.order.n) + n;
   n = activate(args.update, n);
   at.store(args.output, 0, at.zoneout(args.mask, h, gru_state(args.update, u, n, h)));
   if (args.candidate.present()) {

@@ -7,6 +7,7 @@
 #include "math/gate_rows.h"
 #include "math/gates.h"
 #include "math/lstm_gates.h"
+#include "math/with_bias.h"
 
 namespace trajgru_ext {
 
@@ -20,6 +21,8 @@ struct LstmStep {
   bool has_inputs;           // else the inputs' part is 0, and is not read
   bool save_gates;           // else nothing is left for the gradient
   GateView<const scalar_t> h_gates, c;
+  // To add to the two parts, where the device takes them (At::kAddsBias); null: none.
+  GateView<const scalar_t> x_bias, h_bias;
   GateView<const scalar_t> h;                           // null without a mask
   GateView<const bool> mask;                            // true: the old states stay
   GateView<const typename D::math_t> w_ci, w_cf, w_co;  // all or none
@@ -52,8 +55,9 @@ TRAJGRU_HOST_DEVICE void update(const LstmStep<D>& args, const At& at) {
   using V = typename At::Value;
   const LstmOrder& order = args.order;
   const auto sum = [&](int gate) {
-    const V part = at.load(args.h_gates, gate);
-    return args.has_inputs ? at.load(args.gates, gate) + part : part;
+    const V part = with_bias(at, V(at.load(args.h_gates, gate)), args.h_bias, gate);
+    if (!args.has_inputs) return part;
+    return with_bias(at, V(at.load(args.gates, gate)), args.x_bias, gate) + part;
   };
   const LstmGates<V> sums = {sum(order.i), sum(order.f) + V(args.forget_bias),
                              sum(order.g), sum(order.o)};

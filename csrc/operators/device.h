@@ -13,6 +13,7 @@
 // One for gate updates, whose structs have rows (math/gate_rows.h):
 //
 //   kRowLength                    the most elements of a row of planes
+//   kAddsBiases                   whether gru_step and lstm_step take biases
 //   run(args, sums_samples)       update(args, place) at every place of all rows. Where
 //                                 the samples are summed up, one thread goes through a
 //                                 place in all samples, in order
@@ -36,6 +37,7 @@ template <typename Device>
 concept GateDevice = std::constructible_from<typename Device::Guard, at::Device> &&
                      requires(const at::Tensor& images) {
                        { Device::kRowLength } -> std::convertible_to<int64_t>;
+                       { Device::kAddsBiases } -> std::convertible_to<bool>;
                        { Device::sum_pixels(images) } -> std::same_as<at::Tensor>;
                      };
 

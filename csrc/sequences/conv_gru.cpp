@@ -32,6 +32,7 @@ ConvGru::ConvGru(const char* op, const ConvRnnTensors& given, int64_t count,
       options(numbers.begin(), numbers.end()) {
   check_slope(op, chosen);
   if (!reset_before()) return;
+  steps_add_biases = false;
   TORCH_CHECK_VALUE(n_first() != 1, op,
                     ": the candidate's slice must be the first or the last where the "
                     "reset comes before the convolution, got ",
@@ -101,7 +102,7 @@ void ConvGru::step_reset_after(const at::Tensor& gates, const OptionalTensor& ca
                                    candidate, output);
   }
   call::gru_step(gates, h_gates(state, h_conv), old, inputs.defined(), options,
-                 mask_of(t), candidate, output);
+                 mask_of(t), candidate, output, x_bias(), h_bias());
 }
 
 void ConvGru::step_reset_before(const at::Tensor& gates, int64_t t,
@@ -117,7 +118,7 @@ void ConvGru::step_reset_before(const at::Tensor& gates, int64_t t,
   add_h_gates(ru(gates), state, ru_conv);
   const auto [u, reset] = call::gru_reset(ru(gates), std::nullopt, old, ru_options);
   add_h_gates(n(gates), state.defined() ? channels_last(reset) : at::Tensor(), n_conv);
-  output.copy_(call::gru_output(u, n(gates), old, options, mask_of(t)));
+  call::gru_output_into(u, n(gates), old, options, mask_of(t), output);
 }
 
 void ConvGru::step_reset_before_fused(const OptionalTensor& gates, int64_t t,

@@ -63,8 +63,8 @@ ConvGruBackward::ConvGruBackward(const ConvGru& net, const Tensor& grad,
                                  const Tensor& outputs, const ConvGruBlock& saved,
                                  const std::vector<bool>& wanted)
     : net_(net),
-      grad_(grad),
-      outputs_(outputs),
+      grad_(net.at_once(grad)),
+      outputs_(net.at_once(outputs)),
       saved_(saved),
       wanted_(wanted),
       inputs_(net, wanted) {
@@ -166,7 +166,8 @@ void ConvGruBackward::add_parameter_grads(const ConvGruBlock& block) {
 }
 
 void ConvGruBackward::run() {
-  const int64_t steps_per_block = gates_saved() ? kSavedSteps : kRecomputedSteps;
+  const int64_t steps_per_block =
+      net_.steps_per_block_back(3 * net_.features, gates_saved());
   for (int64_t last = net_.steps; last > 0; last -= std::min(steps_per_block, last)) {
     const ConvGruBlock some = block(std::max<int64_t>(last - steps_per_block, 0), last);
     make_buffers(some);

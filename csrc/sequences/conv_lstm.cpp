@@ -57,7 +57,7 @@ void ConvLstm::step(int64_t t, const at::Tensor& gates, const at::Tensor& h_befo
   if (!fused().exists()) {
     return call::lstm_step(gates, h_gates(h_before, h_conv), old, or_zero(c_before),
                            inputs.defined(), w_ci, w_cf, w_co, options, masked,
-                           save_gates, h_after, c_after);
+                           save_gates, h_after, c_after, x_bias(), h_bias());
   }
   OptionalTensor left;
   if (save_gates) left = gates;

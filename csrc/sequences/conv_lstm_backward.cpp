@@ -40,7 +40,7 @@ class ConvLstmBackward {
   Tensor c_after(int64_t t) const { return channels_last(cells_.select(0, t)); }
 
   const ConvLstm& net_;
-  const OptionalTensor grad_;
+  OptionalTensor grad_;
   const Tensor outputs_, cells_, gates_;
   const std::vector<bool> wanted_;
   InputsGrad inputs_;
@@ -55,13 +55,13 @@ ConvLstmBackward::ConvLstmBackward(const ConvLstm& net, const OptionalTensor& gr
                                    const Tensor& cells, const Tensor& gates,
                                    const std::vector<bool>& wanted)
     : net_(net),
-      grad_(grad),
-      outputs_(outputs),
-      cells_(cells),
+      outputs_(net.at_once(outputs)),
+      cells_(net.at_once(cells)),
       gates_(gates),
       wanted_(wanted),
       inputs_(net, wanted),
       h_(net.h_conv, wanted[kToHWeight], wanted[kToHBias]) {
+  if (grad.has_value()) grad_ = net.at_once(*grad);
   h_grad_ = net.images(1, net.features).zero_();
   c_grad_ = net.images(1, net.features);
   c_grad.has_value() ? c_grad_.copy_(*c_grad) : c_grad_.zero_();
@@ -96,10 +96,9 @@ void ConvLstmBackward::step_back(const Tensor& gates, const Tensor& gates_grad,
   call::lstm_step_backward(gates, net_.or_zero(c_before(t)), c_after(t), h_grad_,
                            net_.w_ci, net_.w_cf, net_.w_co, net_.options, masked,
                            gates_grad, c_grad_, h_zoneout_grad, weight_grads_);
-  const Tensor state = h_before(t);
-  if (!state.defined() || (t == 0 && !wanted_[kToH])) return;
+  if (t == 0 && !(net_.h.defined() && wanted_[kToH])) return;
   const Tensor through = convolve_backward(gates_grad, h_grad_, net_.h_conv);
-  masked.has_value() ? h_grad_.add_(through) : h_grad_.copy_(through);
+  h_grad_ = masked.has_value() ? h_grad_.add_(through) : through;
 }
 
 void ConvLstmBackward::add_parameter_grads(const Tensor& gates_grad, int64_t first,
@@ -110,7 +109,8 @@ void ConvLstmBackward::add_parameter_grads(const Tensor& gates_grad, int64_t fir
 }
 
 void ConvLstmBackward::run() {
-  const int64_t steps_per_block = gates_.defined() ? kSavedSteps : kRecomputedSteps;
+  const int64_t steps_per_block =
+      net_.steps_per_block_back(4 * net_.features, gates_.defined());
   for (int64_t last = net_.steps; last > 0; last -= std::min(steps_per_block, last)) {
     const int64_t first = std::max<int64_t>(last - steps_per_block, 0);
     const Tensor gates = gates_of(first, last);

@@ -35,12 +35,19 @@ ConvRnn::ConvRnn(const char* op, const ConvRnnTensors& given, int64_t count,
   h_conv.weight = channels_last(like);
   take_images(op, given.inputs, given.h, masked, like.size(1), like, like);
   h_conv.dilation = within_image(h_conv.dilation);
+  steps_add_biases = plan.adds_biases;
+  if (steps_add_biases && h_conv.bias.has_value()) {
+    h_conv.bias = h_conv.bias->contiguous();
+  }
   if (!inputs.defined()) return;
   TORCH_CHECK_VALUE(given.x_weight.has_value(), op,
                     ": x_weight must be given with inputs, got None");
   x_conv = {*given.x_weight, given.x_bias, pair(op, "x_dilation", dilations.x)};
   check_conv(op, "x", x_conv, like.size(0), inputs.size(2), like);
   x_conv.weight = channels_last(x_conv.weight);
+  if (steps_add_biases && x_conv.bias.has_value()) {
+    x_conv.bias = x_conv.bias->contiguous();
+  }
   x_conv.dilation = within_image(x_conv.dilation);
 }
 
@@ -52,12 +59,13 @@ std::array<int64_t, 2> ConvRnn::within_image(std::array<int64_t, 2> dilation) co
 
 Tensor ConvRnn::x_gates(int64_t first, int64_t count) const {
   if (!inputs.defined()) return images(count, h_conv.weight.size(0));
-  return convolve(inputs_of(first, count), x_conv);
+  return convolve(inputs_of(first, count), x_conv, !steps_add_biases);
 }
 
 Tensor ConvRnn::h_gates(const Tensor& state, const Conv& conv) const {
-  if (state.defined()) return convolve(state, conv);
-  return images(1, conv.weight.size(0)).copy_(conv_of_zero(conv));
+  if (state.defined()) return convolve(state, conv, !steps_add_biases);
+  const Tensor gates = images(1, conv.weight.size(0));
+  return steps_add_biases ? gates.zero_() : gates.copy_(conv_of_zero(conv));
 }
 
 FusedConv ConvRnn::fuse(const Conv& x, const Conv& h, int64_t gates) const {

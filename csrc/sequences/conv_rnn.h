@@ -39,10 +39,16 @@ struct Dilations {
 struct ConvRnn : Sequence {
   Conv x_conv;  // undefined without inputs
   Conv h_conv;
+  // Whether a step adds the biases, not the convolutions.
+  bool steps_add_biases = false;
 
   // Checks the arguments. gates: slices of the weights.
   ConvRnn(const char* op, const ConvRnnTensors& given, int64_t steps, int64_t gates,
           const Dilations& dilations, const OptionalTensor& mask);
+
+  // The biases that a step adds to the inputs' and the state's part of its gates.
+  OptionalTensor x_bias() const { return step_bias(x_conv); }
+  OptionalTensor h_bias() const { return step_bias(h_conv); }
 
   // The inputs' part of the gates of some steps; uninitialised without inputs.
   at::Tensor x_gates(int64_t first, int64_t count) const;
@@ -57,6 +63,9 @@ struct ConvRnn : Sequence {
   std::vector<at::Tensor> fused_images(int64_t t, const at::Tensor& state) const;
 
  private:
+  OptionalTensor step_bias(const Conv& conv) const {
+    return steps_add_biases ? conv.bias : std::nullopt;
+  }
   std::array<int64_t, 2> within_image(std::array<int64_t, 2> dilation) const;
 };
 

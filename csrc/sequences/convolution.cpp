@@ -36,9 +36,10 @@ void ConvGrad::add(const at::Tensor& grad, const at::Tensor& image, const Conv& 
   call::same_conv_add_grads(grad, image, conv.weight, conv.dilation, weight, bias);
 }
 
-at::Tensor convolve(const at::Tensor& image, const Conv& conv) {
+at::Tensor convolve(const at::Tensor& image, const Conv& conv, bool with_bias) {
   const at::Tensor& packed = packed_weight(conv, image, false);
-  return call::same_conv(image, conv.weight, conv.bias, conv.dilation, packed);
+  const OptionalTensor bias = with_bias ? conv.bias : std::nullopt;
+  return call::same_conv(image, conv.weight, bias, conv.dilation, packed);
 }
 
 at::Tensor conv_of_zero(const Conv& conv) {

@@ -38,8 +38,9 @@ struct ConvGrad {
   void add(const at::Tensor& grad, const at::Tensor& image, const Conv& conv);
 };
 
-// [B, C, H, W] to [B, O, H, W], channels last.
-at::Tensor convolve(const at::Tensor& image, const Conv& conv);
+// [B, C, H, W] to [B, O, H, W], channels last. with_bias: else who reads the result
+// adds it.
+at::Tensor convolve(const at::Tensor& image, const Conv& conv, bool with_bias = true);
 
 // What a convolution of an image of 0 gives at every pixel: the bias, for broadcasting.
 at::Tensor conv_of_zero(const Conv& conv);

@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "sequences/checks.h"
 #include "tensors/tensors.h"
@@ -22,6 +23,7 @@ void Sequence::take_images(const char* op, const OptionalTensor& sequence,
                            const Tensor& parameter, const Tensor& weight) {
   features = count;
   like = at::TensorOptions().dtype(parameter.scalar_type()).device(parameter.device());
+  plan = read_options<SequencePlan>(op, call::sequence_plan(parameter));
   TORCH_CHECK_VALUE(sequence.has_value() || state.has_value(), op,
                     ": inputs or h must be given, got None for both");
   if (sequence.has_value()) {
@@ -58,26 +60,42 @@ void Sequence::take_images(const char* op, const OptionalTensor& sequence,
                       op, ": the mask must be ", at::IntArrayRef(wanted), " on ",
                       parameter.device(), ", got ", old_state_mask->sizes(), " on ",
                       old_state_mask->device());
-    mask = *old_state_mask;
+    mask = at_once(*old_state_mask);
   }
 }
 
-int64_t Sequence::steps_per_block(int64_t channels) const {
-  // Larger blocks are taken from the system and paged in each time.
-  constexpr int64_t kMost = 4, kBytes = 16 << 20;
-  const auto item = static_cast<int64_t>(like.dtype().itemsize());
-  const int64_t step = std::max<int64_t>(batch * channels * height * width * item, 1);
-  return std::min(std::clamp<int64_t>(kBytes / step, 1, kMost), steps);
+int64_t Sequence::steps_of(double bytes, int64_t most, int64_t channels) const {
+  const double step = static_cast<double>(batch * channels * height * width) *
+                      static_cast<double>(like.dtype().itemsize());
+  const double fit = std::floor(bytes / std::max(step, 1.0));
+  const int64_t all = std::min(most, steps);
+  return fit < static_cast<double>(all)
+             ? std::max<int64_t>(1, static_cast<int64_t>(fit))
+             : all;
 }
 
-Tensor Sequence::inputs_of(int64_t first, int64_t count) const {
-  const Tensor some = inputs.narrow(0, first, count);
+int64_t Sequence::steps_per_block(int64_t channels) const {
+  return steps_of(plan.ahead_bytes, plan.ahead_steps, channels);
+}
+
+int64_t Sequence::steps_per_block_back(int64_t channels, bool saved) const {
+  return saved ? steps_of(plan.saved_bytes, plan.saved_steps, channels)
+               : steps_of(plan.again_bytes, plan.again_steps, channels);
+}
+
+Tensor Sequence::images_of(const Tensor& sequence, int64_t first, int64_t count) const {
+  const Tensor some = sequence.narrow(0, first, count);
   const bool even = some.stride(0) == batch * some.stride(1);
   if (even || count == 1 || batch == 1) return channels_last(some.flatten(0, 1));
   // Where flatten would copy, once is enough.
-  const Tensor from = images(count, inputs.size(2));
+  const Tensor from = images(count, sequence.size(2), sequence.scalar_type());
   from.unflatten(0, {count, batch}).copy_(some);
   return from;
+}
+
+Tensor Sequence::at_once(const Tensor& sequence) const {
+  if (!plan.at_once || sequence.numel() == 0) return sequence;
+  return as_sequence(images_of(sequence, 0, steps));
 }
 
 Tensor Sequence::images(int64_t count, int64_t channels) const {
@@ -121,8 +139,11 @@ Tensor Sequence::states_before(const Tensor& states, const Tensor& initial,
 States::States(const Sequence& net)
     : net_(net),
       all_(at::empty({net.steps * net.batch, net.features, net.height, net.width},
-                     net.like.memory_format(net.format))) {
-  if (net.empty() || net.format == at::MemoryFormat::ChannelsLast) return;
+                     net.like.memory_format(net.plan.at_once && !net.empty()
+                                                ? at::MemoryFormat::ChannelsLast
+                                                : net.format))) {
+  if (net.empty() || net.plan.at_once) return;
+  if (net.format == at::MemoryFormat::ChannelsLast) return;
   for (Tensor& buffer : buffers_) buffer = net.images(1, net.features);
 }
 
@@ -132,6 +153,10 @@ Tensor States::buffer(int64_t t) const {
 
 void States::store(int64_t t) const {
   if (buffers_[0].defined()) call::copy_image(net_.of_step(all_, t), buffer(t));
+}
+
+Tensor States::all() const {
+  return net_.as_sequence(net_.empty() ? all_ : in_format(all_, net_.format));
 }
 
 Tensor in_format(const Tensor& image, at::MemoryFormat layout) {

@@ -9,13 +9,10 @@
 #include <utility>
 #include <vector>
 
+#include "operators/conv/sequence_plan.h"
 #include "operators/copy_image.h"
 
 namespace trajgru_ext {
-
-// Steps of a block of the backward pass, whose gradients to parameters are computed at
-// once: where the gates are saved, and where they are computed again.
-constexpr int64_t kSavedSteps = 4, kRecomputedSteps = 1;
 
 struct Sequence {
   int64_t steps, batch = 0, features = 0, height = 0, width = 0;
@@ -23,6 +20,7 @@ struct Sequence {
   at::Tensor h;            // [B, F, H, W], undefined where it is 0
   at::Tensor mask;         // [T, B, F, H, W] or undefined; true: the old state stays
   at::TensorOptions like;  // the dtype and the device of everything
+  SequencePlan plan;       // of that device
 
   // The memory format of the outputs, that of the inputs, or of h without any; of h.
   at::MemoryFormat format = at::MemoryFormat::Contiguous;
@@ -41,11 +39,21 @@ struct Sequence {
   bool empty() const { return steps * batch * features * height * width == 0; }
 
   // Steps of a block of the forward pass, whose convolutions of the inputs are computed
-  // at once, where nothing is saved for a backward pass. channels: of their results.
+  // at once, where nothing is saved for a backward pass; and of the backward pass,
+  // whose gradients to parameters are. channels: of the gates; saved: whether these
+  // were.
   int64_t steps_per_block(int64_t channels) const;
+  int64_t steps_per_block_back(int64_t channels, bool saved) const;
 
-  // The inputs of some steps as images.
-  at::Tensor inputs_of(int64_t first, int64_t count) const;
+  // Images of some steps of a sequence; of the inputs.
+  at::Tensor images_of(const at::Tensor& sequence, int64_t first, int64_t count) const;
+  at::Tensor inputs_of(int64_t first, int64_t count) const {
+    return images_of(inputs, first, count);
+  }
+
+  // A sequence [T, B, C, H, W] whose steps are in channels last, where the device has
+  // them brought there at once; else the sequence itself.
+  at::Tensor at_once(const at::Tensor& sequence) const;
 
   // Uninitialised images of some steps.
   at::Tensor images(int64_t count, int64_t channels) const;
@@ -81,11 +89,15 @@ struct Sequence {
   std::vector<int64_t> sizes(int64_t channels) const {
     return {steps, batch, channels, height, width};
   }
+
+ private:
+  int64_t steps_of(double bytes, int64_t most, int64_t channels) const;
 };
 
 // The states after all steps, as an operator returns them. In channels last a step
-// writes its state in place; else it writes one of two buffers, from which the state is
-// copied while the cache has it.
+// writes its state in place. Else it writes one of two buffers, from which the state is
+// copied while the cache has it; or, where the device wants that, all are copied at the
+// end.
 class States {
  public:
   explicit States(const Sequence& net);
@@ -97,7 +109,7 @@ class States {
   void store(int64_t t) const;
 
   // [T, B, F, H, W].
-  at::Tensor all() const { return net_.as_sequence(all_); }
+  at::Tensor all() const;
 
  private:
   const Sequence& net_;

@@ -1,5 +1,6 @@
 #include "sequences/traj_gru.h"
 
+#include <ATen/Context.h>
 #include <ATen/ops/leaky_relu.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/tanh.h>
@@ -46,7 +47,9 @@ TrajGru::TrajGru(const char* op, const TrajGruTensors& given, int64_t count,
   for (Conv* conv : layers.all()) {
     const OptionalTensor weight = given.parameters.get(next++);
     const OptionalTensor bias = given.parameters.get(next++);
-    if (weight.has_value()) *conv = {*weight, bias};
+    if (!weight.has_value()) continue;
+    *conv = {*weight, bias};
+    if (bias.has_value()) conv->bias = bias->contiguous();
   }
   check_layers(op);
   const Tensor& parameter = layers.ret.weight;
@@ -95,7 +98,7 @@ TrajGruBlock TrajGru::prepare(int64_t first, int64_t last, bool save_gates,
   const int64_t count = block.count();
   if (inputs.defined()) {
     const Tensor from = inputs_of(first, count);
-    block.gates = convolve(from, layers.i2h);
+    block.gates = convolve(from, layers.i2h, !plan.adds_biases);
     if (with_flows) block.hidden = convolve(from, layers.i2f);
   } else {
     block.gates = images(count, 3 * features);
@@ -110,30 +113,51 @@ TrajGruBlock TrajGru::prepare(int64_t first, int64_t last, bool save_gates,
 
 void TrajGru::generate_flows(const TrajGruBlock& block, int64_t k,
                              const Tensor& state) const {
+  if (plan.adds_biases) return generate_flows_in_kernels(block, k, state);
   const Conv& h2f = layers.h2f;
   Tensor hidden = of_step(block.hidden, k);
   const Tensor from_h = state.defined() ? convolve(state, h2f) : conv_of_zero(h2f);
   inputs.defined() ? hidden.add_(from_h) : hidden.copy_(from_h);
   activate_(hidden, chosen.update);
+  const at::NoTF32Guard no_tf32;  // flows are at least float32
   const Tensor flow = of_step(block.flows, k);
   flow.copy_(convolve(hidden.to(flow.scalar_type()), coordinates));
   if (flow_offset.defined()) flow.add_(flow_offset);
+}
+
+void TrajGru::generate_flows_in_kernels(const TrajGruBlock& block, int64_t k,
+                                        const Tensor& state) const {
+  const Tensor hidden = of_step(block.hidden, k), flow = of_step(block.flows, k);
+  OptionalTensor from_h, offset;
+  if (state.defined()) from_h = convolve(state, layers.h2f, false);
+  if (flow_offset.defined()) offset = flow_offset;
+  call::conv_sum(hidden, from_h, layers.h2f.bias, std::nullopt, inputs.defined(),
+                 options, /*activates=*/true);
+  const at::NoTF32Guard no_tf32;  // flows are at least float32
+  const Tensor found = convolve(hidden.to(flow.scalar_type()), coordinates, false);
+  call::conv_sum(flow, found, coordinates.bias, offset, false, options, false);
 }
 
 void TrajGru::step(const TrajGruBlock& block, int64_t k, const Tensor& state,
                    const Tensor& output) const {
   const Conv& ret = layers.ret;
   Tensor h_gates;
+  const auto bias_of = [&](const Conv& conv, bool in_step) {
+    return plan.adds_biases == in_step ? conv.bias : std::nullopt;
+  };
   if (state.defined()) {
-    h_gates = call::flow_conv(state, of_step(block.flows, k), ret.weight, ret.bias,
-                              kTrajGruFlowScale);
+    h_gates = call::flow_conv(state, of_step(block.flows, k), ret.weight,
+                              bias_of(ret, false), kTrajGruFlowScale);
+  } else if (plan.adds_biases) {
+    h_gates = images(1, 3 * features).zero_();
   } else {
     h_gates = images(1, 3 * features).copy_(conv_of_zero(ret));
   }
   OptionalTensor candidate;
   if (block.candidates.defined()) candidate = of_step(block.candidates, k);
   call::gru_step(of_step(block.gates, k), h_gates, or_zero(state), inputs.defined(),
-                 options, mask_of(block.first + k), candidate, output);
+                 options, mask_of(block.first + k), candidate, output,
+                 bias_of(layers.i2h, true), bias_of(ret, true));
 }
 
 namespace {

@@ -78,6 +78,8 @@ struct TrajGru : Sequence {
             const at::Tensor& output) const;
 
  private:
+  void generate_flows_in_kernels(const TrajGruBlock& block, int64_t k,
+                                 const at::Tensor& state) const;
   void check_layers(const char* op) const;
 };
 

@@ -2,6 +2,7 @@
 // steps at once.
 
 #include <ATen/ops/leaky_relu_backward.h>
+#include <ATen/ops/sum.h>
 #include <ATen/ops/tanh_backward.h>
 #include <ATen/ops/threshold_backward.h>
 
@@ -23,15 +24,17 @@ using at::Tensor;
 
 // From the gradient to the activation's value to that to its argument; a value has the
 // sign of its argument.
-Tensor activation_backward(const Tensor& grad, const Tensor& values,
-                           const GruUpdate<double>& update) {
+void activation_backward(const Tensor& grad, const Tensor& values,
+                         const GruUpdate<double>& update, Tensor& result) {
   switch (update.activation) {
     case Activation::tanh:
-      return at::tanh_backward(grad, values);
+      at::tanh_backward_out(result, grad, values);
+      return;
     case Activation::relu:
-      return at::threshold_backward(grad, values, 0);
+      at::threshold_backward_out(result, grad, values, 0);
+      return;
     default:
-      return at::leaky_relu_backward(grad, values, update.negative_slope, true);
+      at::leaky_relu_backward_out(result, grad, values, update.negative_slope, true);
   }
 }
 
@@ -66,8 +69,7 @@ class TrajGruBackward {
   TrajGruBlock block(int64_t first, int64_t last) const;
   void make_buffers(const TrajGruBlock& block);
   void step_back(const TrajGruBlock& block, int64_t k);
-  void step_back_flows(const TrajGruBlock& block, int64_t k, const Tensor& state,
-                       const Tensor& by_warps);
+  void step_back_flows(const TrajGruBlock& block, int64_t k, const Tensor& state);
   void add_parameter_grads(const TrajGruBlock& block);
   bool state_wanted(int64_t t) const { return t > 0 || wanted_.h(); }
   // Whether the gradient to the flows of a step is 0: they moved nothing.
@@ -84,7 +86,8 @@ class TrajGruBackward {
   const TrajGruWanted wanted_;
   TrajGruLayers<ConvGrad> sums_;
   Tensor inputs_grad_;
-  Tensor h_grad_, h_gates_grad_;  // of a step, to what is before it
+  Tensor h_grad_;        // of a step, to the state before it
+  Tensor h_gates_grad_;  // of a step; of the block's, where these are taken at once
 
   // Of the block's steps; gates_grad_ in place of the gates where these were computed
   // again.
@@ -96,9 +99,9 @@ TrajGruBackward::TrajGruBackward(const TrajGru& net, const Tensor& grad,
                                  const Tensor& outputs, const TrajGruBlock& saved,
                                  Saved level, const TrajGruWanted& wanted)
     : net_(net),
-      grad_(grad),
+      grad_(net.at_once(grad)),
       flows_grad_(flows_grad),
-      outputs_(outputs),
+      outputs_(net.at_once(outputs)),
       saved_(saved),
       level_(level),
       wanted_(wanted) {
@@ -111,7 +114,6 @@ TrajGruBackward::TrajGruBackward(const TrajGru& net, const Tensor& grad,
     inputs_grad_ = net.inputs_grad().zero_();
   }
   h_grad_ = net.images(1, net.features).zero_();
-  h_gates_grad_ = net.images(1, 3 * net.features);
 }
 
 // Some steps as the forward pass saved them, or computed again.
@@ -149,6 +151,8 @@ void TrajGruBackward::make_buffers(const TrajGruBlock& block) {
     hidden_grads_ = net_.images(block.count(), net_.hidden_channels());
     flows_grads_ =
         net_.images(block.count(), net_.flow_channels(), block.flows.scalar_type());
+    h_gates_grad_ =
+        net_.images(net_.plan.at_once ? block.count() : 1, 3 * net_.features);
   }
   if (level_ != Saved::gates) {
     gates_grad_ = block.gates;
@@ -160,44 +164,46 @@ void TrajGruBackward::make_buffers(const TrajGruBlock& block) {
 void TrajGruBackward::step_back(const TrajGruBlock& block, int64_t k) {
   const int64_t t = block.first + k;
   const Tensor state = state_before(t), old = net_.or_zero(state);
+  const Tensor h_gates_grad = net_.of_step(h_gates_grad_, net_.plan.at_once ? k : 0);
   Tensor grad = channels_last(grad_.select(0, t));
   if (t + 1 < net_.steps) grad = h_grad_.add_(grad);
   call::gru_step_backward(net_.of_step(block.gates, k),
                           net_.of_step(block.candidates, k), old, grad, net_.options,
-                          net_.mask_of(t), net_.of_step(gates_grad_, k), h_gates_grad_,
+                          net_.mask_of(t), net_.of_step(gates_grad_, k), h_gates_grad,
                           h_grad_);
   // A state of 0 is moved nowhere.
-  const bool moved = state.defined(), to_state = moved && state_wanted(t);
-  ConvGrad& ret = sums_.ret;
-  const bool to_weight = moved && ret.weight.has_value();
-  const auto [h_grad, flows_grad, weight_grad, bias_grad] = call::flow_conv_backward(
-      h_gates_grad_, old, net_.of_step(block.flows, k), net_.layers.ret.weight,
-      kTrajGruFlowScale, to_state, moved, to_weight, ret.bias.has_value());
-  if (to_state) h_grad_.add_(h_grad);
-  if (to_weight) ret.weight->add_(weight_grad);
-  if (ret.bias.has_value()) ret.bias->add_(bias_grad);
-  step_back_flows(block, k, state, flows_grad);
+  OptionalTensor to_state, to_flows, to_weight, to_bias;
+  if (state.defined()) {
+    if (state_wanted(t)) to_state = h_grad_;
+    to_flows = net_.of_step(flows_grads_, k);
+    to_weight = sums_.ret.weight;
+  }
+  if (!net_.plan.at_once) to_bias = sums_.ret.bias;
+  call::flow_conv_add_grads(h_gates_grad, old, net_.of_step(block.flows, k),
+                            net_.layers.ret.weight, kTrajGruFlowScale, to_state,
+                            to_flows, to_weight, to_bias);
+  step_back_flows(block, k, state);
 }
 
 // From the gradient to the flows, by way of flow_conv, to the layers that made them.
 void TrajGruBackward::step_back_flows(const TrajGruBlock& block, int64_t k,
-                                      const Tensor& state, const Tensor& by_warps) {
+                                      const Tensor& state) {
   const int64_t t = block.first + k;
   const Tensor flows_grad = net_.of_step(flows_grads_, k);
-  const Tensor hidden_grad = net_.of_step(hidden_grads_, k);
+  Tensor hidden_grad = net_.of_step(hidden_grads_, k);
   if (flows_idle(t)) {
     flows_grad.zero_();
     hidden_grad.zero_();
     return;
   }
-  state.defined() ? flows_grad.copy_(by_warps) : flows_grad.zero_();
+  if (!state.defined()) flows_grad.zero_();  // no warp has written it
   if (flows_grad_.has_value()) flows_grad.add_(flows_grad_->select(0, t));
   const Tensor hidden = net_.of_step(block.hidden, k);
   const at::ScalarType coordinates = flows_grad.scalar_type();
   const Tensor to_hidden =
       convolve_backward(flows_grad, hidden.to(coordinates), net_.coordinates);
-  hidden_grad.copy_(activation_backward(to_hidden.to(hidden.scalar_type()), hidden,
-                                        net_.chosen.update));
+  activation_backward(to_hidden.to(hidden.scalar_type()), hidden, net_.chosen.update,
+                      hidden_grad);
   if (!state.defined() || !state_wanted(t)) return;
   h_grad_.add_(convolve_backward(hidden_grad, state, net_.layers.h2f));
 }
@@ -205,6 +211,10 @@ void TrajGruBackward::step_back_flows(const TrajGruBlock& block, int64_t k,
 void TrajGruBackward::add_parameter_grads(const TrajGruBlock& block) {
   const TrajGruLayers<Conv>& layers = net_.layers;
   const int64_t count = block.count();
+  if (net_.plan.at_once && sums_.ret.bias.has_value()) {
+    sums_.ret.bias->add_(
+        h_gates_grad_.sum({0, 2, 3}, false, sums_.ret.bias->scalar_type()));
+  }
   if (net_.inputs.defined()) {
     const Tensor from = net_.inputs_of(block.first, count);
     sums_.i2h.add(gates_grad_, from, layers.i2h);
@@ -232,7 +242,7 @@ void TrajGruBackward::add_parameter_grads(const TrajGruBlock& block) {
 
 void TrajGruBackward::run() {
   const int64_t steps_per_block =
-      level_ == Saved::gates ? kSavedSteps : kRecomputedSteps;
+      net_.steps_per_block_back(3 * net_.features, level_ == Saved::gates);
   for (int64_t last = net_.steps; last > 0; last -= std::min(steps_per_block, last)) {
     const TrajGruBlock some = block(std::max<int64_t>(last - steps_per_block, 0), last);
     make_buffers(some);

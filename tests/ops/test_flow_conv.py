@@ -231,3 +231,19 @@ def test_any_shape_strides_dtype_and_flow(backend, data):
         arguments[k] = strided(arguments[k], draw(st.sampled_from(["none", *STRIDES])))
     scale = draw(st.sampled_from([1.0, -1.0, 0.5]))
     compare(*arguments, scale=scale, rounds_warps=rounds_warps(backend))
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weight_gradients_are_rounded_once(backend, dtype):
+    """However many chunks there are: the sum in float32, then rounded."""
+    arguments = list(sample_inputs(backend.device, dtype, (2, 8, 20, 30), 2, 5))
+    arguments[1] = torch.zeros_like(arguments[1])
+    input, _, _, _, grad = (one.cpu().double() for one in arguments)
+    weight_grad = derivatives(flow_conv, *arguments)[3].cpu().double()
+    exact = torch.einsum("bohw,bchw->oc", grad, input).repeat(1, 2)
+    terms = torch.einsum("bohw,bchw->oc", grad.abs(), input.abs()).repeat(1, 2)
+    rounding = torch.finfo(dtype).eps / 2
+    sums = input[:, 0].numel() * torch.finfo(torch.float32).eps
+    error = (weight_grad - exact).abs()
+    assert (error <= 1.01 * rounding * exact.abs() + sums * terms).all()

@@ -150,9 +150,9 @@ FAULTS = [
     ),
     Fault(
         *("a temporary on the first device", "cuda/flow_conv.cu"),
-        "at::empty({operands.rows, weight.size(0)}, weight.options())",
-        "at::empty({operands.rows, weight.size(0)}, "
-        "weight.options().device(c10::Device(weight.device().type(), 0)))",
+        "input.options().memory_format(at::MemoryFormat::Contiguous)",
+        "input.options().memory_format(at::MemoryFormat::Contiguous)"
+        ".device(c10::Device(input.device().type(), 0))",
         *ON_DEVICES,
     ),
     Fault(

@@ -1,5 +1,7 @@
 #include "operators/conv/same_conv.h"
 
+#include <ATen/Context.h>
+#include <ATen/ops/_convolution.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/sum.h>
 
@@ -18,7 +20,15 @@ Tensor same_conv_packed(const Tensor& weight, at::IntArrayRef, int64_t, int64_t,
 Tensor same_conv(const Tensor& image, const Tensor& weight, const OptionalTensor& bias,
                  at::IntArrayRef dilation, const Tensor&) {
   const PlainDispatch plain;
-  return channels_last(torch_conv(image, weight, bias, dilation));
+  const at::Context& torch = at::globalContext();
+  // As at::convolution has them; but its own guard against TF32, which torch keeps for
+  // products of matrices, holds here, too.
+  const bool repeatable = torch.deterministicCuDNN() || torch.deterministicAlgorithms();
+  const bool tf32 = !at::NoTF32Guard::should_disable_tf32() &&
+                    torch.allowTF32CuDNN(at::Float32Op::CONV);
+  return channels_last(at::_convolution(
+      image, weight, bias, {1, 1}, same_padding(weight, dilation), dilation, false,
+      {0, 0}, 1, torch.benchmarkCuDNN(), repeatable, torch.userEnabledCuDNN(), tf32));
 }
 
 Tensor same_conv_image_grad(const Tensor& grad, const Tensor& image,

@@ -92,6 +92,14 @@ class GateLayout {
     view = {data<const T>(weights), 0, inner, 0};
   }
 
+  // A bias [gates * F], one number a channel; of planes where these are one pixel.
+  bool takes_bias() const { return !planes() || pixels() == 1; }
+
+  template <typename T>
+  void show_bias(GateView<const T>& view, const std::optional<at::Tensor>& bias) const {
+    if (bias.has_value()) view = {data<const T>(*bias), 0, 0, features()};
+  }
+
   // Sums over the samples, `count` for each of a sample's elements.
   at::Tensor empty_sums(int64_t count, const at::Tensor& like,
                         at::ScalarType dtype) const {
@@ -140,6 +148,32 @@ inline void check_buffers(const char* op, const GateLayout& layout,
                       ": all tensors must be dense in one memory format and dtype, ",
                       "got strides ", buffer.strides(), " for ", buffer.sizes());
   }
+}
+
+// A bias for so many channels, dense and in the dtype and on the device of a tensor.
+inline void check_bias(const char* op, const GateLayout& layout,
+                       const std::optional<at::Tensor>& bias, int64_t channels,
+                       const at::Tensor& like) {
+  if (!bias.has_value()) return;
+  TORCH_CHECK_VALUE(
+      layout.takes_bias() && bias->dim() == 1 && bias->size(0) == channels &&
+          bias->is_contiguous() && bias->scalar_type() == like.scalar_type() &&
+          bias->device() == like.device(),
+      op, ": a bias must be dense [", channels, "] of ", like.scalar_type(), " on ",
+      like.device(), ", beside channels last, got ", bias->sizes(), " of ",
+      bias->scalar_type(), " on ", bias->device());
+}
+
+// Those of the two parts of a step's gates, on a device that adds them.
+template <typename Device>
+void check_step_biases(const char* op, const GateLayout& layout,
+                       const std::optional<at::Tensor>& x_bias,
+                       const std::optional<at::Tensor>& h_bias,
+                       const at::Tensor& gates) {
+  TORCH_CHECK_VALUE(Device::kAddsBiases || !(x_bias.has_value() || h_bias.has_value()),
+                    op, ": biases are not for tensors on ", gates.device());
+  check_bias(op, layout, x_bias, gates.size(1), gates);
+  check_bias(op, layout, h_bias, gates.size(1), gates);
 }
 
 // The common dtype of the gates that are given.

@@ -20,6 +20,7 @@ struct GruOutputOperators {
   static void implement(torch::Library& m) {
     static_assert(GateDevice<Device>);
     m.impl("gru_output", &forward);
+    m.impl("gru_output_into", &forward_into);
     m.impl("gru_output_backward", &backward);
   }
 
@@ -37,7 +38,19 @@ struct GruOutputOperators {
 
   static Tensor forward(const Tensor& u, const Tensor& candidate, const Tensor& h,
                         at::ArrayRef<double> options, const OptionalTensor& mask) {
-    const char* op = "gru_output";
+    return compute("gru_output", u, candidate, h, options, mask, std::nullopt);
+  }
+
+  // For the sequences: to a buffer in the rows of the candidate.
+  static void forward_into(const Tensor& u, const Tensor& candidate, const Tensor& h,
+                           at::ArrayRef<double> options, const OptionalTensor& mask,
+                           const Tensor& output) {
+    compute("gru_output_into", u, candidate, h, options, mask, output);
+  }
+
+  static Tensor compute(const char* op, const Tensor& u, const Tensor& candidate,
+                        const Tensor& h, at::ArrayRef<double> options,
+                        const OptionalTensor& mask, const OptionalTensor& buffer) {
     check_gru_output(op, u, candidate, h);
     check_zoneout_mask(op, mask, "h", h);
     const GruOptions chosen = gru_options(op, options, 0);
@@ -45,7 +58,12 @@ struct GruOutputOperators {
     const PlainDispatch plain;
     const GruOperands in(candidate, std::nullopt, h, mask, Device::kRowLength);
     const Tensor gate = in.layout.fit(u, h.scalar_type());
-    const Tensor output = in.layout.empty(1, h, h.scalar_type());
+    if (buffer.has_value()) {
+      check_like_state(op, "output", *buffer, "h", h);
+      check_buffers(op, in.layout, h.scalar_type(), {*buffer});
+    }
+    const Tensor output =
+        buffer.has_value() ? *buffer : in.layout.empty(1, h, h.scalar_type());
     if (output.numel() == 0) return output;
     dispatch_gates(in.dtype, h, [&]<typename D>() {
       GruOutput<D> args{};

@@ -66,10 +66,14 @@ struct GruStepOperators {
   //   candidate   F  becomes the state's part of n; none where nothing goes back
   //                                                         until the step back
   //   output      F  becomes the new state; may be h        until the step back
+  //
+  // x_bias, h_bias: [3F], to add to both parts; for devices that do
+  // (SequencePlan::adds_biases).
   static void step(const Tensor& gates, const Tensor& h_gates, const Tensor& h,
                    bool has_inputs, at::ArrayRef<double> options,
                    const OptionalTensor& mask, const OptionalTensor& candidate,
-                   const Tensor& output) {
+                   const Tensor& output, const OptionalTensor& x_bias,
+                   const OptionalTensor& h_bias) {
     static constexpr const char* op = "gru_step";
     check_step(op, gates, h_gates, h, mask, candidate, output);
     const GruOptions chosen = gru_options(op, options, 3);
@@ -82,6 +86,7 @@ struct GruStepOperators {
     const Tensor left = candidate.value_or(Tensor());
     check_buffers(op, layout, dtype, {gates, output});
     if (left.defined()) check_buffers(op, layout, dtype, {left});
+    check_step_biases<Device>(op, layout, x_bias, h_bias, gates);
     if (h.numel() == 0) return;
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, dtype, op, [&] {
       GruStep<GateDtypes<scalar_t, scalar_t>> args{};
@@ -89,6 +94,8 @@ struct GruStepOperators {
       args.has_inputs = has_inputs;
       layout.show(args.gates, gates);
       layout.show(args.h_gates, read);
+      layout.show_bias(args.x_bias, x_bias);
+      layout.show_bias(args.h_bias, h_bias);
       layout.show(args.candidate, left);
       layout.show(args.output, output);
       Device::run(args);

@@ -80,11 +80,15 @@ struct LstmStepOperators {
   //   h_output   F  becomes the new h; may be h             the results
   //   c_output   F  becomes the new c; may be c where nothing goes back
   //                                                         until the step back
+  //
+  // x_bias, h_bias: [4F], to add to both parts; for devices that do
+  // (SequencePlan::adds_biases).
   static void step(const Tensor& gates, const Tensor& h_gates, const OptionalTensor& h,
                    const Tensor& c, bool has_inputs, const OptionalTensor& w_ci,
                    const OptionalTensor& w_cf, const OptionalTensor& w_co,
                    at::ArrayRef<double> options, const OptionalTensor& mask,
-                   bool save_gates, const Tensor& h_output, const Tensor& c_output) {
+                   bool save_gates, const Tensor& h_output, const Tensor& c_output,
+                   const OptionalTensor& x_bias, const OptionalTensor& h_bias) {
     static constexpr const char* op = "lstm_step";
     const LstmOptions chosen = lstm_options(op, options);
     check_gates(op, gates, h_gates, "c", c, 4);
@@ -96,6 +100,7 @@ struct LstmStepOperators {
     const Tensor read = in.layout.fit(h_gates, dtype), state = in.layout.fit(c, dtype);
     const Tensor old = in.layout.fit(mask.has_value() ? h : OptionalTensor(), dtype);
     check_buffers(op, in.layout, dtype, {gates, h_output, c_output});
+    check_step_biases<Device>(op, in.layout, x_bias, h_bias, gates);
     if (c.numel() == 0) return;
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, dtype, op, [&] {
       LstmStep<GateDtypes<scalar_t, scalar_t>> args{};
@@ -104,6 +109,8 @@ struct LstmStepOperators {
       args.save_gates = save_gates;
       in.layout.show(args.gates, gates);
       in.layout.show(args.h_gates, read);
+      in.layout.show_bias(args.x_bias, x_bias);
+      in.layout.show_bias(args.h_bias, h_bias);
       in.layout.show(args.h, old);
       in.layout.show(args.c, state);
       in.layout.show(args.h_output, h_output);

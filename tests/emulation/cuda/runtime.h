@@ -10,6 +10,7 @@
 #include <limits>
 #include <tuple>
 
+#include "cuda/chunk_rows.h"
 #include "cuda/grid.h"
 #include "launch.h"
 
@@ -57,8 +58,11 @@ namespace trajgru_ext::cuda {
 // grid-stride loops go round.
 constexpr unsigned kBlock = 64;
 constexpr int64_t kMostBlocks = 5;
+constexpr double kSequenceBytes = 96 << 10;
 // So that small tensors have several chunks, too.
-constexpr int64_t kChunkBytes = int64_t(1) << 14;
+inline ChunkLimits chunk_limits() {
+  return {3 << 14, 2, 8};
+}
 
 using Stream = emulation::Stream;
 

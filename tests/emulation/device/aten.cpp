@@ -1,15 +1,19 @@
 // PyTorch's own operators on an emulated device: memory, copies and views here, the
 // rest computed by the CPU.
 
+#include <ATen/Context.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/native/Resize.h>
 #include <ATen/native/TensorShape.h>
+#include <ATen/ops/_convolution_native.h>
 #include <ATen/ops/_reshape_alias_native.h>
 #include <ATen/ops/as_strided_native.h>
 #include <ATen/ops/convolution.h>
 #include <ATen/ops/convolution_backward.h>
+#include <ATen/ops/mm.h>
 #include <ATen/ops/view_native.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
+#include <c10/util/ScopeExit.h>
 #include <torch/library.h>
 
 #include "device/backend.h"
@@ -170,6 +174,36 @@ struct Plain {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast{c10::autocast_dispatch_keyset};
 };
 
+// Whether a convolution may round float32 to TF32, as _convolution is told.
+thread_local bool tf32_convolution = false;
+
+// What tensor cores read of float32: ten bits behind the point.
+Tensor to_tf32(const Tensor& tensor) {
+  if (!tensor.defined() || tensor.scalar_type() != at::kFloat) return tensor;
+  const Tensor bits = tensor.view(at::kInt);
+  const Tensor last = bits.bitwise_right_shift(13).bitwise_and_(1);
+  return last.add_(bits).add_(0xfff).bitwise_and_(~0x1fff).view(at::kFloat);
+}
+
+Tensor convolution_as_told(const Tensor& input, const Tensor& weight,
+                           const std::optional<Tensor>& bias, at::IntArrayRef stride,
+                           at::IntArrayRef padding, at::IntArrayRef dilation,
+                           bool transposed, at::IntArrayRef output_padding,
+                           int64_t groups, bool benchmark, bool deterministic,
+                           bool cudnn, bool tf32) {
+  const bool before = std::exchange(tf32_convolution, tf32);
+  const auto restore = c10::make_scope_exit([&] { tf32_convolution = before; });
+  Tensor found = at::native::_convolution(input, weight, std::nullopt, stride, padding,
+                                          dilation, transposed, output_padding, groups,
+                                          benchmark, deterministic, cudnn, tf32);
+  if (bias && bias->defined()) {  // which cuDNN leaves to PyTorch
+    std::vector<int64_t> sizes(found.dim(), 1);
+    sizes[1] = bias->size(0);
+    found.add_(bias->view(sizes));
+  }
+  return found;
+}
+
 Tensor convolution(const Tensor& input, const Tensor& weight,
                    const std::optional<Tensor>& bias, Sizes stride, Sizes padding,
                    Sizes dilation, bool transposed, Sizes output_padding,
@@ -180,6 +214,11 @@ Tensor convolution(const Tensor& input, const Tensor& weight,
   std::optional<Tensor> b;
   if (bias && bias->defined()) b = lent.lend(*bias, false);
   lent.begin(lent.device());
+  if (tf32_convolution) {
+    return lent.give_back(at::convolution_symint(to_tf32(x), to_tf32(w), b, stride,
+                                                 padding, dilation, transposed,
+                                                 output_padding, groups));
+  }
   return lent.give_back(at::convolution_symint(x, w, b, stride, padding, dilation,
                                                transposed, output_padding, groups));
 }
@@ -190,9 +229,14 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(
     c10::SymInt groups, std::array<bool, 3> wanted) {
   const Plain plain;
   Borrowed lent("convolution_backward");
-  const Tensor g = lent.lend(grad, false), x = lent.lend(input, false);
-  const Tensor w = lent.lend(weight, false);
+  Tensor g = lent.lend(grad, false), x = lent.lend(input, false);
+  Tensor w = lent.lend(weight, false);
   lent.begin(lent.device());
+  if (at::globalContext().allowTF32CuDNN(at::Float32Op::CONV)) {
+    g = to_tf32(g);
+    x = to_tf32(x);
+    w = to_tf32(w);
+  }
   const c10::SymInt outputs = transposed ? w.sym_size(1) * groups : w.sym_size(0);
   const auto [to_input, to_weight, to_bias] = at::convolution_backward_symint(
       g, x, w, at::OptionalSymIntArrayRef({outputs}), stride, padding, dilation,
@@ -200,9 +244,48 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(
   return {lent.give_back(to_input), lent.give_back(to_weight), lent.give_back(to_bias)};
 }
 
+// Products of less than float32, to sums of float32, which the CPU does not have.
+Tensor& addmm_to(const char* name, const std::optional<Tensor>& sum, const Tensor& a,
+                 const Tensor& b, const at::Scalar& beta, const at::Scalar& alpha,
+                 at::ScalarType dtype, Tensor& result) {
+  const Plain plain;
+  TORCH_CHECK(dtype == at::kFloat && result.scalar_type() == dtype &&
+                  (!sum || sum->scalar_type() == dtype) && a.element_size() == 2 &&
+                  b.scalar_type() == a.scalar_type(),
+              "emulated: ", name, " has no such dtypes");
+  Borrowed lent(name);
+  const Tensor to = lent.lend(result, true);
+  const Tensor from = sum ? lent.lend(*sum, false) : to;
+  const Tensor one = lent.lend(a, false), other = lent.lend(b, false);
+  lent.begin(lent.device());
+  const Tensor product = at::mm(one.to(dtype), other.to(dtype)).mul_(alpha);
+  to.copy_(sum ? from.mul(beta).add_(product) : product);
+  return result;
+}
+
+Tensor& mm_dtype_out(const Tensor& a, const Tensor& b, at::ScalarType dtype,
+                     Tensor& result) {
+  return addmm_to("aten::mm", std::nullopt, a, b, 0, 1, dtype, result);
+}
+
+Tensor& addmm_dtype_out(const Tensor& sum, const Tensor& a, const Tensor& b,
+                        at::ScalarType dtype, const at::Scalar& beta,
+                        const at::Scalar& alpha, Tensor& result) {
+  return addmm_to("aten::addmm", sum, a, b, beta, alpha, dtype, result);
+}
+
 bool has_tag(const c10::OperatorHandle& op, at::Tag tag) {
   const auto tags = op.getTags();
   return std::find(tags.begin(), tags.end(), tag) != tags.end();
+}
+
+// Whether cuBLAS would round what is multiplied.
+bool tf32_product(const std::string& name) {
+  return (name == "aten::mm" || name == "aten::addmm") &&
+         !at::NoTF32Guard::should_disable_tf32() &&
+         at::globalContext().float32Precision(at::Float32Backend::CUDA,
+                                              at::Float32Op::MATMUL) ==
+             at::Float32Precision::TF32;
 }
 
 // An argument for the CPU's operator.
@@ -277,6 +360,12 @@ void compute_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   }
   lent.begin(lent.device());
   const Plain plain;
+  if (tf32_product(name)) {
+    const size_t left = first + (name == "aten::mm" ? 0 : 1);
+    for (const size_t k : {left, left + 1}) {
+      (*stack)[k] = to_tf32((*stack)[k].toTensor());
+    }
+  }
   op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
   lent.resize_written();
   for (size_t k = stack->size() - schema.returns().size(); k < stack->size(); ++k) {
@@ -303,6 +392,9 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("_copy_from_and_resize", &copy_from_and_resize);
   m.impl("_local_scalar_dense", &local_scalar);
   m.impl("record_stream", &record_stream_of);
+  m.impl("mm.dtype_out", &mm_dtype_out);
+  m.impl("addmm.dtype_out", &addmm_dtype_out);
+  m.impl("_convolution", &convolution_as_told);
   m.impl("convolution_overrideable", &convolution);
   m.impl("convolution_backward_overrideable", &convolution_backward);
 }

@@ -10,6 +10,7 @@
 
 #include <cstring>
 
+#include "cuda/chunk_rows.h"
 #include "device/backend.h"
 #include "launch.h"
 
@@ -278,6 +279,11 @@ TORCH_LIBRARY(emulated, m) {
       end_capture(current_stream(current_device()));
     }
   });
+  m.def("chunk_rows(int row_bytes, int outputs, int[] limits) -> int",
+        [](int64_t row_bytes, int64_t outputs, at::IntArrayRef limits) {
+          return trajgru_ext::cuda::chunk_rows(
+              row_bytes, outputs, {limits.at(0), limits.at(1), limits.at(2)});
+        });
   m.def("manual_seed(int seed) -> ()", [](int64_t seed) {
     for (int k = 0; k < kDevices; ++k) default_generator(k).set_current_seed(seed);
   });

@@ -1,0 +1,73 @@
+"""benchmarks/paper.py: its counts are those of the operators; it says what it is."""
+
+import cuda_launches
+import paper
+import pytest
+import torch
+from emulation import device
+
+LAYERS = pytest.mark.parametrize("layer", paper.LAYERS.values(), ids=paper.LAYERS)
+
+
+def total(works, name):
+    return sum(getattr(one, name) for one in works)
+
+
+def test_its_first_line_says_that_nothing_is_measured(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["paper.py"])
+    small = [paper.Layer("traj_gru", 2, 3, 8, 2), paper.Layer("conv_lstm", 2, 3, 8)]
+    monkeypatch.setattr(paper, "LAYERS", {one.kind: one for one in small})
+    paper.main()
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("Nothing here is a measurement")
+    for name, of in paper.DEVICES.items():
+        assert f"{name}: {of.source}" in others
+    rows = [line for line in others if line.startswith("| ")]
+    by_layer = len(paper.DEVICES) * len(paper.PRECISIONS) + 2
+    assert len(rows) == len(small) * by_layer
+
+
+@pytest.mark.parametrize("kind", paper.OURS)
+def test_launches_are_those_of_the_emulated_device(kind):
+    table = [
+        row
+        for row in cuda_launches.read_table()
+        if row["sequence"] == kind and row["layout"] == "channels last"
+    ]
+    counted = [sum(float(row[one]) for one in cuda_launches.KINDS) for row in table]
+    layer = paper.Layer(kind, 8, 8, 6, 2)
+    passes = paper.OURS[kind](layer, 1)
+    assert [total(works, "launches") for works in passes] == counted
+
+
+@LAYERS
+def test_multiplications_are_those_of_the_port(layer):
+    for ours, port in zip(
+        paper.OURS[layer.kind](layer, 1), paper.port_step(layer), strict=True
+    ):
+        assert total(ours, "multiplications") == total(port, "multiplications")
+
+
+@LAYERS
+@pytest.mark.parametrize("precision", paper.PRECISIONS)
+def test_no_time_is_below_the_limit(layer, precision):
+    for of in paper.DEVICES.values():
+        parts = paper.chunks(layer, of, precision)
+        for k, works in enumerate(paper.OURS[layer.kind](layer, parts)):
+            least = paper.limit(layer, works, backward=k == 1)
+            ours = paper.seconds(works, of, precision)
+            assert paper.seconds(least, of, precision) < ours
+
+
+@pytest.mark.usefixtures("emulated_devices")
+@LAYERS
+@pytest.mark.parametrize("precision", paper.PRECISIONS)
+def test_chunks_are_those_of_the_operator(layer, precision):
+    device.load()
+    for of in paper.DEVICES.values():
+        limits = [int(of.cache * 2**20), of.multiprocessors, paper.TILE]
+        row = layer.links * layer.features * paper.PRECISIONS[precision]
+        outputs = 3 * layer.features
+        rows = torch.ops.emulated.chunk_rows(row, outputs, limits)
+        wanted = -(-layer.pixels // rows) if layer.links else 1
+        assert max(paper.chunks(layer, of, precision), 1) == wanted
