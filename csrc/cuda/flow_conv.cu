@@ -10,6 +10,7 @@
 #include <tuple>
 
 #include "cuda/images.h"
+#include "cuda/ordered_sums.h"
 #include "operators/flow/flow_conv.h"
 #include "tensors/library.h"
 #include "tensors/tensors.h"
@@ -107,7 +108,7 @@ void scatter(const Operands& operands, int64_t first, int64_t count, int group,
 
 void scatter(const Operands& operands, int64_t first, int64_t count,
              const Tensor& warped_grad, const Tensor& sums, const Tensor& flows_grad) {
-  if (count * operands.links == 0) return;
+  if (count * operands.links == 0 || !(sums.defined() || flows_grad.defined())) return;
   const int group = group_log2(operands.input.size(1));
   const Tensor& sum = sums.defined() ? sums : operands.input;
   const Tensor& slopes = flows_grad.defined() ? flows_grad : operands.flows;
@@ -158,9 +159,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
   const Tensor grad_rows =
       grad.permute({0, 2, 3, 1}).reshape({operands.rows, weight.size(0)});
   Tensor to_input, to_flows, to_weight;
-  if (input_grad) to_input = empty_atomic_sums(op, operands.input);
+  if (input_grad) to_input = zero_sums(operands.input);
   if (flows_grad) to_flows = empty_image(flows, sums).zero_();
   if (weight_grad) to_weight = at::zeros(weight.sizes(), weight.options().dtype(sums));
+  const bool ordered = input_grad && in_fixed_order();
   const Tensor buffer = operands.buffer();
   operands.for_chunks([&](int64_t first, int64_t count) {
     const Tensor tile_grad = grad_rows.narrow(0, first, count);
@@ -172,7 +174,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
     }
     if (input_grad || flows_grad) {
       at::mm_out(tile, tile_grad, weight);
-      scatter(operands, first, count, tile, to_input, to_flows);
+      scatter(operands, first, count, tile, ordered ? Tensor() : to_input, to_flows);
+      if (ordered) {
+        add_in_order({operands.flows, flow_scale, Padding::zeros, first, tile},
+                     to_input.permute({0, 2, 3, 1}));
+      }
     }
   });
   return {input_grad ? in_form_of(empty_image(input), to_input) : empty_result(input),

@@ -62,6 +62,9 @@ constexpr int64_t kChunkBytes = int64_t(1) << 14;
 
 using Stream = emulation::Stream;
 
+// So that small tensors are sorted in several pieces.
+constexpr int64_t kListedWarps = 32;
+
 using DeviceGuard = c10::DeviceGuard;
 
 inline Stream current_stream() {
