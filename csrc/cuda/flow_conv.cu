@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "cuda/images.h"
+#include "cuda/ordered_sums.h"
 #include "cuda/row_products.h"
 #include "operators/copy_image.h"
 #include "operators/flow/flow_conv.h"
@@ -105,7 +106,7 @@ void scatter(const Operands& operands, int64_t first, int64_t count, int group,
 
 void scatter(const Operands& operands, int64_t first, int64_t count,
              const Tensor& warped_grad, const Tensor& sums, const Tensor& flows_grad) {
-  if (count * operands.links == 0) return;
+  if (count * operands.links == 0 || !(sums.defined() || flows_grad.defined())) return;
   const int group = group_log2(operands.input.size(1));
   const Tensor& sum = sums.defined() ? sums : operands.input;
   const Tensor& slopes = flows_grad.defined() ? flows_grad : operands.flows;
@@ -167,6 +168,7 @@ void pull_back(const Operands& operands, const Tensor& grad_rows, const Tensor& 
   if (!moves && !to.weight.defined()) return;
   const Tensor buffer = operands.buffer();
   const RowProducts products(weight.contiguous());
+  const bool ordered = to.input.defined() && in_fixed_order();
   operands.for_chunks([&](int64_t first, int64_t count) {
     const Tensor tile_grad = grad_rows.narrow(0, first, count);
     Tensor tile = buffer.narrow(0, 0, count);
@@ -175,9 +177,14 @@ void pull_back(const Operands& operands, const Tensor& grad_rows, const Tensor& 
       const bool writes = first == 0 && !to.adds_weight;
       products.add_weight_grad(to.weight, tile_grad, tile, writes);
     }
-    if (moves) {
-      scatter(operands, first, count, products.rows_grad(tile_grad, tile), to.input,
-              to.flows);
+    if (!moves) return;
+    const Tensor warped_grad = products.rows_grad(tile_grad, tile);
+    scatter(operands, first, count, warped_grad, ordered ? Tensor() : to.input,
+            to.flows);
+    if (ordered) {
+      add_in_order(
+          {operands.flows, operands.flow_scale, Padding::zeros, first, warped_grad},
+          to.input.permute({0, 2, 3, 1}));
     }
   });
 }
@@ -194,7 +201,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
   const at::ScalarType sums = opmath_dtype(input);
   const Tensor grad_rows = grad_rows_of(grad);
   FlowConvGrads to{};
-  if (input_grad) to.input = empty_atomic_sums(op, operands.input);
+  if (input_grad) to.input = zero_sums(operands.input);
   if (flows_grad) to.flows = empty_image(flows, sums);
   if (weight_grad) to.weight = at::empty(weight.sizes(), weight.options().dtype(sums));
   if (weight_grad && operands.rows == 0) to.weight.zero_();
@@ -230,11 +237,10 @@ void flow_conv_add_grads(const Tensor& grad, const Tensor& input, const Tensor& 
   check_sum("weight_sum", weight_sum, weight, sums);
   const Tensor grad_rows = grad_rows_of(grad);
   FlowConvGrads to{};
-  const bool directly = input.scalar_type() == sums;
+  const bool directly = input_sum.has_value() && input.scalar_type() == sums &&
+                        input_sum->is_contiguous(at::MemoryFormat::ChannelsLast);
   if (input_sum.has_value()) {
-    const char* known = "flow_conv_backward";  // the operator that people know
-    if (directly) alert_atomic_sums(known);
-    to.input = directly ? *input_sum : empty_atomic_sums(known, operands.input);
+    to.input = directly ? *input_sum : zero_sums(operands.input);
   }
   to.flows = flows_grad.value_or(Tensor());
   to.weight = weight_sum.value_or(Tensor());

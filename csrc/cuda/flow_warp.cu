@@ -3,6 +3,7 @@
 #include <ATen/Dispatch.h>
 
 #include "cuda/images.h"
+#include "cuda/ordered_sums.h"
 #include "operators/flow/flow_warp.h"
 #include "tensors/library.h"
 #include "tensors/tensors.h"
@@ -83,11 +84,33 @@ struct FlowWarpDevice {
         });
   }
 
-  static Tensor empty_input_grad(const char* op, const Tensor& input) {
-    return empty_atomic_sums(op, input);
+  static Tensor empty_input_grad(const char*, const Tensor& input) {
+    return zero_sums(input);
   }
 
   static void backward(const FlowWarpGrads& to) {
+    if (to.input_grad.defined() && in_fixed_order()) {
+      backward_in_order(to);
+    } else {
+      backward_at_once(to);
+    }
+  }
+
+ private:
+  static void backward_in_order(FlowWarpGrads to) {
+    const auto as_rows = [](const Tensor& image) {
+      return image.permute({0, 2, 3, 1}).contiguous();
+    };
+    const Tensor grad = as_rows(to.grad_output), sums = as_rows(to.input_grad);
+    add_in_order({to.flow, to.flow_scale, to.padding, 0, grad.flatten(0, 2)}, sums);
+    if (sums.data_ptr() != to.input_grad.data_ptr()) {
+      to.input_grad.copy_(sums.permute({0, 3, 1, 2}));
+    }
+    to.input_grad = Tensor();
+    if (to.flow_grad.defined()) backward_at_once(to);
+  }
+
+  static void backward_at_once(const FlowWarpGrads& to) {
     const Tensor& grad = to.grad_output;
     const int group = channels_last(grad) ? group_log2(grad.size(1)) : 0;
     const auto or_grad = [&](const Tensor& one) { return one.defined() ? one : grad; };

@@ -2,11 +2,9 @@
 
 // From Tensors to the views and launch parameters of the CUDA kernels.
 
-#include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
 
 #include <initializer_list>
-#include <string>
 
 #include "cuda/warp_pixel.cuh"
 #include "tensors/tensors.h"
@@ -66,14 +64,8 @@ ImageView<T, index_t> image_view(const at::Tensor& image) {
           static_cast<index_t>(image.stride(3))};
 }
 
-// Where threads add in any order.
-inline void alert_atomic_sums(const char* op) {
-  at::globalContext().alertNotDeterministic(std::string(op) + " on CUDA");
-}
-
-// Sums in the form of an image, to which threads add in any order.
-inline at::Tensor empty_atomic_sums(const char* op, const at::Tensor& image) {
-  alert_atomic_sums(op);
+// Sums in the form of an image, to which threads add.
+inline at::Tensor zero_sums(const at::Tensor& image) {
   return empty_image(image, opmath_dtype(image)).zero_();
 }
 

@@ -8,14 +8,18 @@
 //   threads  one thread of the system for each CUDA thread, two blocks at a time:
 //            under ThreadSanitizer a missing barrier or a plain += across blocks is
 //            reported as a data race;
+//   shuffled fibers, but blocks, and the threads of each, begin in an order drawn anew
+//            for every launch: what is added up in no fixed order is rounded otherwise
+//            each time;
 //   none     nothing is executed, whatever the sizes.
 //
 // The environment variable TRAJGRU_EMULATION chooses; fibers is the default. A
 // barrier that some of the threads never reach is an error in both, and so is a launch
-// that no hardware takes in all three.
+// that no hardware takes in all of them.
 
 #include <ucontext.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
@@ -25,6 +29,8 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <numeric>
+#include <random>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -154,12 +160,26 @@ inline Self thread_of(unsigned index, dim3 block, dim3 grid_dim, dim3 block_dim,
   return self;
 }
 
+// 0, 1, ..., or the same numbers in an order drawn at random.
+inline std::vector<unsigned> order(unsigned count, bool shuffled) {
+  static std::mutex mutex;
+  static std::mt19937 generator;
+  std::vector<unsigned> numbers(count);
+  std::iota(numbers.begin(), numbers.end(), 0u);
+  if (shuffled) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    std::shuffle(numbers.begin(), numbers.end(), generator);
+  }
+  return numbers;
+}
+
 class FiberBlock : public Block {
  public:
   FiberBlock(dim3 block, dim3 grid_dim, dim3 block_dim, size_t dynamic_bytes,
-             const Body& body)
+             const Body& body, bool shuffled)
       : Block(block_dim.x * block_dim.y * block_dim.z, dynamic_bytes),
         fibers_(block_dim.x * block_dim.y * block_dim.z),
+        order_(order(block_dim.x * block_dim.y * block_dim.z, shuffled)),
         body_(body) {
     for (unsigned t = 0; t < fibers_.size(); ++t) {
       Fiber& fiber = fibers_[t];
@@ -180,7 +200,8 @@ class FiberBlock : public Block {
       // A round in which nobody ended and no barrier opened will repeat for ever.
       if (!progress_) throw Divergence();
       progress_ = false;
-      for (Fiber& fiber : fibers_) {
+      for (const unsigned t : order_) {
+        Fiber& fiber = fibers_[t];
         if (fiber.done) continue;
         resume(fiber);
         if (fiber.done) {
@@ -263,6 +284,7 @@ class FiberBlock : public Block {
   inline static thread_local FiberBlock* running_ = nullptr;
 
   std::vector<Fiber> fibers_;
+  const std::vector<unsigned> order_;
   const Body& body_;
   ucontext_t scheduler_;
   const void* scheduler_stack_ = nullptr;
@@ -358,9 +380,9 @@ inline void execute(dim3 grid, dim3 block, size_t shared_bytes, const Body& body
   const std::string chosen = executor();
   if (chosen == "none") return;
   const unsigned blocks = grid.x * grid.y * grid.z;
-  if (chosen == "fibers") {
-    for (unsigned b = 0; b < blocks; ++b) {
-      FiberBlock(block_of(b, grid), grid, block, shared_bytes, body).run();
+  if (const bool shuffled = chosen == "shuffled"; shuffled || chosen == "fibers") {
+    for (const unsigned b : order(blocks, shuffled)) {
+      FiberBlock(block_of(b, grid), grid, block, shared_bytes, body, shuffled).run();
     }
   } else if (chosen == "threads") {
     for (unsigned b = 0; b < blocks; b += 2) {
@@ -381,7 +403,7 @@ inline void execute(dim3 grid, dim3 block, size_t shared_bytes, const Body& body
     }
   } else {
     throw std::invalid_argument(
-        "emulation: TRAJGRU_EMULATION must be fibers, threads or none");
+        "emulation: TRAJGRU_EMULATION must be fibers, shuffled, threads or none");
   }
 }
 

@@ -101,8 +101,15 @@ def test_on_another_stream(backend, case, seed):
     assert_same(sums, [one.double().sum() for one in wanted])
 
 
+@pytest.fixture(params=[False, True], ids=["any order", "fixed order"])
+def fixed_order(request):
+    torch.use_deterministic_algorithms(request.param)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_graph_can_capture_it(backend, case, layout):
+def test_a_graph_can_capture_it(backend, case, layout, fixed_order):
     """Nothing waits for the device, and nothing is copied to it or from it."""
     run = Run(case, f"{backend.device}:0", layout)
     run()

@@ -101,19 +101,6 @@ def test_autocast_is_that_of_a_convolution(backend, low):
         torch.testing.assert_close(one, other.to(one.dtype))
 
 
-def test_deterministic_algorithms(backend):
-    arguments = sample_inputs(backend.device)
-    torch.use_deterministic_algorithms(True)
-    try:
-        if backend.name == "cpu":
-            derivatives(flow_conv, *arguments)
-        else:
-            with pytest.raises(RuntimeError, match="flow_conv_backward on CUDA"):
-                derivatives(flow_conv, *arguments)
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
 @LAYOUTS
 @pytest.mark.parametrize(
     ("size", "outputs"),

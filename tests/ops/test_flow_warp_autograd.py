@@ -188,21 +188,6 @@ def test_autocast_leaves_the_flow_its_precision(backend, low):
     torch.testing.assert_close(lowered[2], kept[2], rtol=0, atol=0.3)
 
 
-def test_deterministic_algorithms(backend):
-    """The CPU always adds in the same order; CUDA's atomic additions do not."""
-    arguments = sample_inputs(backend.device)
-    torch.use_deterministic_algorithms(True)
-    try:
-        if backend.name == "cpu":
-            derivatives(flow_warp, *arguments)
-        else:
-            with pytest.raises(RuntimeError, match="flow_warp_backward on CUDA"):
-                derivatives(flow_warp, *arguments)
-            flow_warp(*arguments[:2])
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
 @pytest.mark.parametrize("layout", FORMATS, ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("channels", [1, 3, 19, 40])
 @pytest.mark.parametrize(

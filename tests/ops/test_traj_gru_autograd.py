@@ -221,20 +221,6 @@ def test_autocast(backend, low):
         torch.testing.assert_close(one, other.to(one.dtype))
 
 
-def test_deterministic_algorithms(backend):
-    arguments = sample_arguments(backend.device)
-    seeds = sample_seeds(arguments, 3)
-    torch.use_deterministic_algorithms(True)
-    try:
-        if backend.name == "cpu":
-            derivatives(with_flows, arguments, seeds)
-        else:
-            with pytest.raises(RuntimeError, match="flow_conv_backward on CUDA"):
-                derivatives(with_flows, arguments, seeds)
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
 def test_meta_tensors():
     outputs, flows = with_flows(*sample_arguments("meta", torch.bfloat16))
     assert outputs.shape == (3, 2, 3, 4, 5)

@@ -41,6 +41,7 @@ class Fault:
 
 
 BORDERS = "return row >= 0 && row < height && col >= 0 && col < width;"
+IN_ORDER = ("cuda/flow_warp.cu", "fixed_order")
 ON_DEVICES = ("cuda/flow_conv.cu", "devices")
 FAULTS = [
     Fault(
@@ -74,6 +75,32 @@ FAULTS = [
         "!(std::fabs(u) < limit && std::fabs(v) < limit)",
         "std::fabs(u) >= limit || std::fabs(v) >= limit",
         *("cuda/flow_warp.cu", "flow_warp"),
+    ),
+    Fault(
+        *("sums in any order", "cuda/flow_warp.cu"),
+        *("to.input_grad.defined() && in_fixed_order()", "false", *IN_ORDER),
+    ),
+    Fault(
+        *("an unstable order", "cuda/ordered_sums.cu"),
+        "const auto [sorted, order] = "
+        "at::sort(cell, /*stable=*/true, 0, /*descending=*/false);",
+        "const Tensor any = fraction.select(1, 0).clone().uniform_().argsort();\n"
+        "const auto [sorted, places] = "
+        "at::sort(cell.index_select(0, any), true, 0, false);\n"
+        "const Tensor order = any.index_select(0, places);",
+        *IN_ORDER,
+    ),
+    Fault(
+        *("a pixel without its cells' last warps", "cuda/ordered_sums.cuh"),
+        *("args.begin[left + 2]", "args.begin[left + 2] - 1", *IN_ORDER),
+    ),
+    Fault(
+        *("cells beside each other taken for one", "cuda/ordered_sums.cuh"),
+        *("2 * below + (k < middle)", "2 * below + (k <= middle)", *IN_ORDER),
+    ),
+    Fault(
+        *("a piece of the second sample in the first", "cuda/ordered_sums.cu"),
+        *("narrow(0, extent.first_sample,", "narrow(0, 0,", *IN_ORDER),
     ),
     Fault(
         *("a warp's sum without its last lanes", "cuda/branch_kernels.cuh"),
@@ -207,9 +234,12 @@ def plant(fault: Fault, tree: Path) -> None:
 
 
 def compile_operator(fault: Fault, tree: Path) -> dict[str, str]:
-    """Leave the emulation of one operator to the tests; what they run under."""
+    """Leave the emulation of one operator, and what it may call, to the tests.
+
+    Returns what they run under.
+    """
     sources = tree / "csrc"
-    compiled = {sources / fault.compiled}
+    compiled = {sources / fault.compiled, sources / "cuda" / "ordered_sums.cu"}
     for source in (*sources.rglob("*.cpp"), *sources.rglob("*.cu")):
         if source not in compiled:
             source.unlink()

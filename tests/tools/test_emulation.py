@@ -33,7 +33,7 @@ def run(folder: Path, plant: str, sanitizer: str, executor: str):
     )
 
 
-@pytest.mark.parametrize("executor", ["fibers", "threads"])
+@pytest.mark.parametrize("executor", ["fibers", "shuffled", "threads"])
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_a_right_kernel_passes(tmp_path, sanitizer, executor):
     done = run(tmp_path, "NOTHING", sanitizer, executor)

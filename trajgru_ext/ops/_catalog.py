@@ -37,7 +37,7 @@ class Operator:
     cases: choices worth trying, by what is added to the name; of a source these make
         the arguments that are always tried.
     products: whether it multiplies matrices, or convolves.
-    fixed_order: whether CUDA, too, adds up in a fixed order.
+    fixed_order: whether CUDA, too, adds up in a fixed order, without being asked.
     starred: the argument that is passed as `*args`.
     """
 

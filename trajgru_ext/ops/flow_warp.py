@@ -55,8 +55,7 @@ def flow_warp(
     forward mode on top, under `torch.func` and `torch.compile`; what `torch.export`
     makes is for inference. On the CPU all results are the same
     bit for bit for any number of threads; on CUDA the gradient to `input` is added up
-    in no fixed order, and `torch.use_deterministic_algorithms(True)` makes it an
-    error.
+    in no fixed order, unless `torch.use_deterministic_algorithms(True)` asks for one.
 
     Args:
         input: image `[B, C, H, W]` in float32, float64, bfloat16 or float16; any

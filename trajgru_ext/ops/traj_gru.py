@@ -67,8 +67,8 @@ def traj_gru(
     Differentiable in all tensors any number of times in reverse mode and once in
     forward mode on top, under `torch.func` and `torch.compile`. On the CPU all results
     are the same bit for bit for any number of threads; on CUDA gradients are added up
-    in no fixed order, and `torch.use_deterministic_algorithms(True)` makes that an
-    error. Under autocast all is computed in its dtype but the flows, which are those of
+    in no fixed order, unless `torch.use_deterministic_algorithms(True)` asks for one.
+    Under autocast all is computed in its dtype but the flows, which are those of
     float32 at least.
 
     Args:

@@ -66,6 +66,9 @@ inline ChunkLimits chunk_limits() {
 
 using Stream = emulation::Stream;
 
+// So that small tensors are sorted in several pieces.
+constexpr int64_t kListedWarps = 32;
+
 using DeviceGuard = c10::DeviceGuard;
 
 inline Stream current_stream() {
