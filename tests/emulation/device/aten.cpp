@@ -1,6 +1,7 @@
 // PyTorch's own operators on an emulated device: memory, copies and views here, the
 // rest computed by the CPU.
 
+#include <ATen/Context.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/native/Resize.h>
 #include <ATen/native/TensorShape.h>
@@ -165,6 +166,12 @@ void record_stream_of(Tensor& tensor, c10::Stream stream) {
   record_stream(tensor.storage().mutable_data(), key_of(stream));
 }
 
+// An operand of a convolution.
+Tensor operand(Borrowed& lent, const Tensor& tensor) {
+  const Tensor found = lent.lend(tensor, false);
+  return at::globalContext().allowTF32CuDNN() ? round_to_tf32(found) : found;
+}
+
 struct Plain {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   const c10::impl::ExcludeDispatchKeyGuard no_autocast{c10::autocast_dispatch_keyset};
@@ -176,10 +183,12 @@ Tensor convolution(const Tensor& input, const Tensor& weight,
                    c10::SymInt groups) {
   const Plain plain;
   Borrowed lent("convolution");
-  const Tensor x = lent.lend(input, false), w = lent.lend(weight, false);
+  lent.lend(input, false);
+  lent.lend(weight, false);
   std::optional<Tensor> b;
   if (bias && bias->defined()) b = lent.lend(*bias, false);
   lent.begin(lent.device());
+  const Tensor x = operand(lent, input), w = operand(lent, weight);
   return lent.give_back(at::convolution_symint(x, w, b, stride, padding, dilation,
                                                transposed, output_padding, groups));
 }
@@ -190,9 +199,10 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(
     c10::SymInt groups, std::array<bool, 3> wanted) {
   const Plain plain;
   Borrowed lent("convolution_backward");
-  const Tensor g = lent.lend(grad, false), x = lent.lend(input, false);
-  const Tensor w = lent.lend(weight, false);
+  for (const Tensor& one : {grad, input, weight}) lent.lend(one, false);
   lent.begin(lent.device());
+  const Tensor g = operand(lent, grad), x = operand(lent, input),
+               w = operand(lent, weight);
   const c10::SymInt outputs = transposed ? w.sym_size(1) * groups : w.sym_size(0);
   const auto [to_input, to_weight, to_bias] = at::convolution_backward_symint(
       g, x, w, at::OptionalSymIntArrayRef({outputs}), stride, padding, dilation,
@@ -239,6 +249,20 @@ c10::IValue give_back(Borrowed& lent, const c10::IValue& value) {
   return value;
 }
 
+// The factors of a product of matrices, among the CPU's operator's arguments.
+void round_operands(const c10::FunctionSchema& schema, torch::jit::Stack* stack) {
+  const std::string& name = schema.name();
+  const bool whole = name == "aten::mm" || name == "aten::bmm";
+  if (!whole && name != "aten::addmm" && name != "aten::baddbmm") return;
+  const size_t first = stack->size() - schema.arguments().size();
+  for (size_t k = 0; k < schema.arguments().size(); ++k) {
+    const std::string& argument = schema.arguments()[k].name();
+    const bool factor = argument == "self" ? whole : argument != "out";
+    c10::IValue& value = (*stack)[first + k];
+    if (factor && value.isTensor()) value = round_to_tf32(value.toTensor());
+  }
+}
+
 void compute_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const auto& schema = op.schema();
   const size_t count = schema.arguments().size();
@@ -276,6 +300,7 @@ void compute_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     wait_for_host((name + " makes the host wait").c_str(), lent.device());
   }
   lent.begin(lent.device());
+  if (at::globalContext().allowTF32CuBLAS()) round_operands(schema, stack);
   const Plain plain;
   op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
   lent.resize_written();
