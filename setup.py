@@ -57,6 +57,8 @@ from torch.utils import cpp_extension  # noqa: E402 - CUDA_HOME is read by it
 
 # Compute capabilities that torch's own builds have; of these the toolkit knows some.
 CAPABILITIES = ("7.0", "7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+# What nvcc takes for a source, for one of them and for each one more: docs/gpu.md.
+FIRST_SECONDS, NEXT_SECONDS = 35, 12
 
 SANITIZER = os.environ.get("TRAJGRU_SANITIZER", "")
 X86 = platform.machine().lower() in ("x86_64", "amd64") and not SANITIZER
@@ -159,9 +161,12 @@ def announce() -> None:
         print(f"trajgru_ext: the CPU kernels; no CUDA kernels: {NO_CUDA}", flush=True)
         return
     count = len(re.split(r"[; ]", os.environ["TORCH_CUDA_ARCH_LIST"]))
+    files = len(sources("csrc/cuda/*.cu"))
+    minutes = files * (FIRST_SECONDS + (count - 1) * NEXT_SECONDS) / 60
     print(
         f"trajgru_ext: the CPU kernels, and CUDA kernels for compute capability "
-        f"{os.environ['TORCH_CUDA_ARCH_LIST']}: some minutes for each of {count}",
+        f"{os.environ['TORCH_CUDA_ARCH_LIST']}: {files} sources, which take nvcc about "
+        f"{minutes:.0f} minutes of one core",
         flush=True,
     )
 

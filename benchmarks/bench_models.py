@@ -122,8 +122,8 @@ def prepare_sides(
             torch.compiler.reset()
             one.compile()
         outputs, gradients = train_step(one.train(), arguments)
-        if torch.get_default_device().type == "cuda":
-            torch.cuda.synchronize()
+        if torch.get_default_device().type != "cpu":
+            torch.accelerator.synchronize()
         first[side] = 1e3 * (time.perf_counter() - start)
         got = [*outputs, *gradients.values(), *infer(one.eval(), arguments)]
         errors[side] = error(got, wanted)

@@ -1,7 +1,10 @@
 """What every benchmark shares: interleaved timing, the machine's facts, reports.
 
 On a GPU (BENCH_DEVICE=cuda, as run.py sets it; not yet run on one) all tensors are made
-there, times are those between CUDA events, and each run finds the L2 cache cold.
+there, times are those between CUDA events, and each run finds the L2 cache cold. What
+sides compute is checked in IEEE float32, and timed as torch computes float32 there,
+which for convolutions is TF32: that costs digits, and the bounds of the checks are
+tighter.
 """
 
 import argparse
@@ -10,8 +13,10 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from sgemm import machine_rates
@@ -20,9 +25,12 @@ from torch.utils.benchmark import Timer
 from trajgru_ext.info import collect
 
 Side = Callable[[], object]
-DEVICE = os.environ.get("BENCH_DEVICE", "cpu")
-if DEVICE != "cpu":
-    torch.set_default_device(DEVICE)
+if "BENCH_DEVICE" in os.environ:
+    torch.set_default_device(os.environ["BENCH_DEVICE"])
+BACKENDS: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
+ALLOWED = [backend.allow_tf32 for backend in BACKENDS]  # as torch has it
+for backend in BACKENDS:
+    backend.allow_tf32 = False
 # glibc gives a freed block back to the system, so that the next call pages it in anew,
 # until it has once freed one as large, of at most 32 MiB. A network does so at its
 # first step: all sides are measured as after that.
@@ -51,6 +59,24 @@ def arguments(doc: str | None, name: str) -> argparse.Namespace:
     return options
 
 
+def device() -> str:
+    """The kind of device that the sides run on."""
+    return torch.get_default_device().type
+
+
+@contextmanager
+def as_timed() -> Iterator[None]:
+    """Within it, float32 is computed as torch does unless it is told otherwise."""
+    before = [backend.allow_tf32 for backend in BACKENDS]
+    try:
+        for backend, allowed in zip(BACKENDS, ALLOWED, strict=True):
+            backend.allow_tf32 = allowed
+        yield
+    finally:
+        for backend, allowed in zip(BACKENDS, before, strict=True):
+            backend.allow_tf32 = allowed
+
+
 def machine() -> dict[str, object]:
     """The machine and the versions that the figures hold for."""
     names = [
@@ -63,10 +89,10 @@ def machine() -> dict[str, object]:
         "processor": names[0] if names else platform.processor(),
         "cores": len(names),
         "threads": torch.get_num_threads(),
-        "device": DEVICE,
+        "device": device(),
         **{k: collect()[k] for k in versions},
     }
-    if DEVICE == "cuda":
+    if device() == "cuda":
         facts["gpu"] = torch.cuda.get_device_name()
     return facts
 
@@ -76,8 +102,8 @@ def medians(sides: dict[str, Side], rounds: int) -> dict[str, float]:
 
     Taking turns gives every side the same share of whatever else the machine does.
     """
-    if DEVICE == "cuda":
-        return _cuda_medians(sides, rounds)
+    if device() != "cpu":
+        return _device_medians(sides, rounds)
     timers = {
         name: Timer(
             "side()", globals={"side": side}, num_threads=torch.get_num_threads()
@@ -102,8 +128,8 @@ def medians_of_models(sides: dict[str, Side], rounds: int) -> dict[str, float]:
 
     The timer that `medians` has warms up again before every turn.
     """
-    if DEVICE == "cuda":
-        return _cuda_medians(sides, rounds)
+    if device() != "cpu":
+        return _device_medians(sides, rounds)
 
     def mean(side: Side, repeats: int) -> float:
         start = time.perf_counter()
@@ -122,22 +148,34 @@ def medians_of_models(sides: dict[str, Side], rounds: int) -> dict[str, float]:
     return {name: 1e3 * statistics.median(values) for name, values in times.items()}
 
 
-def _cuda_medians(sides: dict[str, Side], rounds: int) -> dict[str, float]:
-    cache = torch.cuda.get_device_properties(0).L2_cache_size
+def _device_medians(sides: dict[str, Side], rounds: int) -> dict[str, float]:
+    gpu: Any = torch.get_device_module(device())
+    cache = gpu.get_device_properties(0).L2_cache_size
     other = torch.empty(2 * cache, dtype=torch.uint8)  # takes the inputs' place in it
     times: dict[str, list[float]] = {name: [] for name in sides}
-    for k in range(rounds + 1):
-        for name, side in sides.items():
-            other.zero_()
-            # The device is busy for about a millisecond, in which the host launches
-            # what is timed: else the time would be the host's.
-            torch.cuda._sleep(2_000_000)
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            side()
-            end.record()
-            torch.cuda.synchronize()
-            if k:  # the first warms up
+    host = dict.fromkeys(sides, 0.0)  # seconds in which it launches a side
+
+    def launch(name: str) -> None:
+        begun = time.perf_counter()
+        sides[name]()
+        host[name] = time.perf_counter() - begun
+
+    with as_timed():
+        for _ in range(2):  # warms up, and then says how long the host takes
+            for name in sides:
+                launch(name)
+                gpu.synchronize()
+        for _ in range(rounds):
+            for name in sides:
+                other.zero_()
+                # The device is busy while the host launches what is timed: else the
+                # time would be the host's. No clock of a GPU is much above 2 GHz.
+                gpu._sleep(int(2e9 * max(1e-3, 2 * host[name])))
+                start, end = (gpu.Event(enable_timing=True) for _ in range(2))
+                start.record()
+                launch(name)
+                end.record()
+                gpu.synchronize()
                 times[name].append(start.elapsed_time(end))
     return {name: statistics.median(values) for name, values in times.items()}
 
@@ -155,9 +193,11 @@ def write(path: Path, records: list[dict[str, object]]) -> None:
     On a GPU each says how float32 was computed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    rates = machine_rates()
-    if DEVICE == "cuda":
-        precision = {"float32": collect()["float32 on a GPU"]}
+    with as_timed():
+        rates = machine_rates()
+    if device() != "cpu":
+        with as_timed():
+            precision = {"float32": collect()["float32 on a GPU"]}
         records = [precision | record for record in records]
     report = {"machine": machine() | rates, "records": records}
     path.write_text(json.dumps(report, indent=1) + "\n")

@@ -6,6 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
+from measure import as_timed, device
 
 MIB = 1024  # KiB
 
@@ -17,10 +18,11 @@ def _status(field: str) -> int:
 
 def _measure(prepare: Callable[..., Callable[[], object]], arguments: tuple) -> float:
     run = prepare(*arguments)
-    if torch.get_default_device().type == "cuda":
+    if device() == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        run()
+        with as_timed():
+            run()
         return (torch.cuda.max_memory_allocated() - before) / MIB**2
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far

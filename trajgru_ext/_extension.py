@@ -11,6 +11,11 @@ def _release(version: str) -> list[str]:
     return version.split("+")[0].split(".")[:2]
 
 
+def _named(version: str, cuda: str | None) -> str:
+    """A torch, of which some versions do not say for which CUDA they are."""
+    return f"torch {version} ({f'CUDA {cuda}' if cuda else 'no CUDA'})"
+
+
 def load() -> None:
     """Register the operators by importing `trajgru_ext._C`.
 
@@ -26,14 +31,13 @@ def load() -> None:
             "trajgru_ext: the extension is not built; install the package with "
             "`pip install .` where torch is installed"
         ) from None
-    if (_release(built.torch_version), built.cuda_version) != (
-        _release(torch.__version__),
-        torch.version.cuda,
-    ):
+    then = built.torch_version, built.cuda_version
+    now = str(torch.__version__), torch.version.cuda
+    if (_release(then[0]), then[1]) != (_release(now[0]), now[1]):
         raise ImportError(
-            f"trajgru_ext: built against torch {built.torch_version} but running with "
-            f"torch {torch.__version__}; reinstall trajgru_ext with "
-            "`pip install .` in this environment"
+            f"trajgru_ext: built against {_named(*then)} but running with "
+            f"{_named(*now)}; reinstall trajgru_ext with `pip install .` in this "
+            "environment"
         )
     try:
         importlib.import_module("trajgru_ext._C")

@@ -233,6 +233,20 @@ def ieee_float32() -> Iterator[None]:
             backend.allow_tf32 = allowed
 
 
+def machine(device: str) -> str:
+    """What computes there, in a line."""
+    facts = collect()
+    said = [f"torch {facts['torch']}"]
+    if torch.device(device).type == "cuda":
+        gpus, index = facts["cuda devices"], torch.device(device).index
+        said += [f"CUDA {facts['cuda of torch']}", f"cuDNN {facts['cudnn']}"]
+        said.append(gpus[torch.cuda.current_device() if index is None else index])
+        said.append("float32 as IEEE has it, not TF32")
+    else:
+        said.append(f"cpu capability {facts['cpu capability']}")
+    return ", ".join(said)
+
+
 def findings(device: str) -> Iterator[list[Finding]]:
     """All comparisons, operator by operator, as they are made."""
     with ieee_float32():

@@ -11,7 +11,7 @@ from dataclasses import asdict
 import torch
 
 from trajgru_ext import check as proof
-from trajgru_ext.info import collect
+from trajgru_ext.info import collect, what_to_do
 
 
 def info(options: argparse.Namespace) -> int:
@@ -39,11 +39,17 @@ def check(options: argparse.Namespace) -> int:
         return 2
     start, made = time.perf_counter(), []
     if not options.json:
-        print(proof.heading())
-    for some in proof.findings(options.device):
-        made += some
-        if not options.json:
-            print("\n".join(proof.table(some)), flush=True)
+        print(f"{proof.machine(options.device)}\n\n{proof.heading()}")
+    try:
+        for some in proof.findings(options.device):
+            made += some
+            if not options.json:
+                print("\n".join(proof.table(some)), flush=True)
+    except RuntimeError as error:
+        if not (said := what_to_do(error)):
+            raise
+        print(f"trajgru-ext check: {said}", file=sys.stderr)
+        return 2
     wrong = [one for one in made if not one.passed]
     seconds = round(time.perf_counter() - start, 1)
     if options.json:

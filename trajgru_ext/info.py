@@ -15,9 +15,9 @@ def _described(device: int) -> str:
 
 
 def _precision(backend: Any) -> str:
-    """How torch computes float32 there, as it is set."""
+    """How torch computes float32 there, as it is set: ieee where nothing is."""
     said = str(backend.fp32_precision)
-    return "as torch chooses" if said == "none" else said
+    return "ieee" if said == "none" else said
 
 
 _OLD_DRIVER = (
@@ -36,12 +36,16 @@ FAILURES = {
 }
 
 
+def what_to_do(error: Exception) -> str:
+    """One sentence that says what to do about an error of CUDA's, or nothing."""
+    text = str(error).lower()
+    return next((what for sign, what in FAILURES.items() if sign in text), "")
+
+
 def explain(error: Exception) -> str:
-    """One sentence that says what to do about an error of CUDA's; or else the error."""
+    """What to do about an error, or else its first line."""
     said = str(error).strip()
-    text = said.lower()
-    found = (what for sign, what in FAILURES.items() if sign in text)
-    return next(found, said.splitlines()[0] if said else repr(error))
+    return what_to_do(error) or (said.splitlines()[0] if said else repr(error))
 
 
 def _why_no_device() -> str:
@@ -54,6 +58,15 @@ def _why_no_device() -> str:
     return "torch finds no GPU that it can use"
 
 
+def cuda_devices() -> list[str] | str:
+    """The GPUs that torch finds, or the reason why there is none."""
+    if torch.cuda.is_available():
+        return [_described(k) for k in range(torch.cuda.device_count())]
+    if torch.version.cuda is None:
+        return "none: this torch has no CUDA"
+    return f"none: {_why_no_device()}"
+
+
 def collect() -> dict[str, Any]:
     """Facts of the build and of this machine; what is missing gives its reason."""
     from trajgru_ext import __version__  # noqa: PLC0415 - the package imports us
@@ -64,13 +77,6 @@ def collect() -> dict[str, Any]:
         kernels: str = f"none: {_build.no_cuda_kernels}"
     else:
         kernels = f"for {_build.cuda_architectures}"
-    devices: list[str] | str
-    if torch.cuda.is_available():
-        devices = [_described(k) for k in range(torch.cuda.device_count())]
-    elif torch.version.cuda is None:
-        devices = "none: this torch has no CUDA"
-    else:
-        devices = f"none: {_why_no_device()}"
     return {
         "trajgru_ext": __version__,
         "python": platform.python_version(),
@@ -82,7 +88,7 @@ def collect() -> dict[str, Any]:
         "threads": facts["threads"] if facts["openmp"] else "1: built without OpenMP",
         "cuda kernels": kernels,
         "cuda of torch": torch.version.cuda or "none: this torch is a CPU build",
-        "cuda devices": devices,
+        "cuda devices": cuda_devices(),
         "cudnn": cudnn.version() or "none: this torch has no cuDNN",
         "float32 on a GPU": f"convolutions {_precision(cudnn.conv)}, "
         f"products {_precision(torch.backends.cuda.matmul)}",

@@ -45,6 +45,11 @@ inline ChunkLimits chunk_limits() {
   return {cache, multiprocessors, 128};
 }
 
+// As trajgru_ext/info.py says it.
+constexpr auto kNotBuiltForThis =
+    "the kernels were not built for this GPU: build trajgru_ext again on this machine, "
+    "or with its compute capability in TORCH_CUDA_ARCH_LIST";
+
 using Stream = cudaStream_t;
 
 using DeviceGuard = c10::cuda::CUDAGuard;
@@ -65,7 +70,9 @@ template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
             Stream stream, Arguments&&... arguments) {
   kernel<<<grid, block, shared_bytes, stream>>>(Parameters(arguments)...);
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  const cudaError_t error = cudaGetLastError();
+  TORCH_CHECK(error != cudaErrorNoKernelImageForDevice, kNotBuiltForThis);
+  C10_CUDA_CHECK(error);
 }
 
 }  // namespace trajgru_ext::cuda

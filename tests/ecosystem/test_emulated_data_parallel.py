@@ -4,6 +4,7 @@ import copy
 from contextlib import nullcontext
 
 import pytest
+import test_accelerate_by_computation as of_cells
 import torch
 from small_networks import SMALL, make_small
 from test_distributed import adam, assert_same, sample_batch, steps
@@ -11,6 +12,8 @@ from test_emulated_modules import EVERY, each, made
 from test_emulated_modules import assert_same as assert_close
 from torch.nn.parallel import DataParallel, comm
 from torch.utils._pytree import tree_leaves, tree_map
+
+import trajgru_ext
 
 DEVICES = ["emulated:0", "emulated:1"]
 
@@ -82,7 +85,19 @@ def test_it_trains_as_one(kind, source):
 def test_replicas(kind):
     """Their parameters are no leaves, nor among their parameters()."""
     module, given = made(kind)
-    moved = made(kind, DEVICES[0])[0]
+    check_replicas(module, made(kind, DEVICES[0])[0], given)
+
+
+@of_cells.CELLS
+def test_replicas_of_accelerated_cells(name):
+    module, _ = of_cells.made(name)
+    moved = copy.deepcopy(module).to(DEVICES[0])
+    assert trajgru_ext.accelerate(moved).gates
+    check_replicas(module, moved, of_cells.arguments(name))
+
+
+def check_replicas(module, moved, given):
+    """On both devices, against the module on the CPU."""
     net = DataParallel(moved)
     both = given, tree_map(lambda one: one + 0.5, given)
     parts = [

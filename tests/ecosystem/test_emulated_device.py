@@ -62,11 +62,19 @@ def test_steps_of_training_under_autocast(kind, low):
     assert losses[-1] < losses[0]
 
 
+OPTIMIZERS = {
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.02),
+    # Which counts its steps on the device.
+    "Adam": lambda parameters: torch.optim.Adam(parameters, lr=0.02, capturable=True),
+}
+
+
 @SMALL
-def test_a_graph_can_capture_a_step_of_training(kind):
+@pytest.mark.parametrize("by", OPTIMIZERS)
+def test_a_graph_can_capture_a_step_of_training(kind, by):
     net = make_small(kind).to("emulated")
     frames = sample_frames(3, 2, 2, 4, 6).to("emulated")
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.02)
+    optimizer = OPTIMIZERS[by](net.parameters())
 
     def step():
         optimizer.zero_grad()

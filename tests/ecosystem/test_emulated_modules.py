@@ -8,6 +8,7 @@ import test_accelerate
 import test_accelerate_by_computation as of_cells
 import test_load
 import torch
+from emulation import device
 from public_models import CASES, change, model_and_arguments, tensors
 from small_networks import make_small
 from torch.utils._pytree import tree_leaves, tree_map
@@ -172,6 +173,31 @@ def test_results_and_gradients(kind):
         "emulated"
     }
     assert_same(found, results(module, given))
+
+
+# Residual networks are their blocks, and take long.
+RECURRENT = {kind: how for kind, how in NETWORKS.items() if COLOURS not in how[1]}
+
+
+@each(EVERY | RECURRENT)
+def test_a_graph_can_capture_a_step_of_training(kind):
+    module, given = made(kind, "emulated")
+    leaves = [one.requires_grad_() for one in tree_leaves(given)]
+    optimizer = torch.optim.SGD([*leaves, *module.parameters()], lr=1e-6)
+
+    def step():
+        optimizer.zero_grad()
+        found = [one for one in tree_leaves(module(*given)) if torch.is_tensor(one)]
+        total = sum(one.square().sum() for one in found)
+        total.backward()
+        optimizer.step()
+        return total.detach()
+
+    first = step()
+    with device.captured():
+        second = step()
+    assert second.isfinite().item()
+    assert second.item() != first.item()
 
 
 @each(NETWORKS)

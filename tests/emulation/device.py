@@ -59,6 +59,10 @@ def _module() -> types.ModuleType:
         "device": lambda device: torch.accelerator.device_index(_number(device)),
         "Stream": torch.Stream,
         "Event": torch.Event,
+        "_sleep": lambda cycles: None,
+        "get_device_properties": lambda device: types.SimpleNamespace(
+            L2_cache_size=1 << 16
+        ),
         "get_amp_supported_dtype": lambda: [torch.float16, torch.bfloat16],
         "manual_seed": torch.ops.emulated.manual_seed,
         "manual_seed_all": torch.ops.emulated.manual_seed,

@@ -63,18 +63,31 @@ def test_operators_of_torch_refuse_tensors_of_other_devices():
     assert (numbers() + torch.tensor(1.0)).device == torch.device("emulated:0")
 
 
-@pytest.mark.parametrize("fault", ["a read by the host", "a write by the host"])
-def test_the_host_cannot_touch_the_memory(fault):
+HOST, KERNEL = "the host accessed memory of", "a kernel accessed memory of"
+CRASHES = {
+    "a read by the host": ("emulated:0", f"{HOST} emulated:0, which only its kernels"),
+    "a write by the host": ("emulated:0", f"{HOST} emulated:0, which only its kernels"),
+    "a hidden address": ("emulated:1", f"{KERNEL} emulated:1, which is another device"),
+    "an address of nothing": ("emulated:0", f"{KERNEL} emulated:0 outside of all tens"),
+}
+
+
+@pytest.mark.parametrize("fault", CRASHES)
+def test_memory_that_is_out_of_reach_ends_the_process(fault):
+    """Of the host's, and of kernels' whose launch could not see the address."""
+    source, said = CRASHES[fault]
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from emulation import test_device as t\n"
         "t.device.load(); t.plant(); t.torch.accelerator.synchronize()\n"
-        "print('so far'); sys.stdout.flush(); t.plant(sys.argv[2])"
+        "source, to = t.numbers(sys.argv[3]), t.numbers()\n"
+        "print('so far'); sys.stdout.flush(); t.plant(sys.argv[2], source, to)\n"
+        "t.torch.accelerator.synchronize()"
     )
     environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
     environment.pop("TRAJGRU_SANITIZER", None)
     done = subprocess.run(
-        [sys.executable, "-c", code, TESTS, fault],
+        [sys.executable, "-c", code, TESTS, fault, source],
         env=environment,
         capture_output=True,
         text=True,
@@ -82,7 +95,7 @@ def test_the_host_cannot_touch_the_memory(fault):
     )
     assert done.stdout == "so far\n", done.stderr
     assert done.returncode < 0
-    assert "emulated: the host accessed memory of emulated:0" in done.stderr
+    assert f"emulated: {said}" in done.stderr
 
 
 def test_the_default_stream_in_place_of_the_current_one_is_an_error():
@@ -246,6 +259,35 @@ def test_random_numbers_are_the_device_s_own():
     torch.manual_seed(3)
     torch.rand(7)
     assert torch.equal(torch.rand(5, device="emulated"), first)
+
+
+@pytest.fixture
+def _tf32_as_before():
+    backends = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [one.allow_tf32 for one in backends]
+    yield
+    for one, allowed in zip(backends, before, strict=True):
+        one.allow_tf32 = allowed
+
+
+@pytest.mark.usefixtures("_tf32_as_before")
+def test_operands_are_rounded_to_tf32_where_they_may_be():
+    """To ten bits, the even neighbour where two are as near."""
+    numbers = 1 + torch.tensor([1, 2, 3, 6]) * 2.0**-12
+    ten_bits = 1 + torch.tensor([0, 0, 1, 2]) * 2.0**-10
+    x, one = numbers.to("emulated"), torch.ones(1, 1, device="emulated")
+    both = torch.backends.cudnn, torch.backends.cuda.matmul
+    results = {
+        both[0]: lambda: torch.conv1d(x.view(1, 1, 4), one[None]).flatten(),
+        both[1]: lambda: (x.view(4, 1) @ one).flatten(),
+    }
+    for backend, result in results.items():
+        for other in both:
+            other.allow_tf32 = other is backend
+        assert torch.equal(result().cpu(), ten_bits)
+        backend.allow_tf32 = False
+        assert torch.equal(result().cpu(), numbers)
+        assert torch.equal(x.cpu(), numbers)
 
 
 def test_an_operator_without_a_kernel_is_an_error():

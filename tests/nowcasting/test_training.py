@@ -21,7 +21,7 @@ import nowcast as demonstration  # noqa: E402 - from the folder above
 from digits import moving_digits  # noqa: E402
 
 from trajgru_ext import cli  # noqa: E402
-from trajgru_ext.nowcasting import THRESHOLDS, Windows  # noqa: E402
+from trajgru_ext.nowcasting import THRESHOLDS, Windows, train  # noqa: E402
 from trajgru_ext.nowcasting import training as loop  # noqa: E402
 from trajgru_ext.nowcasting.baselines import BASELINES  # noqa: E402
 from trajgru_ext.nowcasting.network import learned_flows, network  # noqa: E402
@@ -350,3 +350,17 @@ def failing(capsys, *options):
 def test_impossible_options_are_one_clear_line(tmp_path, capsys, options, message):
     data = [*digits_in(tmp_path), *TINY, "--output", str(tmp_path / "out")]
     assert message in failing(capsys, "train", *data, *options)
+
+
+def test_what_a_gpu_fails_at_is_one_clear_line(tmp_path, capsys, monkeypatch):
+    data = ["train", *digits_in(tmp_path), *TINY, "--output", str(tmp_path / "out")]
+    if not torch.cuda.is_available():
+        assert "no CUDA device is available (none: " in failing(
+            capsys, *data, "--device", "cuda"
+        )
+
+    def fails(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(train, "network", fails)
+    assert "which nvidia-smi lists" in failing(capsys, *data)

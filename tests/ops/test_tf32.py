@@ -40,9 +40,13 @@ def _tf32(allow_tf32):
 def test_sequences(backend, case):
     found = Run(case, backend.device)()
     wanted = Run(case, "cpu", dtype=torch.float64)()
-    for one, other in zip(found, wanted, strict=True):
-        error = (one.cpu() - other).norm() / other.norm().clamp(min=1e-3)
-        assert error < 8 * ROUNDING
+    errors = [
+        (one.cpu() - other).norm() / other.norm().clamp(min=1e-3)
+        for one, other in zip(found, wanted, strict=True)
+    ]
+    assert max(errors) < 8 * ROUNDING
+    # There it rounds, whatever the machine: float32 is much nearer.
+    assert backend.name != "cuda-emulated" or max(errors) > ROUNDING / 64
 
 
 @pytest.fixture(params=["cuda-emulated"])

@@ -5,9 +5,13 @@ That of whole models has a test of its own (test_benchmark_report.py).
 
 import importlib
 import json
+import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
+import measure
 import pytest
 import run
 import torch
@@ -99,6 +103,7 @@ def test_benchmark(name, on, monkeypatch, request, tmp_path):
             (module.prepare_training, (2, 12)),
         ):
             monkeypatch.setattr(function, "__defaults__", small)
+    monkeypatch.setattr(measure, "ALLOWED", [True, False])  # as where nothing is set
     results = tmp_path / "results.json"
     options = ["--rounds", "1", "--threads", "1", "--json", str(results)]
     monkeypatch.setattr(sys, "argv", [f"bench_{name}.py", *options])
@@ -108,9 +113,75 @@ def test_benchmark(name, on, monkeypatch, request, tmp_path):
     assert records
     for record in records:
         assert min(record.get("times_ours", {"ours": 1}).values()) > 0
+        rounded = "convolutions tf32, products ieee"
+        assert record.get("float32") == (rounded if on == "emulated" else None)
     (tmp_path / "results.json").rename(tmp_path / f"{name}.json")
     run.report(tmp_path, tmp_path)
     assert f"## {name}\n" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.usefixtures("emulated_devices")
+def test_a_device_is_busy_before_what_is_timed(monkeypatch):
+    """For longer than the host takes to launch it, which is seen in a run before."""
+    done = []
+    device = torch.get_device_module("emulated")
+    monkeypatch.setattr(device, "_sleep", lambda cycles: done.append(cycles / 2e9))
+    monkeypatch.setattr(measure, "ALLOWED", [True, False])
+
+    def slow():
+        assert torch.backends.cudnn.allow_tf32
+        done.append("slow")
+        time.sleep(0.01)
+
+    with torch.device("emulated"):
+        assert measure.medians({"slow": slow}, 3) == {"slow": 1.0}  # its clock's
+    assert not torch.backends.cudnn.allow_tf32
+    launched = ["slow", "slow"] + ["busy", "slow"] * 3
+    assert ["busy" if one != "slow" else one for one in done] == launched
+    assert min(one for one in done if one != "slow") > 0.01
+
+
+@pytest.mark.parametrize("broken", [{"flow_conv"}, set(run.NAMES)], ids=["one", "all"])
+def test_a_gpu_s_figures_have_a_folder_of_their_own(
+    broken, monkeypatch, tmp_path, capsys
+):
+    """What is the CPU's is left out; what fails does not keep the rest from running."""
+    tried = []
+
+    def runs(command, env, **_):
+        name = Path(command[1]).stem.removeprefix("bench_")
+        tried.append(name)
+        assert env["BENCH_DEVICE"] == "cuda"
+        if name in broken:
+            raise subprocess.CalledProcessError(1, command)
+        ratios = {"milliseconds": {"ours": 1.0}, "times_ours": {"ours": 1, "a": 2.0}}
+        sizes = {"T": 1, "L": 1, "mebibytes": {"ours": 1.0}}
+        along = [{"along": k, **sizes} for k in "TL"] if name == "scaling" else [{}]
+        of = {"network": "HKO-7", "model": "MIM", "mode": "training step"}
+        records = [{**of, **ratios, **one} for one in along]
+        results = Path(command[command.index("--json") + 1])
+        results.write_text(json.dumps({"machine": {}, "records": records}))
+
+    def untouched(*_):
+        raise AssertionError("a GPU's figures are in no document")
+
+    monkeypatch.setattr(run, "gpu_to_use", lambda: True)
+    monkeypatch.setattr(run, "put", untouched)
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    monkeypatch.setattr(subprocess, "run", runs)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    for name in run.NAMES:
+        (tmp_path / f"bench_{name}.py").write_text('"""A benchmark."""')
+    with pytest.raises(SystemExit, match=f"failed: .*{min(broken)}"):
+        run.main()
+    assert tried == [one for one in run.NAMES if one not in {"conv", "skill"}]
+    assert (
+        "bench_conv.py is of the CPU's operators: left out" in capsys.readouterr().out
+    )
+    results = tmp_path / "results-nvidia-h200"
+    assert {one.stem for one in results.glob("*.json")} == {*tried} - broken
+    assert (results / "README.md").exists()
 
 
 def test_skill(radar_frames, monkeypatch, tmp_path):

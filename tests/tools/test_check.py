@@ -1,6 +1,8 @@
 """`trajgru-ext check`: it finds nothing wrong here, and finds what is."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,8 +10,11 @@ from emulation import device as emulated
 
 import trajgru_ext
 from trajgru_ext import check, cli, ops
+from trajgru_ext.info import FAILURES
 from trajgru_ext.ops import _catalog
 from trajgru_ext.ops._catalog import OPERATORS
+
+ROOT = next(p for p in Path(__file__).parents if (p / "csrc").exists())
 
 
 def only(monkeypatch, *names):
@@ -46,8 +51,10 @@ def test_table(monkeypatch, capsys, cuda):
     only(monkeypatch, "flow_warp", "se_scale")
     assert cli.main(["check", "--device", "cuda" if cuda else "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[:2] == ["operator", "dtype"]
-    assert [line.split()[:2] for line in lines[1:3]] == [
+    assert lines[0].startswith(f"torch {torch.__version__}, ")
+    assert not lines[1]
+    assert lines[2].split()[:2] == ["operator", "dtype"]
+    assert [line.split()[:2] for line in lines[3:5]] == [
         ["flow_warp", "float32"],
         ["flow_warp", "float64"],
     ]
@@ -113,6 +120,50 @@ def test_errors_of_the_emulated_device_say_what_to_do(monkeypatch, capsys, said,
     error = capsys.readouterr().err
     assert what in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_launch_says_the_same_of_a_missing_image():
+    """That of a kernel of ours, in a program; no kernel of a device runs without it."""
+    source = (ROOT / "csrc" / "cuda" / "runtime.h").read_text()
+    said = "".join(
+        re.findall(r'"(.*?)"', source.partition("kNotBuiltForThis =")[2])[:2]
+    )
+    assert said == FAILURES["no kernel image"]
+
+
+def test_memory_that_ends_on_the_way_is_a_sentence(monkeypatch, capsys):
+    only(monkeypatch, "se_scale", "channel_mean")
+
+    def fails(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(trajgru_ext, "channel_mean", fails)
+    assert cli.main(["check"]) == 2
+    said = capsys.readouterr()
+    assert "nvidia-smi" in said.err
+    assert len(said.err.splitlines()) == 1
+    assert "se_scale" in said.out
+
+
+def test_what_is_no_failure_of_a_gpu_is_not_hidden(monkeypatch):
+    only(monkeypatch, "se_scale")
+
+    def fails(*_, **__):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(trajgru_ext, "se_scale", fails)
+    with pytest.raises(RuntimeError, match="something else"):
+        cli.main(["check"])
+
+
+def test_a_gpu_is_named(monkeypatch):
+    facts = {"torch": "2.14.1", "cuda of torch": "13.0", "cudnn": 91900}
+    facts["cuda devices"] = ["A", "NVIDIA H200, compute capability 9.0"]
+    monkeypatch.setattr(check, "collect", lambda: facts)
+    assert check.machine("cuda:1") == (
+        "torch 2.14.1, CUDA 13.0, cuDNN 91900, NVIDIA H200, compute capability 9.0, "
+        "float32 as IEEE has it, not TF32"
+    )
 
 
 def test_float32_is_not_rounded_to_tf32(monkeypatch):

@@ -80,6 +80,14 @@ def test_import_with_another_torch_names_both_versions(running):
     assert running in last
 
 
+def test_import_with_a_torch_of_another_cuda_names_both():
+    """Some versions of torch do not say for which CUDA they are."""
+    done = python("-c", "import torch; torch.version.cuda = '11.0'; import trajgru_ext")
+    last = done.stderr.strip().splitlines()[-1]
+    wanted = f"running with torch {torch.__version__} (CUDA 11.0); reinstall "
+    assert wanted in last
+
+
 @pytest.mark.parametrize(
     ("missing", "said"),
     [

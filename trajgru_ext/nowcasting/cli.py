@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from trajgru_ext.info import what_to_do
 from trajgru_ext.nowcasting._cache import CACHE_BYTES
 from trajgru_ext.nowcasting.archive import Archive
 from trajgru_ext.nowcasting.frames import PROFILES, QUANTITIES, Decoding, Reading
@@ -225,6 +226,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.run(args)
     except (ValueError, OSError) as error:
         parser.error(" ".join(str(error).split()))
+    except RuntimeError as error:
+        if not (said := what_to_do(error)):
+            raise
+        parser.error(said)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import distributed
 
+from trajgru_ext.info import cuda_devices
 from trajgru_ext.nowcasting import cli
 from trajgru_ext.nowcasting.archive import Archive, Series
 from trajgru_ext.nowcasting.errors import measure_errors
@@ -242,7 +243,8 @@ def device_of(name: str) -> torch.device:
         return torch.device(name)
     module: Any = torch.get_device_module(name)
     if not module.is_available():
-        raise ValueError(f"--device: no {name.upper()} device is available")
+        why = f" ({cuda_devices()})" if name == "cuda" else ""
+        raise ValueError(f"--device: no {name.upper()} device is available{why}")
     device = torch.device(name, int(os.environ.get("LOCAL_RANK", "0")))
     torch.accelerator.set_device_index(device)
     return device

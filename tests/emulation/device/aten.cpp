@@ -169,6 +169,13 @@ void record_stream_of(Tensor& tensor, c10::Stream stream) {
   record_stream(tensor.storage().mutable_data(), key_of(stream));
 }
 
+// An operand of a convolution.
+Tensor operand(Borrowed& lent, const Tensor& tensor) {
+  const Tensor found = lent.lend(tensor, false);
+  return at::globalContext().allowTF32CuDNN(at::Float32Op::CONV) ? round_to_tf32(found)
+                                                                 : found;
+}
+
 struct Plain {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   const c10::impl::ExcludeDispatchKeyGuard no_autocast{c10::autocast_dispatch_keyset};
@@ -176,14 +183,6 @@ struct Plain {
 
 // Whether a convolution may round float32 to TF32, as _convolution is told.
 thread_local bool tf32_convolution = false;
-
-// What tensor cores read of float32: ten bits behind the point.
-Tensor to_tf32(const Tensor& tensor) {
-  if (!tensor.defined() || tensor.scalar_type() != at::kFloat) return tensor;
-  const Tensor bits = tensor.view(at::kInt);
-  const Tensor last = bits.bitwise_right_shift(13).bitwise_and_(1);
-  return last.add_(bits).add_(0xfff).bitwise_and_(~0x1fff).view(at::kFloat);
-}
 
 Tensor convolution_as_told(const Tensor& input, const Tensor& weight,
                            const std::optional<Tensor>& bias, at::IntArrayRef stride,
@@ -210,13 +209,14 @@ Tensor convolution(const Tensor& input, const Tensor& weight,
                    c10::SymInt groups) {
   const Plain plain;
   Borrowed lent("convolution");
-  const Tensor x = lent.lend(input, false), w = lent.lend(weight, false);
+  lent.lend(input, false);
+  lent.lend(weight, false);
   std::optional<Tensor> b;
   if (bias && bias->defined()) b = lent.lend(*bias, false);
   lent.begin(lent.device());
   if (tf32_convolution) {
-    return lent.give_back(at::convolution_symint(to_tf32(x), to_tf32(w), b, stride,
-                                                 padding, dilation, transposed,
+    return lent.give_back(at::convolution_symint(round_to_tf32(x), round_to_tf32(w), b,
+                                                 stride, padding, dilation, transposed,
                                                  output_padding, groups));
   }
   return lent.give_back(at::convolution_symint(x, w, b, stride, padding, dilation,
@@ -229,14 +229,10 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(
     c10::SymInt groups, std::array<bool, 3> wanted) {
   const Plain plain;
   Borrowed lent("convolution_backward");
-  Tensor g = lent.lend(grad, false), x = lent.lend(input, false);
-  Tensor w = lent.lend(weight, false);
+  for (const Tensor& one : {grad, input, weight}) lent.lend(one, false);
   lent.begin(lent.device());
-  if (at::globalContext().allowTF32CuDNN(at::Float32Op::CONV)) {
-    g = to_tf32(g);
-    x = to_tf32(x);
-    w = to_tf32(w);
-  }
+  const Tensor g = operand(lent, grad), x = operand(lent, input),
+               w = operand(lent, weight);
   const c10::SymInt outputs = transposed ? w.sym_size(1) * groups : w.sym_size(0);
   const auto [to_input, to_weight, to_bias] = at::convolution_backward_symint(
       g, x, w, at::OptionalSymIntArrayRef({outputs}), stride, padding, dilation,
@@ -279,15 +275,6 @@ bool has_tag(const c10::OperatorHandle& op, at::Tag tag) {
   return std::find(tags.begin(), tags.end(), tag) != tags.end();
 }
 
-// Whether cuBLAS would round what is multiplied.
-bool tf32_product(const std::string& name) {
-  return (name == "aten::mm" || name == "aten::addmm") &&
-         !at::NoTF32Guard::should_disable_tf32() &&
-         at::globalContext().float32Precision(at::Float32Backend::CUDA,
-                                              at::Float32Op::MATMUL) ==
-             at::Float32Precision::TF32;
-}
-
 // An argument for the CPU's operator.
 c10::IValue lend(Borrowed& lent, const c10::Argument& argument,
                  const c10::IValue& value) {
@@ -320,6 +307,28 @@ c10::IValue give_back(Borrowed& lent, const c10::IValue& value) {
     return list;
   }
   return value;
+}
+
+// Whether cuBLAS would round what is multiplied.
+bool products_round() {
+  return !at::NoTF32Guard::should_disable_tf32() &&
+         at::globalContext().float32Precision(at::Float32Backend::CUDA,
+                                              at::Float32Op::MATMUL) ==
+             at::Float32Precision::TF32;
+}
+
+// The factors of a product of matrices, among the CPU's operator's arguments.
+void round_operands(const c10::FunctionSchema& schema, torch::jit::Stack* stack) {
+  const std::string& name = schema.name();
+  const bool whole = name == "aten::mm" || name == "aten::bmm";
+  if (!whole && name != "aten::addmm" && name != "aten::baddbmm") return;
+  const size_t first = stack->size() - schema.arguments().size();
+  for (size_t k = 0; k < schema.arguments().size(); ++k) {
+    const std::string& argument = schema.arguments()[k].name();
+    const bool factor = argument == "self" ? whole : argument != "out";
+    c10::IValue& value = (*stack)[first + k];
+    if (factor && value.isTensor()) value = round_to_tf32(value.toTensor());
+  }
 }
 
 void compute_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
@@ -359,13 +368,8 @@ void compute_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     wait_for_host((name + " makes the host wait").c_str(), lent.device());
   }
   lent.begin(lent.device());
+  if (products_round()) round_operands(schema, stack);
   const Plain plain;
-  if (tf32_product(name)) {
-    const size_t left = first + (name == "aten::mm" ? 0 : 1);
-    for (const size_t k : {left, left + 1}) {
-      (*stack)[k] = to_tf32((*stack)[k].toTensor());
-    }
-  }
   op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
   lent.resize_written();
   for (size_t k = stack->size() - schema.returns().size(); k < stack->size(); ++k) {

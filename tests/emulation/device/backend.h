@@ -25,6 +25,10 @@ at::Generator cpu_generator(const std::optional<at::Generator>& generator,
 // With the old contents.
 void resize_storage(c10::StorageImpl* storage, size_t bytes);
 
+// A float32 tensor rounded to the ten bits of TF32, to which a GPU rounds the operands
+// of convolutions and products where it is allowed to; any other as it is.
+at::Tensor round_to_tf32(const at::Tensor& tensor);
+
 // Tensors of a device as the CPU's operators see them: the same memory, by the mapping
 // that the host may use.
 class Borrowed {

@@ -17,6 +17,11 @@ __global__ void copy_kernel(const float* from, float* to, int64_t count) {
   }
 }
 
+// The address is no pointer until the kernel makes it one: no launch sees it.
+__global__ void copy_hidden_kernel(uint64_t hidden, float* to) {
+  *to = *reinterpret_cast<const float*>(~hidden);
+}
+
 void plant(const at::Tensor& from, const at::Tensor& to, std::string_view fault) {
   namespace cuda = trajgru_ext::cuda;
   std::optional<cuda::DeviceGuard> guard;
@@ -30,6 +35,13 @@ void plant(const at::Tensor& from, const at::Tensor& to, std::string_view fault)
   if (fault == "a number that the host waits for") to.fill_(from.sum().item());
   Stream stream = cuda::current_stream();
   if (fault == "the default stream") stream.id = 0;
+  const auto address = reinterpret_cast<uint64_t>(source);
+  if (fault == "a hidden address" || fault == "an address of nothing") {
+    const uint64_t beyond = fault == "a hidden address" ? 0 : uint64_t(1) << 36;
+    cuda::launch(copy_hidden_kernel, dim3(1), dim3(cuda::kBlock), 0, stream,
+                 ~(address + beyond), to.mutable_data_ptr<float>());
+    return;
+  }
   cuda::launch(copy_kernel, dim3(cuda::grid_size(from.numel())), dim3(cuda::kBlock), 0,
                stream, source, to.mutable_data_ptr<float>(), from.numel());
 }
