@@ -93,33 +93,45 @@ void gather(const Operands& operands, int64_t first, int64_t count,
       });
 }
 
-template <typename scalar_t, typename index_t>
-void scatter(const Operands& operands, int64_t first, int64_t count, int group,
-             const Tensor& warped_grad, const Tensor& sums, const Tensor& flows_grad) {
+// To `sums` and `flows_grad`, as far as they are defined, from the gradient to the
+// warped values; these take its place in `warped` where they are wanted.
+template <typename scalar_t, int kVector, typename index_t>
+void pull_back(const Operands& operands, int64_t first, int64_t count, int group,
+               const Tensor& warped, bool keeps_warped, const Tensor& sums,
+               const Tensor& flows_grad) {
   using coord_t = at::opmath_type<scalar_t>;
   ImageView<coord_t, index_t> sums_view{}, flows_view{};
   if (sums.defined()) sums_view = image_view<coord_t, index_t>(sums);
   if (flows_grad.defined()) flows_view = image_view<coord_t, index_t>(flows_grad);
-  launch(flow_conv_scatter_kernel<scalar_t, index_t>,
-         grid_size(count * operands.links << group), kBlock, 0, current_stream(),
-         chunk_of<scalar_t, index_t>(operands, first, count, group),
-         warped_grad.const_data_ptr<scalar_t>(), sums_view, flows_view);
+  const auto kernel =
+      keeps_warped ? flow_conv_backward_kernel<scalar_t, kVector, true, index_t>
+                   : flow_conv_backward_kernel<scalar_t, kVector, false, index_t>;
+  launch(kernel, grid_size(count * operands.links << group), kBlock, 0,
+         current_stream(), chunk_of<scalar_t, index_t>(operands, first, count, group),
+         warped.mutable_data_ptr<scalar_t>(), sums_view, flows_view);
 }
 
-void scatter(const Operands& operands, int64_t first, int64_t count,
-             const Tensor& warped_grad, const Tensor& sums, const Tensor& flows_grad) {
-  if (count * operands.links == 0 || !(sums.defined() || flows_grad.defined())) return;
-  const int group = group_log2(operands.input.size(1));
+void pull_back(const Operands& operands, int64_t first, int64_t count,
+               const Tensor& warped, bool keeps_warped, const Tensor& sums,
+               const Tensor& flows_grad) {
+  const bool wanted = keeps_warped || sums.defined() || flows_grad.defined();
+  if (!wanted || count * operands.links == 0) return;
+  const int64_t channels = operands.input.size(1);
   const Tensor& sum = sums.defined() ? sums : operands.input;
   const Tensor& slopes = flows_grad.defined() ? flows_grad : operands.flows;
-  const bool narrow =
-      fits_32_bits(count * operands.links << group,
-                   {operands.input, operands.flows, warped_grad, sum, slopes});
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kBFloat16, at::kHalf, operands.input.scalar_type(), "flow_conv", [&] {
-        const auto run =
-            narrow ? scatter<scalar_t, int32_t> : scatter<scalar_t, int64_t>;
-        run(operands, first, count, group, warped_grad, sums, flows_grad);
+        constexpr int kWide = kVectorBytes / sizeof(scalar_t);
+        const bool wide = aligned(operands.input, kWide) && aligned(sum, kWide);
+        const int group = group_log2(wide ? channels / kWide : channels);
+        const bool narrow =
+            fits_32_bits(count * operands.links << group,
+                         {operands.input, operands.flows, warped, sum, slopes});
+        const auto run = wide     ? narrow ? pull_back<scalar_t, kWide, int32_t>
+                                           : pull_back<scalar_t, kWide, int64_t>
+                             : narrow ? pull_back<scalar_t, 1, int32_t>
+                                  : pull_back<scalar_t, 1, int64_t>;
+        run(operands, first, count, group, warped, keeps_warped, sums, flows_grad);
       });
 }
 
@@ -167,19 +179,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
   operands.for_chunks([&](int64_t first, int64_t count) {
     const Tensor tile_grad = grad_rows.narrow(0, first, count);
     Tensor tile = buffer.narrow(0, 0, count);
-    if (weight_grad) {
-      gather(operands, first, count, tile);
-      // Rounded to the dtype once a chunk, and added up in the opmath type.
-      to_weight.add_(at::mm(tile_grad.t(), tile));
-    }
     if (input_grad || flows_grad) {
       at::mm_out(tile, tile_grad, weight);
-      scatter(operands, first, count, tile, ordered ? Tensor() : to_input, to_flows);
       if (ordered) {
         add_in_order({operands.flows, flow_scale, Padding::zeros, first, tile},
                      to_input.permute({0, 2, 3, 1}));
       }
+      pull_back(operands, first, count, tile, weight_grad,
+                ordered ? Tensor() : to_input, to_flows);
+    } else if (weight_grad) {
+      gather(operands, first, count, tile);
     }
+    // Rounded to the dtype once a chunk, and added up in the opmath type.
+    if (weight_grad) to_weight.add_(at::mm(tile_grad.t(), tile));
   });
   return {input_grad ? in_form_of(empty_image(input), to_input) : empty_result(input),
           flows_grad ? to_flows.to(flows.scalar_type()) : empty_result(flows),

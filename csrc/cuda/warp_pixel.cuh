@@ -107,37 +107,84 @@ __device__ void warp_pixel(const Site<index_t>& site, int group, FlowTarget targ
   }
 }
 
+// Adds kCount numbers to others beside each other, each atomically: four at a time
+// where the hardware can and kCount says that they are aligned.
+template <int kCount, typename T>
+__device__ void add_atomically(T* to, const T* values) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  if constexpr (sizeof(T) == sizeof(float) && kCount % 4 == 0) {
+#pragma unroll
+    for (int n = 0; n < kCount; n += 4) {
+      atomicAdd(reinterpret_cast<float4*>(to + n),
+                make_float4(values[n], values[n + 1], values[n + 2], values[n + 3]));
+    }
+    return;
+  }
+#endif
+#pragma unroll
+  for (int n = 0; n < kCount; ++n) atomicAdd(to + n, values[n]);
+}
+
 // The pixel's gradient grad[c * channel], carried to the sums of its corners (where
-// sums.data is not null) and to the flow (where flow_grad.data is not null). The whole
-// warp calls it together; of idle threads nothing is read or written.
-template <Padding kPadding = Padding::zeros, typename scalar_t, typename coord_t,
-          typename index_t>
+// sums.data is not null) and to the flow (where flow_grad.data is not null); the
+// pixel's warp takes the gradient's place where kKeepsWarp. Each corner is read once.
+// The whole warp calls it together; of idle threads nothing is read or written.
+template <int kVector, Padding kPadding = Padding::zeros, bool kKeepsWarp = false,
+          typename scalar_t, typename coord_t, typename index_t, typename grad_t>
 __device__ void pull_back(bool active, const Site<index_t>& site, int group,
                           FlowTarget target, const Cell<coord_t, index_t>& cell,
                           const ImageSize<index_t>& size,
-                          const ImageView<const scalar_t, index_t>& input,
-                          const scalar_t* grad, index_t channel, coord_t flow_scale,
+                          const ImageView<const scalar_t, index_t>& input, grad_t* grad,
+                          index_t channel, coord_t flow_scale,
                           const ImageView<coord_t, index_t>& sums,
                           const ImageView<coord_t, index_t>& flow_grad) {
+  using Values = Vector<scalar_t, kVector>;
+  const bool reads = kKeepsWarp || flow_grad.data != nullptr;
+  const bool inside = target == FlowTarget::inside;
   coord_t dot[kCorners] = {0, 0, 0, 0};
-  if (active && target == FlowTarget::inside) {
+  if (active && (inside || kKeepsWarp)) {
+    const index_t value =
+        site.sample * input.batch + cell.row * input.row + cell.col * input.col;
+    const index_t sum =
+        site.sample * sums.batch + cell.row * sums.row + cell.col * sums.col;
+    const index_t stride = static_cast<index_t>(kVector) << group;
+    for (index_t c = site.lane * kVector; c < size.channels; c += stride) {
+      const Values g = *reinterpret_cast<const Values*>(grad + c * channel);
+      coord_t warp[kVector];
 #pragma unroll
-    for (int k = 0; k < kCorners; ++k) {
-      if (!corner_inside(cell, k, size.height, size.width)) continue;
-      const index_t row = cell.row + (k >> 1), col = cell.col + (k & 1);
-      const coord_t weight = corner_weight(cell, k);
-      const index_t value =
-          site.sample * input.batch + row * input.row + col * input.col;
-      const index_t sum = site.sample * sums.batch + row * sums.row + col * sums.col;
-      for (index_t c = site.lane; c < size.channels;
-           c += static_cast<index_t>(1) << group) {
-        const coord_t g = static_cast<coord_t>(grad[c * channel]);
-        if (flow_grad.data != nullptr) {
-          dot[k] += g * static_cast<coord_t>(input.data[value + c * input.channel]);
+      for (int n = 0; n < kVector; ++n) warp[n] = value_without_cell<coord_t>(target);
+#pragma unroll
+      for (int k = 0; k < kCorners; ++k) {
+        if (!inside || !corner_inside(cell, k, size.height, size.width)) continue;
+        const coord_t weight = corner_weight(cell, k);
+        if (reads) {
+          const index_t at = value + (k >> 1) * input.row + (k & 1) * input.col;
+          const Values values =
+              *reinterpret_cast<const Values*>(input.data + at + c * input.channel);
+#pragma unroll
+          for (int n = 0; n < kVector; ++n) {
+            const auto one = static_cast<coord_t>(values.value[n]);
+            dot[k] += static_cast<coord_t>(g.value[n]) * one;
+            if (weight != 0) warp[n] += weight * one;
+          }
         }
         if (sums.data != nullptr && weight != 0) {
-          atomicAdd(sums.data + sum + c * sums.channel, weight * g);
+          coord_t parts[kVector];
+#pragma unroll
+          for (int n = 0; n < kVector; ++n) {
+            parts[n] = weight * static_cast<coord_t>(g.value[n]);
+          }
+          const index_t at = sum + (k >> 1) * sums.row + (k & 1) * sums.col;
+          add_atomically<kVector>(sums.data + at + c * sums.channel, parts);
         }
+      }
+      if constexpr (kKeepsWarp) {
+        Values result;
+#pragma unroll
+        for (int n = 0; n < kVector; ++n) {
+          result.value[n] = static_cast<scalar_t>(warp[n]);
+        }
+        *reinterpret_cast<Values*>(grad + c * channel) = result;
       }
     }
   }

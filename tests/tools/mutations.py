@@ -62,8 +62,7 @@ FAULTS = [
     ),
     Fault(
         *("a missing atomic", "cuda/warp_pixel.cuh"),
-        "atomicAdd(sums.data + sum + c * sums.channel, weight * g)",
-        "sums.data[sum + c * sums.channel] += weight * g",
+        *("atomicAdd(to + n, values[n])", "to[n] += values[n]"),
         *("cuda/flow_warp.cu", "flow_warp", "thread"),
     ),
     Fault(
