@@ -91,33 +91,45 @@ void gather(const Operands& operands, int64_t first, int64_t count,
       });
 }
 
-template <typename scalar_t, typename index_t>
-void scatter(const Operands& operands, int64_t first, int64_t count, int group,
-             const Tensor& warped_grad, const Tensor& sums, const Tensor& flows_grad) {
+// To `sums` and `flows_grad`, as far as they are defined, from the gradient to the
+// warped values; these take its place in `warped` where they are wanted.
+template <typename scalar_t, int kVector, typename index_t>
+void pull_back(const Operands& operands, int64_t first, int64_t count, int group,
+               const Tensor& warped, bool keeps_warped, const Tensor& sums,
+               const Tensor& flows_grad) {
   using coord_t = at::opmath_type<scalar_t>;
   ImageView<coord_t, index_t> sums_view{}, flows_view{};
   if (sums.defined()) sums_view = image_view<coord_t, index_t>(sums);
   if (flows_grad.defined()) flows_view = image_view<coord_t, index_t>(flows_grad);
-  launch(flow_conv_scatter_kernel<scalar_t, index_t>,
-         grid_size(count * operands.links << group), kBlock, 0, current_stream(),
-         chunk_of<scalar_t, index_t>(operands, first, count, group),
-         warped_grad.const_data_ptr<scalar_t>(), sums_view, flows_view);
+  const auto kernel =
+      keeps_warped ? flow_conv_backward_kernel<scalar_t, kVector, true, index_t>
+                   : flow_conv_backward_kernel<scalar_t, kVector, false, index_t>;
+  launch(kernel, grid_size(count * operands.links << group), kBlock, 0,
+         current_stream(), chunk_of<scalar_t, index_t>(operands, first, count, group),
+         warped.mutable_data_ptr<scalar_t>(), sums_view, flows_view);
 }
 
-void scatter(const Operands& operands, int64_t first, int64_t count,
-             const Tensor& warped_grad, const Tensor& sums, const Tensor& flows_grad) {
-  if (count * operands.links == 0 || !(sums.defined() || flows_grad.defined())) return;
-  const int group = group_log2(operands.input.size(1));
+void pull_back(const Operands& operands, int64_t first, int64_t count,
+               const Tensor& warped, bool keeps_warped, const Tensor& sums,
+               const Tensor& flows_grad) {
+  const bool wanted = keeps_warped || sums.defined() || flows_grad.defined();
+  if (!wanted || count * operands.links == 0) return;
+  const int64_t channels = operands.input.size(1);
   const Tensor& sum = sums.defined() ? sums : operands.input;
   const Tensor& slopes = flows_grad.defined() ? flows_grad : operands.flows;
-  const bool narrow =
-      fits_32_bits(count * operands.links << group,
-                   {operands.input, operands.flows, warped_grad, sum, slopes});
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kBFloat16, at::kHalf, operands.input.scalar_type(), "flow_conv", [&] {
-        const auto run =
-            narrow ? scatter<scalar_t, int32_t> : scatter<scalar_t, int64_t>;
-        run(operands, first, count, group, warped_grad, sums, flows_grad);
+        constexpr int kWide = kVectorBytes / sizeof(scalar_t);
+        const bool wide = aligned(operands.input, kWide) && aligned(sum, kWide);
+        const int group = group_log2(wide ? channels / kWide : channels);
+        const bool narrow =
+            fits_32_bits(count * operands.links << group,
+                         {operands.input, operands.flows, warped, sum, slopes});
+        const auto run = wide     ? narrow ? pull_back<scalar_t, kWide, int32_t>
+                                           : pull_back<scalar_t, kWide, int64_t>
+                             : narrow ? pull_back<scalar_t, 1, int32_t>
+                                  : pull_back<scalar_t, 1, int64_t>;
+        run(operands, first, count, group, warped, keeps_warped, sums, flows_grad);
       });
 }
 
@@ -162,8 +174,8 @@ struct FlowConvGrads {
   bool adds_weight;
 };
 
-void pull_back(const Operands& operands, const Tensor& grad_rows, const Tensor& weight,
-               FlowConvGrads to) {
+void add_grads(const Operands& operands, const Tensor& grad_rows, const Tensor& weight,
+               const FlowConvGrads& to) {
   const bool moves = to.input.defined() || to.flows.defined();
   if (!moves && !to.weight.defined()) return;
   const Tensor buffer = operands.buffer();
@@ -172,19 +184,20 @@ void pull_back(const Operands& operands, const Tensor& grad_rows, const Tensor& 
   operands.for_chunks([&](int64_t first, int64_t count) {
     const Tensor tile_grad = grad_rows.narrow(0, first, count);
     Tensor tile = buffer.narrow(0, 0, count);
-    if (to.weight.defined()) {
+    if (moves) {
+      tile = products.rows_grad(tile_grad, tile);
+      if (ordered) {
+        add_in_order({operands.flows, operands.flow_scale, Padding::zeros, first, tile},
+                     to.input.permute({0, 2, 3, 1}));
+      }
+      pull_back(operands, first, count, tile, to.weight.defined(),
+                ordered ? Tensor() : to.input, to.flows);
+    } else {
       gather(operands, first, count, tile);
+    }
+    if (to.weight.defined()) {
       const bool writes = first == 0 && !to.adds_weight;
       products.add_weight_grad(to.weight, tile_grad, tile, writes);
-    }
-    if (!moves) return;
-    const Tensor warped_grad = products.rows_grad(tile_grad, tile);
-    scatter(operands, first, count, warped_grad, ordered ? Tensor() : to.input,
-            to.flows);
-    if (ordered) {
-      add_in_order(
-          {operands.flows, operands.flow_scale, Padding::zeros, first, warped_grad},
-          to.input.permute({0, 2, 3, 1}));
     }
   });
 }
@@ -205,7 +218,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
   if (flows_grad) to.flows = empty_image(flows, sums);
   if (weight_grad) to.weight = at::empty(weight.sizes(), weight.options().dtype(sums));
   if (weight_grad && operands.rows == 0) to.weight.zero_();
-  pull_back(operands, grad_rows, weight, to);
+  add_grads(operands, grad_rows, weight, to);
   return {input_grad ? in_form_of(empty_image(input), to.input) : empty_result(input),
           flows_grad ? to.flows.to(flows.scalar_type()) : empty_result(flows),
           weight_grad ? to.weight.to(weight.scalar_type()) : empty_result(weight),
@@ -245,7 +258,7 @@ void flow_conv_add_grads(const Tensor& grad, const Tensor& input, const Tensor& 
   to.flows = flows_grad.value_or(Tensor());
   to.weight = weight_sum.value_or(Tensor());
   to.adds_weight = true;
-  pull_back(operands, grad_rows, weight, to);
+  add_grads(operands, grad_rows, weight, to);
   if (input_sum.has_value() && !directly) input_sum->add_(to.input);
   if (bias_sum.has_value()) bias_sum->add_(grad_rows.sum(0, false, sums));
 }

@@ -1,7 +1,8 @@
 #pragma once
 
-// The gather and scatter of flow_conv, for a chunk of pixels (numbered through the
-// batch) and all links. A row of the chunk's buffer is one pixel: [links, channels].
+// The gather of flow_conv and its transpose, for a chunk of pixels (numbered through
+// the batch) and all links. A row of the chunk's buffer is one pixel: [links,
+// channels].
 
 #include "cuda/warp_pixel.cuh"
 
@@ -62,10 +63,11 @@ __global__ void flow_conv_gather_kernel(FlowConvChunk<scalar_t, index_t> args,
   }
 }
 
-// Adds to sums [B, H, W, C], of the opmath type, and writes flows_grad.
-template <typename scalar_t, typename index_t>
-__global__ void flow_conv_scatter_kernel(
-    FlowConvChunk<scalar_t, index_t> args, const scalar_t* warped_grad,
+// Adds to sums [B, H, W, C], of the opmath type, and writes flows_grad. warped has the
+// gradient to the warped values, in whose place these are left where kKeepsWarped.
+template <typename scalar_t, int kVector, bool kKeepsWarped, typename index_t>
+__global__ void flow_conv_backward_kernel(
+    FlowConvChunk<scalar_t, index_t> args, scalar_t* warped,
     ImageView<at::opmath_type<scalar_t>, index_t> sums,
     ImageView<at::opmath_type<scalar_t>, index_t> flows_grad) {
   const index_t items = args.pixels * args.links << args.group;
@@ -75,9 +77,10 @@ __global__ void flow_conv_scatter_kernel(
        first += step) {
     const bool active = first + threadIdx.x < items;
     const LinkSite<scalar_t, index_t> at(active ? first + threadIdx.x : 0, args);
-    pull_back(active, at.site, args.group, at.target, at.cell, args.size, args.input,
-              warped_grad + at.offset(args), static_cast<index_t>(1), args.flow_scale,
-              sums, at.of_link(flows_grad, at.link));
+    pull_back<kVector, Padding::zeros, kKeepsWarped>(
+        active, at.site, args.group, at.target, at.cell, args.size, args.input,
+        warped + at.offset(args), static_cast<index_t>(1), args.flow_scale, sums,
+        at.of_link(flows_grad, at.link));
   }
 }
 

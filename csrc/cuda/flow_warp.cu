@@ -44,7 +44,7 @@ void forward(const Tensor& input, const Tensor& flow, double flow_scale,
   }
 }
 
-template <typename scalar_t, typename index_t>
+template <typename scalar_t, int kVector, typename index_t>
 void backward(const FlowWarpGrads& to, int group) {
   using coord_t = at::opmath_type<scalar_t>;
   FlowWarpBackward<scalar_t, index_t> args{};
@@ -62,8 +62,8 @@ void backward(const FlowWarpGrads& to, int group) {
   }
   const auto kernel =
       to.padding == Padding::border
-          ? flow_warp_backward_kernel<scalar_t, Padding::border, index_t>
-          : flow_warp_backward_kernel<scalar_t, Padding::zeros, index_t>;
+          ? flow_warp_backward_kernel<scalar_t, kVector, Padding::border, index_t>
+          : flow_warp_backward_kernel<scalar_t, kVector, Padding::zeros, index_t>;
   launch(kernel, grid_size(pixels(to.grad_output) << group), kBlock, 0,
          current_stream(), args);
 }
@@ -112,15 +112,22 @@ struct FlowWarpDevice {
 
   static void backward_at_once(const FlowWarpGrads& to) {
     const Tensor& grad = to.grad_output;
-    const int group = channels_last(grad) ? group_log2(grad.size(1)) : 0;
     const auto or_grad = [&](const Tensor& one) { return one.defined() ? one : grad; };
-    const bool narrow = fits_32_bits(pixels(grad) << group,
-                                     {grad, to.flow, or_grad(to.input),
-                                      or_grad(to.input_grad), or_grad(to.flow_grad)});
+    const Tensor input = or_grad(to.input), sums = or_grad(to.input_grad);
     AT_DISPATCH_FLOATING_TYPES_AND2(
         at::kBFloat16, at::kHalf, grad.scalar_type(), "flow_warp_backward", [&] {
-          const auto run = narrow ? cuda::backward<scalar_t, int32_t>
-                                  : cuda::backward<scalar_t, int64_t>;
+          constexpr int kWide = kVectorBytes / sizeof(scalar_t);
+          const bool wide =
+              aligned(grad, kWide) && aligned(input, kWide) && aligned(sums, kWide);
+          const int64_t parts = wide ? grad.size(1) / kWide : grad.size(1);
+          const int group = channels_last(grad) ? group_log2(parts) : 0;
+          const bool narrow =
+              fits_32_bits(pixels(grad) << group,
+                           {grad, to.flow, input, sums, or_grad(to.flow_grad)});
+          const auto run = wide     ? narrow ? cuda::backward<scalar_t, kWide, int32_t>
+                                             : cuda::backward<scalar_t, kWide, int64_t>
+                               : narrow ? cuda::backward<scalar_t, 1, int32_t>
+                                    : cuda::backward<scalar_t, 1, int64_t>;
           run(to, group);
         });
   }

@@ -47,7 +47,7 @@ __global__ void flow_warp_kernel(FlowWarpForward<scalar_t, index_t> args) {
 
 // Adds to input_grad, which holds sums of the opmath type and starts at zero, and
 // writes flow_grad.
-template <typename scalar_t, Padding kPadding, typename index_t>
+template <typename scalar_t, int kVector, Padding kPadding, typename index_t>
 __global__ void flow_warp_backward_kernel(FlowWarpBackward<scalar_t, index_t> args) {
   using coord_t = at::opmath_type<scalar_t>;
   const ImageSize<index_t>& size = args.size;
@@ -63,9 +63,10 @@ __global__ void flow_warp_backward_kernel(FlowWarpBackward<scalar_t, index_t> ar
     Cell<coord_t, index_t> cell;
     const FlowTarget target =
         locate<kPadding>(site, args.flow, args.flow_scale, size, cell);
-    pull_back<kPadding>(active, site, args.group, target, cell, size, args.input,
-                        args.grad.data + site.offset(args.grad), args.grad.channel,
-                        args.flow_scale, args.input_grad, args.flow_grad);
+    pull_back<kVector, kPadding>(active, site, args.group, target, cell, size,
+                                 args.input, args.grad.data + site.offset(args.grad),
+                                 args.grad.channel, args.flow_scale, args.input_grad,
+                                 args.flow_grad);
   }
 }
 

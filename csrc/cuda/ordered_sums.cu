@@ -42,16 +42,17 @@ SortedWarps sort_warps(const WarpedRows& rows, int64_t pixels, const Extent& ext
       rows.flows.options().dtype(c10::CppTypeToScalarType<index_t>::value);
   const Tensor cell = at::empty({pixels * links}, numbers);
   const Tensor fraction = at::empty({pixels * links, 2}, rows.flows.options());
-  const WarpCells<coord_t, index_t> args{image_size<index_t>(rows.flows),
-                                         static_cast<index_t>(links),
-                                         static_cast<index_t>(rows.first),
-                                         static_cast<index_t>(pixels),
-                                         image_view<const coord_t, index_t>(rows.flows),
-                                         static_cast<coord_t>(rows.flow_scale),
-                                         static_cast<index_t>(extent.first_sample),
-                                         static_cast<index_t>(extent.cells),
-                                         data<index_t>(cell),
-                                         data<coord_t>(fraction)};
+  const WarpCells<coord_t, index_t> args{
+      image_size<index_t>(rows.flows),
+      static_cast<index_t>(links),
+      static_cast<index_t>(rows.first),
+      static_cast<index_t>(pixels),
+      image_view<const coord_t, index_t>(rows.flows),
+      static_cast<coord_t>(rows.flow_scale),
+      static_cast<index_t>(extent.first_sample),
+      static_cast<index_t>(extent.cells),
+      data<index_t>(cell),
+      reinterpret_cast<Vector<coord_t, 2>*>(data<coord_t>(fraction))};
   const auto kernel = rows.padding == Padding::border
                           ? warp_cells_kernel<coord_t, Padding::border, index_t>
                           : warp_cells_kernel<coord_t, Padding::zeros, index_t>;
@@ -66,16 +67,17 @@ template <typename scalar_t, int kVector, typename index_t>
 void add_sorted(const SortedWarps& warps, const Tensor& grad, const Tensor& sums) {
   using coord_t = at::opmath_type<scalar_t>;
   const int group = group_log2(sums.size(3) / kVector);
-  const OrderedSums<scalar_t, index_t> args{static_cast<index_t>(sums.size(0)),
-                                            static_cast<index_t>(sums.size(3)),
-                                            static_cast<index_t>(sums.size(1)),
-                                            static_cast<index_t>(sums.size(2)),
-                                            data<const index_t>(warps.begin),
-                                            data<const int64_t>(warps.order),
-                                            data<const coord_t>(warps.fraction),
-                                            data<const scalar_t>(grad),
-                                            data<coord_t>(sums),
-                                            group};
+  const OrderedSums<scalar_t, index_t> args{
+      static_cast<index_t>(sums.size(0)),
+      static_cast<index_t>(sums.size(3)),
+      static_cast<index_t>(sums.size(1)),
+      static_cast<index_t>(sums.size(2)),
+      data<const index_t>(warps.begin),
+      data<const int64_t>(warps.order),
+      reinterpret_cast<const Vector<coord_t, 2>*>(data<const coord_t>(warps.fraction)),
+      data<const scalar_t>(grad),
+      data<coord_t>(sums),
+      group};
   launch(ordered_sums_kernel<scalar_t, kVector, index_t>,
          grid_size(sums.size(0) * sums.size(1) * sums.size(2) << group), kBlock, 0,
          current_stream(), args);

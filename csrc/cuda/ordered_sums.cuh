@@ -28,9 +28,9 @@ struct WarpCells {
   index_t links, first, pixels;  // the pixels, numbered through the batch
   ImageView<const coord_t, index_t> flows;
   coord_t flow_scale;
-  index_t first_sample, count;  // of the cells that the list has
-  index_t* cell;                // [pixels, links]; `count` where none is read
-  coord_t* fraction;            // [pixels, links, 2], fy and fx
+  index_t first_sample, count;   // of the cells that the list has
+  index_t* cell;                 // [pixels, links]; `count` where none is read
+  Vector<coord_t, 2>* fraction;  // [pixels, links], fy and fx
 };
 
 template <typename coord_t, Padding kPadding, typename index_t>
@@ -50,8 +50,8 @@ __global__ void warp_cells_kernel(WarpCells<coord_t, index_t> args) {
     args.cell[warp] = inside ? cell_number(site.sample - args.first_sample, cell.row,
                                            cell.col, size.height, size.width)
                              : args.count;
-    args.fraction[2 * warp] = inside ? cell.fy : 0;
-    args.fraction[2 * warp + 1] = inside ? cell.fx : 0;
+    if (!inside) cell.fy = cell.fx = 0;
+    args.fraction[warp] = {{cell.fy, cell.fx}};
   }
 }
 
@@ -59,11 +59,11 @@ template <typename scalar_t, typename index_t>
 struct OrderedSums {
   using coord_t = at::opmath_type<scalar_t>;
   index_t samples, channels, height, width;
-  const index_t* begin;     // [cells + 1], where a cell's warps begin in `order`
-  const int64_t* order;     // the warps, sorted
-  const coord_t* fraction;  // as above, not sorted
-  const scalar_t* grad;     // [warps, channels], not sorted
-  coord_t* sums;            // [samples, height, width, channels], added to
+  const index_t* begin;  // [cells + 1], where a cell's warps begin in `order`
+  const int64_t* order;  // the warps, sorted
+  const Vector<coord_t, 2>* fraction;  // as above, not sorted
+  const scalar_t* grad;                // [warps, channels], not sorted
+  coord_t* sums;                       // [samples, height, width, channels], added to
   int group;
 };
 
@@ -92,8 +92,8 @@ __global__ void ordered_sums_kernel(OrderedSums<scalar_t, index_t> args) {
         const index_t middle = args.begin[left + 1], end = args.begin[left + 2];
         for (index_t k = args.begin[left]; k < end; ++k) {
           const auto warp = static_cast<index_t>(args.order[k]);
-          const Cell<coord_t, index_t> cell{0, 0, args.fraction[2 * warp],
-                                            args.fraction[2 * warp + 1]};
+          const Vector<coord_t, 2> fraction = args.fraction[warp];
+          const Cell<coord_t, index_t> cell{0, 0, fraction.value[0], fraction.value[1]};
           const coord_t weight = corner_weight(cell, 2 * below + (k < middle));
           if (weight == 0) continue;  // nor does 0 times infinity count
           const Values values =

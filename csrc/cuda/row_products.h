@@ -53,7 +53,8 @@ class RowProducts {
   // be written to where that saves memory.
   at::Tensor rows_grad(const at::Tensor& grad, at::Tensor& buffer) const {
     if (!convolves_) return at::mm_out(buffer, grad, weight_);
-    return as_rows(std::get<0>(gradients(grad, buffer, {true, false, false})));
+    return as_rows(std::get<0>(gradients(grad, buffer, {true, false, false})))
+        .contiguous();
   }
 
   // Adds to the gradient to the weight, whose dtype is that of sums, grad^T x rows; the

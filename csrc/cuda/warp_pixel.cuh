@@ -107,37 +107,106 @@ __device__ void warp_pixel(const Site<index_t>& site, int group, FlowTarget targ
   }
 }
 
+// How many numbers beside each other a thread adds to at once, of those that it loads
+// at once: four floats where the hardware can. Otherwise it is one, and the threads of
+// a group add to numbers beside each other.
+template <typename coord_t, int kVector>
+TRAJGRU_HOST_DEVICE constexpr int added_at_once() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  return sizeof(coord_t) == sizeof(float) && kVector % 4 == 0 ? 4 : 1;
+#else
+  return 1;
+#endif
+}
+
+// sums[corner k, c] += weight_k grad[c * channel], atomically.
+template <int kCount, typename scalar_t, typename coord_t, typename index_t>
+__device__ void add_to_corners(const Site<index_t>& site, int group,
+                               const Cell<coord_t, index_t>& cell,
+                               const ImageSize<index_t>& size, const scalar_t* grad,
+                               index_t channel,
+                               const ImageView<coord_t, index_t>& sums) {
+  using Values = Vector<scalar_t, kCount>;
+  const index_t stride = static_cast<index_t>(kCount) << group;
+  const index_t first =
+      site.sample * sums.batch + cell.row * sums.row + cell.col * sums.col;
+  for (index_t c = site.lane * kCount; c < size.channels; c += stride) {
+    const Values g = *reinterpret_cast<const Values*>(grad + c * channel);
+#pragma unroll
+    for (int k = 0; k < kCorners; ++k) {
+      const coord_t weight = corner_weight(cell, k);
+      if (weight == 0 || !corner_inside(cell, k, size.height, size.width)) continue;
+      const index_t corner = first + (k >> 1) * sums.row + (k & 1) * sums.col;
+      coord_t* const to = sums.data + corner + c * sums.channel;
+      if constexpr (kCount == 1) {
+        atomicAdd(to, weight * static_cast<coord_t>(g.value[0]));
+      } else {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+        atomicAdd(reinterpret_cast<float4*>(to),
+                  make_float4(weight * static_cast<float>(g.value[0]),
+                              weight * static_cast<float>(g.value[1]),
+                              weight * static_cast<float>(g.value[2]),
+                              weight * static_cast<float>(g.value[3])));
+#endif
+      }
+    }
+  }
+}
+
 // The pixel's gradient grad[c * channel], carried to the sums of its corners (where
-// sums.data is not null) and to the flow (where flow_grad.data is not null). The whole
-// warp calls it together; of idle threads nothing is read or written.
-template <Padding kPadding = Padding::zeros, typename scalar_t, typename coord_t,
-          typename index_t>
+// sums.data is not null) and to the flow (where flow_grad.data is not null); the
+// pixel's warp takes the gradient's place where kKeepsWarp. Each corner is read once.
+// The whole warp calls it together; of idle threads nothing is read or written.
+template <int kVector, Padding kPadding = Padding::zeros, bool kKeepsWarp = false,
+          typename scalar_t, typename coord_t, typename index_t, typename grad_t>
 __device__ void pull_back(bool active, const Site<index_t>& site, int group,
                           FlowTarget target, const Cell<coord_t, index_t>& cell,
                           const ImageSize<index_t>& size,
-                          const ImageView<const scalar_t, index_t>& input,
-                          const scalar_t* grad, index_t channel, coord_t flow_scale,
+                          const ImageView<const scalar_t, index_t>& input, grad_t* grad,
+                          index_t channel, coord_t flow_scale,
                           const ImageView<coord_t, index_t>& sums,
                           const ImageView<coord_t, index_t>& flow_grad) {
+  using Values = Vector<scalar_t, kVector>;
+  const bool inside = target == FlowTarget::inside;
+  if (sums.data != nullptr && active && inside) {
+    const scalar_t* from = grad;
+    add_to_corners<added_at_once<coord_t, kVector>()>(site, group, cell, size, from,
+                                                      channel, sums);
+  }
+  // A thread may have read what others now write.
+  if constexpr (kKeepsWarp) __syncwarp();
   coord_t dot[kCorners] = {0, 0, 0, 0};
-  if (active && target == FlowTarget::inside) {
+  const bool reads = kKeepsWarp || (flow_grad.data != nullptr && inside);
+  if (active && reads) {
+    const index_t first =
+        site.sample * input.batch + cell.row * input.row + cell.col * input.col;
+    const index_t stride = static_cast<index_t>(kVector) << group;
+    for (index_t c = site.lane * kVector; c < size.channels; c += stride) {
+      const Values g = *reinterpret_cast<const Values*>(grad + c * channel);
+      coord_t warp[kVector];
 #pragma unroll
-    for (int k = 0; k < kCorners; ++k) {
-      if (!corner_inside(cell, k, size.height, size.width)) continue;
-      const index_t row = cell.row + (k >> 1), col = cell.col + (k & 1);
-      const coord_t weight = corner_weight(cell, k);
-      const index_t value =
-          site.sample * input.batch + row * input.row + col * input.col;
-      const index_t sum = site.sample * sums.batch + row * sums.row + col * sums.col;
-      for (index_t c = site.lane; c < size.channels;
-           c += static_cast<index_t>(1) << group) {
-        const coord_t g = static_cast<coord_t>(grad[c * channel]);
-        if (flow_grad.data != nullptr) {
-          dot[k] += g * static_cast<coord_t>(input.data[value + c * input.channel]);
+      for (int n = 0; n < kVector; ++n) warp[n] = value_without_cell<coord_t>(target);
+#pragma unroll
+      for (int k = 0; k < kCorners; ++k) {
+        if (!inside || !corner_inside(cell, k, size.height, size.width)) continue;
+        const index_t corner = first + (k >> 1) * input.row + (k & 1) * input.col;
+        const Values values =
+            *reinterpret_cast<const Values*>(input.data + corner + c * input.channel);
+        const coord_t weight = corner_weight(cell, k);
+#pragma unroll
+        for (int n = 0; n < kVector; ++n) {
+          const auto value = static_cast<coord_t>(values.value[n]);
+          dot[k] += static_cast<coord_t>(g.value[n]) * value;
+          if (weight != 0) warp[n] += weight * value;
         }
-        if (sums.data != nullptr && weight != 0) {
-          atomicAdd(sums.data + sum + c * sums.channel, weight * g);
+      }
+      if constexpr (kKeepsWarp) {
+        Values result;
+#pragma unroll
+        for (int n = 0; n < kVector; ++n) {
+          result.value[n] = static_cast<scalar_t>(warp[n]);
         }
+        *reinterpret_cast<Values*>(grad + c * channel) = result;
       }
     }
   }

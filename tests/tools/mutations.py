@@ -62,8 +62,8 @@ FAULTS = [
     ),
     Fault(
         *("a missing atomic", "cuda/warp_pixel.cuh"),
-        "atomicAdd(sums.data + sum + c * sums.channel, weight * g)",
-        "sums.data[sum + c * sums.channel] += weight * g",
+        "atomicAdd(to, weight * static_cast<coord_t>(g.value[0]))",
+        "*to += weight * static_cast<coord_t>(g.value[0])",
         *("cuda/flow_warp.cu", "flow_warp", "thread"),
     ),
     Fault(
@@ -75,6 +75,10 @@ FAULTS = [
         "!(std::fabs(u) < limit && std::fabs(v) < limit)",
         "std::fabs(u) >= limit || std::fabs(v) >= limit",
         *("cuda/flow_warp.cu", "flow_warp"),
+    ),
+    Fault(
+        *("a gradient overwritten before it is read", "cuda/warp_pixel.cuh"),
+        *("__syncwarp()", "(void)0", "cuda/flow_conv.cu", "flow_conv"),
     ),
     Fault(
         *("sums in any order", "cuda/flow_warp.cu"),
