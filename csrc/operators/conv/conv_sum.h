@@ -42,7 +42,7 @@ struct ConvSumOperators {
     OptionalTensor channel = bias, everywhere = offset;
     if (to.size(1) == 1 && bias.has_value()) {
       // One channel is in planes, too, whose rows have pixels.
-      everywhere = offset.has_value() ? *offset + *bias
+      everywhere = offset.has_value() ? offset->add(*bias)
                                       : bias->expand({1, 1, to.size(2), to.size(3)});
       channel = std::nullopt;
     }
