@@ -91,6 +91,7 @@ def test_other_dtypes_are_not_touched(emulated, allow_tf32, dtype):
 def test_flows_of_a_trajgru_are_never_rounded(emulated, allow_tf32):
     arguments = sample_arguments(emulated, torch.float32, (3, 2, 2, 8, 9, 10))
     inputs, h, *parameters = flatten(arguments)
+    parameters[8] = parameters[8].flatten(1)
     allow_tf32(True, True)
     operator = torch.ops.trajgru_ext.traj_gru
     options = GruOptions.choose("traj_gru").numbers()

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 import trajgru_ext
+from trajgru_ext.check import ieee_float32
 from trajgru_ext.ops._catalog import Case, cases
 from trajgru_ext.ops._samples import Samples
 
@@ -91,7 +92,8 @@ def measure() -> Iterator[Row]:
         if not case.operator.recurrent:
             continue
         for name, layout in FORMATS.items():
-            few, more = (run(case, steps, layout) for steps in (FEW, MORE))
+            with ieee_float32():
+                few, more = (run(case, steps, layout) for steps in (FEW, MORE))
             for k, which in enumerate(("forward", "backward")):
                 each = {
                     kind: f"{(more[k][kind] - few[k][kind]) / (MORE - FEW):g}"
