@@ -175,7 +175,7 @@ struct FlowConvGrads {
 };
 
 void add_grads(const Operands& operands, const Tensor& grad_rows, const Tensor& weight,
-               const FlowConvGrads& to) {
+               FlowConvGrads to) {
   const bool moves = to.input.defined() || to.flows.defined();
   if (!moves && !to.weight.defined()) return;
   const Tensor buffer = operands.buffer();
