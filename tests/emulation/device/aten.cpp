@@ -209,15 +209,14 @@ Tensor convolution(const Tensor& input, const Tensor& weight,
                    c10::SymInt groups) {
   const Plain plain;
   Borrowed lent("convolution");
-  lent.lend(input, false);
-  lent.lend(weight, false);
+  Tensor x = lent.lend(input, false);
+  Tensor w = lent.lend(weight, false);
   std::optional<Tensor> b;
   if (bias && bias->defined()) b = lent.lend(*bias, false);
   lent.begin(lent.device());
   if (tf32_convolution) {
-    return lent.give_back(at::convolution_symint(round_to_tf32(x), round_to_tf32(w), b,
-                                                 stride, padding, dilation, transposed,
-                                                 output_padding, groups));
+    x = round_to_tf32(x);
+    w = round_to_tf32(w);
   }
   return lent.give_back(at::convolution_symint(x, w, b, stride, padding, dilation,
                                                transposed, output_padding, groups));
