@@ -78,7 +78,7 @@ FAULTS = [
     ),
     Fault(
         *("a gradient overwritten before it is read", "cuda/warp_pixel.cuh"),
-        *("__syncwarp()", "(void)0", "cuda/flow_conv.cu", "flow_conv"),
+        *("__syncwarp()", "(void)0", *ON_DEVICES),
     ),
     Fault(
         *("sums in any order", "cuda/flow_warp.cu"),
