@@ -1,5 +1,8 @@
 """What the ConvLSTM and ConvGRU modules share: layers above each other."""
 
+# Unions in inner functions stay unevaluated: torch 2.9 cannot compile them.
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
