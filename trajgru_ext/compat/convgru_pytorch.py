@@ -147,9 +147,9 @@ class ConvGRU(Layers):
             TypeError, ValueError: as `trajgru_ext.conv_gru`.
 
         """
-        if isinstance(hidden_state, list | tuple):
+        if isinstance(hidden_state, (list, tuple)):
             hidden_state = [
-                one[0] if isinstance(one, list | tuple) and len(one) == 1 else one
+                one[0] if isinstance(one, (list, tuple)) and len(one) == 1 else one
                 for one in hidden_state
             ]
         return published_results(self, *self._run(input_tensor, hidden_state))

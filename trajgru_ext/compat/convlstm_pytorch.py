@@ -162,7 +162,7 @@ def published_results(
     sizes, and no backward pass needs them, so that callers may change them.
     """
     outputs = [_contiguous(one.transpose(0, 1)) for one in outputs]
-    last = [list(s) if isinstance(s, tuple | list) else [s] for s in states]
+    last = [list(s) if isinstance(s, (tuple, list)) else [s] for s in states]
     return (outputs, last) if net.return_all_layers else (outputs[-1:], last[-1:])
 
 

@@ -4,6 +4,9 @@ Devices and dtypes follow the inputs, images may have any size, and numbers of f
 are those of the inputs, where the original has a global configuration.
 """
 
+# Unions in inner functions stay unevaluated: torch 2.9 cannot compile them.
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -120,7 +120,7 @@ def run_steps(
 
 
 def _first(state: Any) -> Any:
-    return state if isinstance(state, Tensor | None) else state[0]
+    return state if state is None or isinstance(state, Tensor) else state[0]
 
 
 def _unless(past: Tensor, old: Any, new: Any) -> Any:

@@ -1,5 +1,8 @@
 """What the ConvLSTM and ConvGRU modules share: layers above each other."""
 
+# Unions in inner functions stay unevaluated: torch 2.9 cannot compile them.
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -49,7 +52,7 @@ def both(kind: str, name: str, value: Any) -> tuple[int, int]:
     """A number along height and width, from one or two."""
     value = as_integer(value)
     pair = (value, value) if isinstance(value, int) else value
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise ValueError(f"{kind}: {name} must be one number or two, got {value!r}")
     height, width = check_positive(kind, **{f"{name}[{k}]": pair[k] for k in (0, 1)})
     return height, width

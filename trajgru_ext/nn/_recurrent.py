@@ -13,7 +13,8 @@ from trajgru_ext.ops._overrides import leaf
 
 def as_integer(value: Any) -> Any:
     """An integer of any kind, as numpy's, as Python's own; all else as it is."""
-    if isinstance(value, int | torch.SymInt):
+    # None by itself: older torch cannot compile operator.index of it.
+    if value is None or isinstance(value, (int, torch.SymInt)):
         return value
     try:
         return operator.index(value)
@@ -166,7 +167,7 @@ def state_of_layer(kind: str, layers: int, states: Any, k: int) -> Any:
     """The state that layer k begins with, of one a layer or None for all."""
     if states is None:
         return None
-    listed = isinstance(states, list | tuple)
+    listed = isinstance(states, (list, tuple))
     if not listed or len(states) != layers:
         got = len(states) if listed else type(states).__name__
         raise ValueError(
@@ -192,9 +193,9 @@ def both_states(kind: str, state: Any) -> tuple[Tensor | None, Tensor | None]:
     """The hidden and the cell state, which may be left out."""
     if state is None:
         return None, None
-    if not isinstance(state, tuple | list) or len(state) != 2:
+    if not isinstance(state, (tuple, list)) or len(state) != 2:
         got = type(state).__name__
-        got += f" of {len(state)}" if isinstance(state, tuple | list) else ""
+        got += f" of {len(state)}" if isinstance(state, (tuple, list)) else ""
         raise TypeError(f"{kind}: state must be (h, c), got {got}")
     h, c = state
     return h, c

@@ -1,5 +1,8 @@
 """The modules inside a TrajGRU, and its steps by their weights or by themselves."""
 
+# Unions in inner functions stay unevaluated: torch 2.9 cannot compile them.
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import torch

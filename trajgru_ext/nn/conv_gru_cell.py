@@ -1,5 +1,8 @@
 """ConvGRU as a module of one step, and the sequence of its weights."""
 
+# Unions in inner functions stay unevaluated: torch 2.9 cannot compile them.
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

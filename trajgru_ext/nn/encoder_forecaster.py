@@ -203,7 +203,7 @@ class EncoderForecaster(nn.Module):
         return outputs
 
     def _check_levels(self, states: Any) -> None:
-        listed = isinstance(states, list | tuple)
+        listed = isinstance(states, (list, tuple))
         if not listed or len(states) != len(self.encoder):
             got = len(states) if listed else type(states).__name__
             raise ValueError(
@@ -228,6 +228,6 @@ def _size(state: Any) -> list[int] | None:
 
     None where they are not known, while torch.fx traces.
     """
-    while isinstance(state, tuple | list):
+    while isinstance(state, (tuple, list)):
         state = state[0]
     return list(state.shape[-2:]) if isinstance(state, Tensor) else None

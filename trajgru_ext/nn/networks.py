@@ -306,7 +306,7 @@ def _conv_gru(
 
 def _in_and_out(name: str, channels: Channels) -> tuple[int, int]:
     """Channels of the frames that a network reads, and of those that it makes."""
-    pair = channels if isinstance(channels, list | tuple) else (channels, channels)
+    pair = channels if isinstance(channels, (list, tuple)) else (channels, channels)
     if len(pair) != 2:
         raise ValueError(
             f"{name}: image_channels must be a number or a pair, got {channels!r}"

@@ -84,8 +84,8 @@ def check_same_dtype(
 def autocast(first: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
     """The operands of a matrix product, in autocast's dtype where it is enabled."""
     tensors, device = (first, *others), first.device.type
-    available = torch.amp.is_autocast_available(device)
-    if not available or not torch.is_autocast_enabled(device):
+    # Meta tensors have no autocast to ask for.
+    if first.is_meta or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(

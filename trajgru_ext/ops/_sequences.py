@@ -36,7 +36,8 @@ _MOST = 2**31
 
 def number_of_steps(op: str, inputs: Tensor | None, steps: int | None) -> int:
     """T, from the inputs where there are any."""
-    if not isinstance(steps, int | torch.SymInt | None) or isinstance(steps, bool):
+    whole = isinstance(steps, (int, torch.SymInt)) and not isinstance(steps, bool)
+    if steps is not None and not whole:
         raise TypeError(f"{op}: steps must be an integer, got {steps!r}")
     if inputs is None:
         if steps is None:
