@@ -19,7 +19,6 @@
 
 #include <ucontext.h>
 
-#include <algorithm>
 #include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
@@ -29,12 +28,12 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <numeric>
-#include <random>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
+
+#include "shuffle.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
@@ -158,19 +157,6 @@ inline Self thread_of(unsigned index, dim3 block, dim3 grid_dim, dim3 block_dim,
   self.index = index;
   self.shared = shared;
   return self;
-}
-
-// 0, 1, ..., or the same numbers in an order drawn at random.
-inline std::vector<unsigned> order(unsigned count, bool shuffled) {
-  static std::mutex mutex;
-  static std::mt19937 generator;
-  std::vector<unsigned> numbers(count);
-  std::iota(numbers.begin(), numbers.end(), 0u);
-  if (shuffled) {
-    const std::lock_guard<std::mutex> lock(mutex);
-    std::shuffle(numbers.begin(), numbers.end(), generator);
-  }
-  return numbers;
 }
 
 class FiberBlock : public Block {

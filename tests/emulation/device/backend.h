@@ -4,6 +4,9 @@
 
 #include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/core/function_schema.h>
+#include <ATen/core/stack.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/Stream.h>
 
@@ -28,6 +31,16 @@ void resize_storage(c10::StorageImpl* storage, size_t bytes);
 // A float32 tensor rounded to the ten bits of TF32, to which a GPU rounds the operands
 // of convolutions and products where it is allowed to; any other as it is.
 at::Tensor round_to_tf32(const at::Tensor& tensor);
+
+// The factors of a product of matrices, among an operator's arguments, as cuBLAS rounds
+// them.
+void round_factors(const c10::FunctionSchema& schema, torch::jit::Stack* stack);
+
+// While what the CPU computes is neither recorded nor cast.
+struct Plain {
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast{c10::autocast_dispatch_keyset};
+};
 
 // Tensors of a device as the CPU's operators see them: the same memory, by the mapping
 // that the host may use.
