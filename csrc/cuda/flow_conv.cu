@@ -9,7 +9,6 @@
 #include "cuda/images.h"
 #include "cuda/ordered_sums.h"
 #include "cuda/row_products.h"
-#include "operators/copy_image.h"
 #include "operators/flow/flow_conv.h"
 #include "tensors/library.h"
 #include "tensors/tensors.h"

@@ -3,7 +3,6 @@
 // Images from one memory format to another.
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
 
 #include "tensors/calls.h"
 #include "tensors/tensors.h"
@@ -14,12 +13,6 @@ namespace call {
 // to.copy_(from), as fast as the device can between planes and channels last.
 TRAJGRU_OPERATOR(copy_image, copy_plainly);
 }  // namespace call
-
-// Uninitialised images of the size of others.
-inline at::Tensor empty_channels_last(const at::Tensor& like, int64_t channels) {
-  return at::empty({like.size(0), channels, like.size(2), like.size(3)},
-                   like.options().memory_format(at::MemoryFormat::ChannelsLast));
-}
 
 inline at::Tensor channels_last(const at::Tensor& image) {
   if (image.is_contiguous(at::MemoryFormat::ChannelsLast)) {

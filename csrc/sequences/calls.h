@@ -45,6 +45,7 @@ TRAJGRU_OPERATOR(gru_output, GruOutputOperators<AnyDevice>::forward);
 TRAJGRU_OPERATOR(gru_output_into, GruOutputOperators<AnyDevice>::forward_into);
 TRAJGRU_OPERATOR(gru_output_backward, GruOutputOperators<AnyDevice>::backward);
 TRAJGRU_OPERATOR(conv_sum, ConvSumOperators<AnyDevice>::add);
+TRAJGRU_OPERATOR(sequence_plan, trajgru_ext::sequence_plan);
 TRAJGRU_OPERATOR(lstm_step, LstmStepOperators<AnyDevice>::step);
 TRAJGRU_OPERATOR(lstm_step_backward, LstmStepOperators<AnyDevice>::backward);
 }  // namespace call

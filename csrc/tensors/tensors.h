@@ -85,6 +85,12 @@ inline at::Tensor in_form_of(const at::Tensor& target, const at::Tensor& values,
   return target;
 }
 
+// Uninitialised images of the size of others.
+inline at::Tensor empty_channels_last(const at::Tensor& like, int64_t channels) {
+  return at::empty({like.size(0), channels, like.size(2), like.size(3)},
+                   like.options().memory_format(at::MemoryFormat::ChannelsLast));
+}
+
 // The dtype of sums and coordinates for images of a dtype: float64 for float64,
 // float32 for the others.
 inline at::ScalarType opmath_dtype(const at::Tensor& image) {

@@ -11,7 +11,6 @@
 #include "operators/gates/gate_checks.h"
 #include "operators/gates/gate_layout.h"
 #include "operators/gates/gru_options.h"
-#include "tensors/calls.h"
 
 namespace trajgru_ext {
 

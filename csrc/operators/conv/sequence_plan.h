@@ -9,7 +9,6 @@
 
 #include <vector>
 
-#include "tensors/calls.h"
 #include "tensors/options.h"
 
 namespace trajgru_ext {
@@ -43,9 +42,5 @@ struct SequencePlan {
 
 // As numbers, for tensors on the device of one.
 std::vector<double> sequence_plan(const at::Tensor& like);
-
-namespace call {
-TRAJGRU_OPERATOR(sequence_plan, trajgru_ext::sequence_plan);
-}  // namespace call
 
 }  // namespace trajgru_ext
