@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "sequences/calls.h"
 #include "sequences/checks.h"
 #include "tensors/tensors.h"
 

@@ -175,11 +175,7 @@ def test_results_and_gradients(kind):
     assert_same(found, results(module, given))
 
 
-# Residual networks are their blocks, and take long.
-RECURRENT = {kind: how for kind, how in NETWORKS.items() if COLOURS not in how[1]}
-
-
-@each(EVERY | RECURRENT)
+@each(EVERY | NETWORKS)
 def test_a_graph_can_capture_a_step_of_training(kind):
     module, given = made(kind, "emulated")
     leaves = [one.requires_grad_() for one in tree_leaves(given)]
