@@ -174,22 +174,19 @@ def traj_gru(layer: Layer, parts: int) -> tuple[Pass, Pass]:
         Work("sum of gradients to the state", elements=3 * n * f),
         Work("gru_step_backward", elements=n * 13 * f),
         Work(
-            *("gather", n * f, corners + warped, n * 2 * links),
-            launches=parts,
-        ),
-        Work(
-            *("product: weight", n * 3 * f + 2 * ret, warped),
-            multiplications=mix,
-            launches=parts,
-        ),
-        Work(
             *("product: warped", n * 3 * f + parts * ret, warped),
             multiplications=mix,
             launches=parts,
         ),
         Work(
-            *("scatter", 2 * n * f, corners + warped, n * 4 * links),
+            # The gradient to what was warped is read twice, and the values left there.
+            *("pull back", 2 * n * f, corners + 3 * warped, n * 4 * links),
             cached_floats=2 * corners,  # atomic additions read and write
+            launches=parts,
+        ),
+        Work(
+            *("product: weight", n * 3 * f + 2 * ret, warped),
+            multiplications=mix,
             launches=parts,
         ),
         conv("flows_conv: hidden", layer, 2 * links, HIDDEN, 5, float32=True),
@@ -204,7 +201,7 @@ def traj_gru(layer: Layer, parts: int) -> tuple[Pass, Pass]:
         conv("i2f_conv1: inputs", layer, HIDDEN, c, 5),
         Work("sums of biases", elements=n * (6 * f + 2 * HIDDEN + 2 * links)),
     ]
-    for one in backward[10:]:
+    for one in backward[9:]:
         one.launches = 0
     return forward, backward
 
