@@ -118,6 +118,24 @@ class Peepholes(Memory):
         return torch.sigmoid(o + new * self.w_o) * torch.tanh(new), new
 
 
+class PeepholesWithoutBatch(Memory):
+    """Weights [F, H, W], or [F, 1, 1]; a dropout of nothing; cuts between channels."""
+
+    def __init__(self, size=SIZE):
+        super().__init__()
+        self.drop, self.same = nn.Dropout(0.0), nn.Identity()
+        for name in ("w_i", "w_f", "w_o"):
+            weight = torch.randn(FEATURES, *size, dtype=torch.float64)
+            self.register_parameter(name, nn.Parameter(weight))
+
+    def forward(self, x, h, c):
+        gates, g = self.both(x, h).tensor_split([3 * FEATURES], dim=1)
+        i, f, o = torch.tensor_split(gates, 3, dim=1)
+        f = torch.sigmoid(f + self.w_f * c)
+        new = f * c + torch.sigmoid(i + c * self.w_i) * self.drop(torch.tanh(g))
+        return torch.sigmoid(o + new * self.w_o) * self.same(torch.tanh(new)), new
+
+
 class SharedPeepholes(Memory):
     """One weight for all gates, and a buffer."""
 
@@ -201,6 +219,26 @@ def step(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     i, f, g, o = gates.chunk(4, 1)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c
+
+
+class Checks(Memory):
+    """Asserts and errors about sizes, of arguments and of what is made of them.
+
+    Not in a file of tests, whose asserts pytest replaces.
+    """
+
+    def forward(self, x, h, c):
+        assert x.shape[-2:] == h.shape[-2:], f"h must be {list(x.shape[-2:])}"
+        if x.size(0) != len(c.shape) - 2:
+            raise ValueError("a batch of two")
+        if h.dim() < 4 or h.numel() % 2:
+            h = h * 2
+        gates = self.both(x, h)
+        assert (
+            gates.shape[1] == 4 * c.shape[1]
+            and gates.shape[0] == c.shape[0] == x.shape[0]
+        )
+        return step(gates, c)
 
 
 class ResetBefore(nn.Module):
@@ -309,6 +347,14 @@ LSTMS = {
     "OfChannels": (
         lambda: Peepholes((1, 1)),
         "lstm_gates, order ifgo, peepholes",
+    ),
+    "PeepholesWithoutBatch": (
+        PeepholesWithoutBatch,
+        "lstm_gates, order ifog, peepholes",
+    ),
+    "PeepholesOfChannelsWithoutBatch": (
+        lambda: PeepholesWithoutBatch((1, 1)),
+        "lstm_gates, order ifog, peepholes",
     ),
     "SharedPeepholes": (SharedPeepholes, "lstm_gates, order ifgo, peepholes"),
     "MoreChannels": (MoreChannels, "lstm_gates, order ifgo"),

@@ -1,6 +1,7 @@
 """Classes that `accelerate` gives to modules: one of ours on the module's own."""
 
 import functools
+import inspect
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,9 +51,16 @@ def _remembered(ours: type, own: type, attributes: tuple[tuple[str, Any], ...]) 
     return _made(ours, own, dict(attributes))
 
 
+# What else than `forward` published classes define, and theirs begin states as they do.
+KEPT = ("init_hidden",)
+
+
 def _made(ours: type, own: type, attributes: dict[str, Any]) -> type:
     parts = (ours, own, attributes)
-    names = {"_stands_for": ours, **attributes, "_parts": parts}
+    kept = {
+        name: inspect.getattr_static(own, name) for name in KEPT if hasattr(own, name)
+    }
+    names = {"_stands_for": ours, **kept, **attributes, "_parts": parts}
     bases = (Accelerated, ours, own)
     kind = types.new_class(own.__name__, bases, exec_body=lambda ns: ns.update(names))
     kind.__module__, kind.__qualname__ = own.__module__, own.__qualname__

@@ -5,6 +5,7 @@ However a gate update is written, its nodes have the same form: `h + z * (n - h)
 something else makes, equal slices of their channels, and activations of sums.
 """
 
+import itertools
 import operator
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -12,23 +13,20 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
-from torch.nn import functional
+
+from trajgru_ext.compat._activations import (
+    FUNCTIONS,
+    IDENTITY,
+    LEAKY_RELU,
+    SIGMOID,
+    activation_of,
+)
 
 # A product's factors by number, in order; a sum's products and their coefficients.
 Product = tuple[int, ...]
 Sum = dict[Product, float]
 
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
-
 _MOST_PRODUCTS = 64  # longer sums are no gates
-
-SIGMOID, TANH, RELU, LEAKY_RELU = "sigmoid", "tanh", "relu", "leaky_relu"
-CANDIDATES = (TANH, RELU, LEAKY_RELU)
 
 
 class Whole(NamedTuple):
@@ -56,23 +54,7 @@ class Activated(NamedTuple):
 
 Factor = Whole | Slice | Activated
 
-FUNCTIONS: dict[Any, str] = {
-    torch.sigmoid: SIGMOID,
-    functional.sigmoid: SIGMOID,
-    torch.special.expit: SIGMOID,
-    torch.tanh: TANH,
-    functional.tanh: TANH,
-    torch.relu: RELU,
-    functional.relu: RELU,
-    functional.leaky_relu: LEAKY_RELU,
-}
 _METHODS = ("sigmoid", "tanh", "relu")
-_MODULES: dict[type, str] = {
-    nn.Sigmoid: SIGMOID,
-    nn.Tanh: TANH,
-    nn.ReLU: RELU,
-    nn.LeakyReLU: LEAKY_RELU,
-}
 _ARITHMETIC: dict[Any, str] = {
     **{f: "add" for f in (operator.add, torch.add, "add")},
     **{f: "sub" for f in (operator.sub, torch.sub, torch.subtract, "sub")},
@@ -83,20 +65,6 @@ _ARITHMETIC: dict[Any, str] = {
     **{f: "addcmul" for f in (torch.addcmul, "addcmul")},
 }
 _OPERANDS = {"neg": 1, "lerp": 3, "addcmul": 3}
-
-
-def is_plain(module: nn.Module) -> bool:
-    """Whether a call of a module of PyTorch's does what its class says, and no more."""
-    own = vars(module)
-    return "forward" not in own and not any(own[name] for name in _HOOKS)
-
-
-def activation_of(module: nn.Module) -> tuple[str, float] | None:
-    """The function and slope of a module that is an activation."""
-    function = _MODULES.get(type(module))
-    if function is None or not is_plain(module):
-        return None
-    return function, float(getattr(module, "negative_slope", 0.0))
 
 
 def channels_of(node: fx.Node, module: nn.Module) -> int | None:
@@ -190,6 +158,8 @@ class Forms:
 
     def _activated(self, function: str, slope: float, argument: Any) -> Sum | None:
         form = self._operand(argument)
+        if function == IDENTITY:
+            return form
         return None if form is None else self._activation(function, slope, form)
 
     def _activation(self, function: str, slope: float, form: Sum) -> Sum:
@@ -246,7 +216,7 @@ class Forms:
     def _sliced(self, node: fx.Node) -> Sum | None:
         """Take a tensor's channels apart: the parts are of the node's items."""
         name = getattr(node.target, "__name__", node.target)
-        if name not in ("chunk", "split", "narrow"):
+        if name not in ("chunk", "split", "tensor_split", "narrow"):
             return None
         if node.op == "call_function" and node.target not in _SLICING:
             return None
@@ -262,8 +232,11 @@ class Forms:
             whole = isinstance(start, int) and isinstance(length, int) and start >= 0
             return self._slice(base, start, length) if whole else None
         size = args.get(None)
-        if name == "chunk":
-            parts = self._chunks(base, size) if isinstance(size, int) else None
+        parts: list[Sum | None] | None
+        if isinstance(size, int) and name != "split":
+            parts = self._chunks(base, size)
+        elif name == "tensor_split":
+            parts = self._cut(base, size)
         else:
             parts = self._splits(base, size, node)
         if parts and all(part is not None for part in parts):
@@ -273,6 +246,16 @@ class Forms:
     def _chunks(self, base: Sum, count: int) -> list[Sum | None]:
         length = Fraction(1, count)
         return [self._slice(base, k * length, length) for k in range(count)]
+
+    def _cut(self, base: Sum, places: Any) -> list[Sum | None] | None:
+        """The parts between some places, and what is after the last."""
+        if not isinstance(places, (list, tuple)):
+            return None
+        if not all(isinstance(one, int) and one > 0 for one in places):
+            return None
+        pairs = itertools.pairwise([0, *places])
+        parts = [self._slice(base, start, end - start) for start, end in pairs]
+        return [*parts, self._slice(base, max(places), None)]
 
     def _splits(self, base: Sum, size: Any, node: fx.Node) -> list[Sum | None] | None:
         if isinstance(size, int):
@@ -335,7 +318,7 @@ class Forms:
         return self.factor(Slice(factor.node, start, length))
 
 
-_SLICING = (torch.chunk, torch.split, torch.narrow)
+_SLICING = (torch.chunk, torch.split, torch.tensor_split, torch.narrow)
 
 
 def _channels_in(index: Any) -> tuple[int, int | None] | None:

@@ -5,10 +5,12 @@ from typing import Any, NamedTuple
 
 from torch import fx
 
-from trajgru_ext.compat._gate_forms import (
+from trajgru_ext.compat._activations import (
     CANDIDATES,
     SIGMOID,
     TANH,
+)
+from trajgru_ext.compat._gate_forms import (
     Activated,
     Forms,
     Slice,

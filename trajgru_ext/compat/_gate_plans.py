@@ -13,21 +13,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from trajgru_ext.compat._fast_classes import fast_base, fast_class
-from trajgru_ext.compat._gate_forms import (
+from trajgru_ext.compat._activations import (
     CANDIDATES,
     FUNCTIONS,
     SIGMOID,
     TANH,
     activation_of,
 )
-from trajgru_ext.compat._gate_reads import Read
+from trajgru_ext.compat._fast_classes import fast_base, fast_class
+from trajgru_ext.compat._gate_reads import Read, names_used
 from trajgru_ext.compat._gate_rewrites import Alone, compiled, rewrite
+from trajgru_ext.compat._gate_sizes import MOST_ANSWERS, Answers, OtherWay
 from trajgru_ext.compat._gate_traces import (
     Trace,
     Untraceable,
     copied,
-    names_used,
     same,
     trace,
 )
@@ -49,6 +49,7 @@ class Variant(NamedTuple):
     """For each 0 where it is a Tensor, or how long a sequence of them it is."""
     updates: tuple[str, ...]
     reads: tuple[Read, ...]
+    answers: Answers
 
     def takes(self, given: dict[str, Any]) -> bool:
         """Whether those arguments are what they were taken for."""
@@ -69,6 +70,10 @@ class Way(NamedTuple):
     """Whether it trains; of no account where the forward does not ask."""
     constants: tuple[tuple[str, type, Any], ...]
     """The arguments that are None, numbers or texts; all others are tensors."""
+    more: int
+    """How many there are beside the named ones."""
+    answers: Answers = ()
+    """To the first questions about sizes; the others have usual ones."""
 
 
 class Plan:
@@ -77,8 +82,10 @@ class Plan:
     def __init__(self, module: nn.Module, kind: type, by_mode: bool) -> None:
         self.kind, self.by_mode = kind, by_mode
         self.forward = inspect.getattr_static(kind, "forward")
-        self.parameters = _parameters(kind)
+        self.arguments = _arguments(kind)
         self.variants: dict[Way, Variant | None] = {}
+        self.answers: dict[Way, Answers] = {}
+        """Those of the last call, by the way without them."""
         own = vars(module)
         # A tensor is read at every call, whichever it is.
         self.attributes = {
@@ -103,12 +110,13 @@ class Plan:
         """Trace a way; Alone or Untraceable is raised where it has none of ours."""
         self.variants[way] = None
         constants = {name: value for name, _, value in way.constants}
-        names = tuple(name for name in self.parameters if name not in constants)
+        every = *self.arguments.defaults, *self.arguments.more(way.more)
+        names = tuple(name for name in every if name not in constants)
         before = [(one, one.training) for one in module.modules()]
         for one, mode in before:
             vars(one)["training"] = way.mode if self.by_mode else mode
         try:
-            traced = trace(module, self.kind, names, constants)
+            traced = trace(module, self.kind, names, constants, way.answers)
         finally:
             for one, mode in before:
                 vars(one)["training"] = mode
@@ -120,7 +128,7 @@ class Plan:
         except Exception as error:  # a graph may hold anything
             raise Alone(f"its graph is an odd one, {error}") from error
         if what:
-            rest = tuple(what), traced.reads
+            rest = tuple(what), traced.reads, traced.answers
             found = Variant(function, names, _lengths(traced), *rest)
             self.variants[way] = found
             for name in swallowed:
@@ -133,18 +141,42 @@ class Plan:
             for name, value in given.items()
             if _is_constant(value)
         ]
-        return Way(module.training if self.by_mode else True, tuple(constants))
+        more = len(given) - len(self.arguments.defaults)
+        mode = module.training if self.by_mode else True
+        return Way(mode, tuple(constants), more)
 
     def what(self) -> str:
         """The updates, each once."""
         variants = [one for one in self.variants.values() if one is not None]
         return "; ".join(dict.fromkeys(u for one in variants for u in one.updates))
 
-    def variant(self, module: nn.Module, given: dict[str, Any]) -> Variant | None:
-        """The forward for some arguments, or None where the original must run."""
+    def run(self, module: nn.Module, given: dict[str, Any]) -> tuple[Any] | None:
+        """What the forward gives, or None where the original must run."""
         if not self.stands_for(module):
             return None
-        way = self.way(module, given)
+        usual = self.way(module, given)
+        way = usual._replace(answers=self.answers.get(usual, ()))
+        for _ in range(MOST_ANSWERS):
+            found = self._variant(module, way, given)
+            if found is None:
+                return None
+            try:
+                result = found.function(module, *[given[name] for name in found.names])
+            except OtherWay as other:
+                if not other.args:
+                    return None
+                number, answer = other.args
+                way = usual._replace(answers=(*found.answers[:number], answer))
+            else:
+                if found.answers:
+                    self.answers[usual] = way.answers
+                return (result,)
+        return None
+
+    def _variant(
+        self, module: nn.Module, way: Way, given: dict[str, Any]
+    ) -> Variant | None:
+        """The forward for some arguments, or None where the original must run."""
         if way not in self.variants and self._may_trace():
             with contextlib.suppress(Alone, Untraceable):
                 self.add(module, way, probe=False)
@@ -175,9 +207,9 @@ class Plan:
 
         While it is, calls of modules are recorded, in every thread.
         """
-        alone = threading.current_thread() is threading.main_thread()
-        few = len(self.variants) < _MOST_WAYS
-        return few and alone and not torch.compiler.is_compiling()
+        if torch.compiler.is_compiling() or len(self.variants) >= _MOST_WAYS:
+            return False
+        return threading.current_thread() is threading.main_thread()
 
 
 def _no_plan() -> None:
@@ -221,14 +253,20 @@ def plan(module: nn.Module, kind: type, probe: bool) -> Plan | None:
         raise Alone("its forward asks for types")
     found, reasons = Plan(module, kind, "training" in used), []
     modes = (True, False) if found.by_mode else (True,)
-    for mode, nones in itertools.product(modes, _choices(found.parameters)):
+    defaults, counts = (
+        found.arguments.defaults,
+        (1, 2) if found.arguments.rest else (0,),
+    )
+    for more, mode, nones in itertools.product(counts, modes, _choices(defaults)):
+        if found.what() and more > counts[0]:
+            break
         constants = tuple(
             (name, type(default), default)
-            for name, default in found.parameters.items()
+            for name, default in defaults.items()
             if name in nones or (default is not None and _is_constant(default))
         )
         try:
-            found.add(module, Way(mode, constants), probe)
+            found.add(module, Way(mode, constants, more), probe)
         except (Alone, Untraceable) as error:
             reasons.append(str(error))
     if found.what():
@@ -252,13 +290,48 @@ def _has_gates(module: nn.Module, used: set[str]) -> bool:
 _NEEDED = object()
 
 
-def _parameters(kind: Any) -> dict[str, Any]:
-    found = {}
-    for name, one in list(inspect.signature(kind.forward).parameters.items())[1:]:
-        if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
-            raise Alone("its forward takes any number of arguments")
-        found[name] = _NEEDED if one.default is one.empty else one.default
-    return found
+class Arguments(NamedTuple):
+    """What a forward takes."""
+
+    defaults: dict[str, Any]
+    positional: int
+    """How many of these may be given without a name."""
+    rest: str
+    """The name of any number of others, or nothing."""
+
+    def more(self, count: int) -> tuple[str, ...]:
+        """The names of so many others."""
+        return tuple(f"{self.rest}__{k}" for k in range(count))
+
+    def given(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """The values of all; None where the call is a wrong one, or an odd one."""
+        named, others = args[: self.positional], args[self.positional :]
+        if others and not self.rest:
+            return None
+        given = {**self.defaults, **dict(zip(self.defaults, named, strict=False))}
+        known = list(self.defaults)[len(named) :]
+        if any(name not in known for name in kwargs):
+            return None
+        given |= kwargs
+        given |= zip(self.more(len(others)), others, strict=True)
+        return None if any(value is _NEEDED for value in given.values()) else given
+
+
+def _arguments(kind: Any) -> Arguments:
+    parameters = list(inspect.signature(kind.forward).parameters.values())[1:]
+    rest = [one.name for one in parameters if one.kind is one.VAR_POSITIONAL]
+    named = [
+        one
+        for one in parameters
+        if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
+    defaults = {
+        one.name: _NEEDED if one.default is one.empty else one.default for one in named
+    }
+    positional = sum(one.kind is not one.KEYWORD_ONLY for one in named)
+    return Arguments(defaults, positional, "".join(rest))
 
 
 def _choices(parameters: dict[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -275,9 +348,10 @@ def _lengths(traced: Trace) -> tuple[int, ...]:
     lengths = []
     for name in traced.tensors:
         node = next(n for n in traced.graph.nodes if n.target == name)
-        items = [n.args[1] for n in node.users if n.target is operator.getitem]
+        users = [n for n in node.users if n.target is not len]
+        items = [n.args[1] for n in users if n.target is operator.getitem]
         whole = [k for k in items if isinstance(k, int) and k >= 0]
-        taken = whole and len(whole) == len(node.users) and name not in traced.asked
+        taken = whole and len(whole) == len(users) and name not in traced.asked
         lengths.append(max(whole) + 1 if taken else 0)
     return tuple(lengths)
 
@@ -297,12 +371,11 @@ class GateUpdates:
         @functools.wraps(own.forward)
         def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
             plan = cls._plan
-            given = None if plan is None else _given(plan.parameters, args, kwargs)
+            given = None if plan is None else plan.arguments.given(args, kwargs)
             if plan is not None and given is not None:
-                variant = plan.variant(self, given)
-                if variant is not None:
-                    values = [given[name] for name in variant.names]
-                    return variant.function(self, *values)
+                found = plan.run(self, given)
+                if found is not None:
+                    return found[0]
             return own.forward(self, *args, **kwargs)
 
         cls.forward = forward  # type: ignore[attr-defined]
@@ -314,19 +387,6 @@ class GateUpdates:
         if kind._plan is None or not kind._plan.stands_for(module):
             with contextlib.suppress(Alone):
                 kind._plan = plan(module, kind._parts[1], probe=False)
-
-
-def _given(
-    parameters: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, Any] | None:
-    """The values of all arguments; None where the call is a wrong one."""
-    if len(args) > len(parameters):
-        return None
-    given = {**parameters, **dict(zip(parameters, args, strict=False)), **kwargs}
-    if len(given) > len(parameters) or any(v is _NEEDED for v in given.values()):
-        return None
-    named = list(parameters)[: len(args)]
-    return None if any(name in kwargs for name in named) else given
 
 
 def gate_class(kind: type, found: Plan) -> type:

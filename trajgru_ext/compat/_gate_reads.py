@@ -6,6 +6,7 @@ forward is traced, with their values, and compared at every call.
 
 import inspect
 import sys
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 _FIXED = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 _MISSING = object()
+
+_DEPTH = 4  # of functions that call each other, in which activations are looked for
 
 
 class Read(NamedTuple):
@@ -109,3 +112,40 @@ def _is_fixed(value: Any) -> bool:
     if isinstance(value, dict):
         return all(map(_is_fixed, value.values()))
     return isinstance(value, _FIXED)
+
+
+def names_used(kind: type) -> set[str]:
+    """The names that a class's forward uses, and the functions that it calls."""
+    found: set[str] = set()
+    methods = {
+        name: value
+        for base in reversed(kind.__mro__)
+        if not base.__module__.startswith("torch.")
+        for name, value in vars(base).items()
+        if isinstance(value, types.FunctionType)
+    }
+    seen: set[Any] = set()
+
+    def visit(function: Any, depth: int) -> None:
+        function = inspect.unwrap(function)
+        if not isinstance(function, types.FunctionType) or function in seen:
+            return
+        seen.add(function)
+        codes, names = [function.__code__], set()
+        for code in codes:
+            names |= {*code.co_names}
+            codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]
+        found.update(names)
+        known = function.__globals__
+        files = [known[n] for n in names if isinstance(known.get(n), types.ModuleType)]
+        for name in names if depth else ():
+            inside = [vars(file).get(name) for file in files]
+            for called in (methods.get(name), known.get(name), *inside):
+                origin = getattr(called, "__module__", None) or "torch"
+                if origin.partition(".")[0] != "torch":
+                    visit(called, depth - 1)
+
+    for base in kind.__mro__:
+        if base is not nn.Module and "forward" in vars(base):
+            visit(vars(base)["forward"], _DEPTH)
+    return found

@@ -7,13 +7,16 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from trajgru_ext.compat import _compare
-from trajgru_ext.compat._gate_forms import (
+from trajgru_ext.compat._activations import (
+    IDENTITY,
     LEAKY_RELU,
     RELU,
     SIGMOID,
     TANH,
-    Forms,
     activation_of,
+)
+from trajgru_ext.compat._gate_forms import (
+    Forms,
     channels_of,
 )
 from trajgru_ext.compat._gate_matches import find
@@ -27,6 +30,7 @@ _FUNCTIONS: dict[str, Any] = {
     TANH: torch.tanh,
     RELU: torch.relu,
     LEAKY_RELU: functional.leaky_relu,
+    IDENTITY: lambda value: value,
 }
 
 _OTHERS = "its gates read what is none of their tensors"
@@ -193,16 +197,16 @@ def _samples(update: Update, module: nn.Module) -> list[Tensor]:
     features, size = _FEATURES, _SIZE
     for node, gates in update.gates.items():
         channels = channels_of(node, module)
-        if node in shapes and len(shapes[node]) == 4 and shapes[node][1] > 1:
-            channels = shapes[node][1]
+        if node in shapes and len(shapes[node]) in (3, 4) and shapes[node][-3] > 1:
+            channels = shapes[node][-3]
         if isinstance(gates.length, int):
             features = gates.length
         elif channels is not None:
             features = int(channels * gates.length)
     for node, shape in shapes.items():
-        if node not in update.gates and len(shape) == 4:
-            features = shape[1]
-            size = size if shape[2:] == (1, 1) else (shape[2], shape[3])
+        if node not in update.gates and len(shape) in (3, 4):
+            features, *sides = shape[-3:]
+            size = size if sides == [1, 1] else (sides[0], sides[1])
     tensors = []
     for node in update.leaves:
         shape = (_BATCH, _channels(update, node, features, module), *size)

@@ -1,16 +1,15 @@
 """The graph of what a module's own `forward` computes, its modules being leaves.
 
 A graph stands for the forward only for arguments that take the same way through it. So
-a proxy is said to be a Tensor, which callers check; what depends on a
-value, draws random numbers, changes a tensor in place, keeps states between calls or
-switches gradients or autocast cannot be traced.
+a proxy is said to be a Tensor, which callers check, and questions about sizes are asked
+again; what depends on a value, draws random numbers, changes a tensor in place, keeps
+states between calls or switches gradients or autocast cannot be traced.
 """
 
 import builtins
 import inspect
 import random
 import sys
-import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -20,6 +19,13 @@ from torch import Tensor, fx, nn
 
 from trajgru_ext.compat._gate_forms import channels_of
 from trajgru_ext.compat._gate_reads import Read, Unsteady, noted, values_read
+from trajgru_ext.compat._gate_sizes import (
+    Answers,
+    Questions,
+    Unasked,
+    asserted,
+    is_asserted,
+)
 
 _CHANGES = ("iadd", "isub", "imul", "itruediv", "ipow", "setitem")
 _IN_PLACE = {*_CHANGES, *(f"__{name}__" for name in _CHANGES)}
@@ -31,8 +37,6 @@ _MARKED = torch.float64
 _MADE = (torch.zeros, torch.ones, torch.full, torch.empty, torch.randn, torch.rand)
 
 _SIZE = "size"  # of a split, or the number of chunks, which have other names
-
-_DEPTH = 4  # of functions that call each other, in which activations are looked for
 
 
 class Untraceable(Exception):
@@ -51,6 +55,8 @@ class Trace(NamedTuple):
     """Those that must have these values."""
     reads: tuple[Read, ...]
     """What else of the module it holds."""
+    answers: Answers
+    """To what it asks of the arguments' sizes."""
 
 
 class _Value(fx.Proxy):
@@ -59,7 +65,7 @@ class _Value(fx.Proxy):
     def __getattr__(self, name: str) -> Any:
         if not hasattr(Tensor, name):
             raise AttributeError(name)
-        return super().__getattr__(name)
+        return _Attribute(self, name)
 
     # A Tensor is not None, however one asks.
     def __eq__(self, other: object) -> Any:
@@ -71,8 +77,22 @@ class _Value(fx.Proxy):
     __hash__ = fx.Proxy.__hash__
 
     def __len__(self) -> int:
-        count = self.tracer.parts(self.node)  # type: ignore[attr-defined]
+        count = self.tracer.count(self.node)  # type: ignore[attr-defined]
         return super().__len__() if count is None else count
+
+    def __bool__(self) -> bool:
+        if is_asserted(sys._getframe(1)):
+            self.tracer.create_proxy("call_function", asserted, (self,), {})
+            return True
+        return self.tracer.to_bool(self)
+
+    def __index__(self) -> int:
+        try:
+            return int(self.tracer.questions.answer(self.node, int))  # type: ignore[attr-defined]
+        except Unasked:
+            raise TypeError("a tensor's value is taken for an integer") from None
+
+    __int__ = __index__
 
     def _in_place(self, other: Any) -> Any:
         raise Untraceable("it changes a tensor in place")
@@ -80,15 +100,25 @@ class _Value(fx.Proxy):
     __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = _in_place
 
 
+class _Attribute(fx.proxy.Attribute, _Value):
+    """A proxy of something that a Tensor has, of any kind."""
+
+    def __getattr__(self, name: str) -> Any:
+        return _Attribute(self, name)
+
+
 class _Tracer(fx.Tracer):
     """Leaves every module as it is, and refuses what a graph cannot hold."""
 
     proxy_buffer_attributes = True
 
-    def __init__(self, names: tuple[str, ...], constants: dict[str, Any]) -> None:
+    def __init__(
+        self, names: tuple[str, ...], constants: dict[str, Any], known: Answers
+    ) -> None:
         super().__init__(autowrap_functions=_MADE)
         self._autowrap_search.append(torch)
         self.names, self.constants = names, constants
+        self.questions = Questions(known)
         self.asked: set[fx.Node] = set()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -114,11 +144,22 @@ class _Tracer(fx.Tracer):
             raise Untraceable("it makes tensors of a fixed size or value")
         return super().create_arg(a)
 
+    def to_bool(self, obj: Any) -> bool:
+        try:
+            return bool(self.questions.answer(obj.node, bool))
+        except Unasked:
+            return super().to_bool(obj)
+
     def iter(self, obj: Any) -> Iterator[Any]:
-        count = self.parts(obj.node)
+        count = self.count(obj.node)
         return (
             super().iter(obj) if count is None else iter(obj[k] for k in range(count))
         )
+
+    def count(self, node: fx.Node) -> int | None:
+        """How many items a node has, where this is known or may be asked."""
+        parts = self.parts(node)
+        return self.questions.count(node) if parts is None else parts
 
     def parts(self, node: Any) -> int | None:
         """How many parts of a layer's channels a node is, where this is known."""
@@ -151,7 +192,9 @@ class _Tracer(fx.Tracer):
         for name, one in list(inspect.signature(root_fn).parameters.items())[1:]:
             if one.kind is one.KEYWORD_ONLY:
                 named[name] = values[name]
-            else:
+            elif one.kind is one.VAR_POSITIONAL:
+                positional += [values[n] for n in values if n.startswith(f"{name}__")]
+            elif one.kind is not one.VAR_KEYWORD:
                 positional.append(values[name])
 
         def called(root: Any) -> Any:
@@ -218,11 +261,16 @@ def _proxies_are_tensors() -> Iterator[None]:
 
 
 def trace(
-    module: nn.Module, kind: type, names: tuple[str, ...], constants: dict[str, Any]
+    module: nn.Module,
+    kind: type,
+    names: tuple[str, ...],
+    constants: dict[str, Any],
+    known: Answers,
 ) -> Trace:
     """Trace the forward of the class on a module; or raise Untraceable.
 
-    names: the arguments that are tensors; constants: the others.
+    names: the arguments that are tensors; constants: the others; known: the answers to
+    the first questions about sizes.
     """
     # What the forward sets is set on this, which shares only the modules inside.
     made: Any = kind
@@ -230,7 +278,7 @@ def trace(
     vars(root).update({name: copied(value) for name, value in vars(module).items()})
     before = {name: copied(value) for name, value in vars(root).items()}
     inner = [(m, dict(vars(m))) for m in module.modules() if m is not module]
-    tracer, numbers = _Tracer(names, constants), _random_states()
+    tracer, numbers = _Tracer(names, constants, known), _random_states()
     try:
         with _traced_modes(), _proxies_are_tensors(), torch.random.fork_rng(devices=[]):
             with noted() as reads:
@@ -252,12 +300,14 @@ def trace(
     if any(kept) or not all(same(before[name], after[name]) for name in before):
         raise Untraceable("it keeps something from call to call")
     _check_in_place(graph, module)
+    tracer.questions.put_first(graph)
     try:
         values = values_read(root, module, reads)
     except Unsteady as unsteady:
         raise Untraceable(str(unsteady)) from None
     asked = frozenset(n.target for n in tracer.asked if n.op == "placeholder")
-    return Trace(graph, names, asked, constants, values)  # type: ignore[arg-type]
+    answers = tracer.questions.answers
+    return Trace(graph, names, asked, constants, values, answers)  # type: ignore[arg-type]
 
 
 def _restored(module: nn.Module, attributes: dict[str, Any]) -> bool:
@@ -311,40 +361,3 @@ def _check_in_place(graph: fx.Graph, module: nn.Module) -> None:
         shared = any(len(argument.users) > 1 for argument in node.all_input_nodes)
         if named or "out" in node.kwargs or (changes and shared):
             raise Untraceable("it changes a tensor in place")
-
-
-def names_used(kind: type) -> set[str]:
-    """The names that a class's forward uses, and the functions that it calls."""
-    found: set[str] = set()
-    methods = {
-        name: value
-        for base in reversed(kind.__mro__)
-        if not base.__module__.startswith("torch.")
-        for name, value in vars(base).items()
-        if isinstance(value, types.FunctionType)
-    }
-    seen: set[Any] = set()
-
-    def visit(function: Any, depth: int) -> None:
-        function = inspect.unwrap(function)
-        if not isinstance(function, types.FunctionType) or function in seen:
-            return
-        seen.add(function)
-        codes, names = [function.__code__], set()
-        for code in codes:
-            names |= {*code.co_names}
-            codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]
-        found.update(names)
-        known = function.__globals__
-        files = [known[n] for n in names if isinstance(known.get(n), types.ModuleType)]
-        for name in names if depth else ():
-            inside = [vars(file).get(name) for file in files]
-            for called in (methods.get(name), known.get(name), *inside):
-                origin = getattr(called, "__module__", None) or "torch"
-                if origin.partition(".")[0] != "torch":
-                    visit(called, depth - 1)
-
-    for base in kind.__mro__:
-        if base is not nn.Module and "forward" in vars(base):
-            visit(vars(base)["forward"], _DEPTH)
-    return found

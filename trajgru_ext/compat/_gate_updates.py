@@ -103,11 +103,16 @@ def _fits(tensor: Tensor, state: Tensor) -> bool:
     return same and torch.promote_types(tensor.dtype, state.dtype) == state.dtype
 
 
-def _images(tensors: Sequence[Tensor], devices: frozenset[str]) -> bool:
-    """Whether all are images, and the first a state that the operators take."""
+def _images(tensors: Sequence[Tensor], devices: frozenset[str]) -> list[Tensor] | None:
+    """All as images, if they are and the first is a state that the operators take.
+
+    Of others the batch may be left out, as of weights that are broadcast.
+    """
     state = tensors[0]
     known = state.dtype in _DTYPES and state.device.type in devices
-    return known and all(t.dim() == 4 for t in tensors)
+    if not known or state.dim() != 4 or any(t.dim() not in (3, 4) for t in tensors):
+        return None
+    return [t if t.dim() == 4 else t.unsqueeze(0) for t in tensors]
 
 
 def lstm_call(
@@ -117,16 +122,16 @@ def lstm_call(
     first, devices = 4 if peephole else 1, _devices()
 
     def call(tensors: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
-        c = tensors[0]
-        if not _images(tensors, devices):
+        images = _images(tensors, devices)
+        if images is None:
             return None
-        weights = tensors[1:first]
+        c, weights = images[0], images[1:first]
         sizes = [1, *c.shape[1:]], [1, c.shape[1], 1, 1]
         if any(list(w.shape) not in sizes or not _fits(w, c) for w in weights):
             return None
         if any(w.shape != weights[0].shape for w in weights):
             return None
-        gates = _two_sums(x, h, tensors[first:], c)
+        gates = _two_sums(x, h, images[first:], c)
         if gates is None:
             return None
         given = one_sum(*gates)
@@ -183,9 +188,10 @@ def _of_two_sums(
     devices = _devices()
 
     def call(tensors: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
-        state, *terms = tensors
-        if not _images(tensors, devices):
+        images = _images(tensors, devices)
+        if images is None:
             return None
+        state, *terms = images
         gates = _two_sums(x, h, terms, state)
         return None if gates is None else update(*gates, state)
 
@@ -197,10 +203,11 @@ def output_call(*options: Any) -> Call:
     devices = _devices()
 
     def call(tensors: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
-        state, u, candidate = tensors
-        if not _images(tensors, devices):
+        images = _images(tensors, devices)
+        if images is None:
             return None
-        if not all(t.shape == state.shape and _fits(t, state) for t in tensors):
+        state, u, candidate = images
+        if not all(t.shape == state.shape and _fits(t, state) for t in images):
             return None
         return (gru_output(u.to(state.dtype), candidate, state, *options),)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from trajgru_ext.compat import _compare
-from trajgru_ext.compat._fast_classes import Swap, fast_class, swapped
+from trajgru_ext.compat._fast_classes import KEPT, Swap, fast_class, swapped
 from trajgru_ext.compat._published import NAMES, PUBLISHED, misfit, twins_of
 from trajgru_ext.nn import TrajGRU
 
@@ -110,8 +110,9 @@ def _check_methods(it: str, module: nn.Module, ours: type[nn.Module]) -> None:
         and name != "__init__"
         and inspect.getattr_static(kind, name) is not value
     ]
-    for base in kind.__mro__[: kind.__mro__.index(published)]:
-        hidden = vars(base).keys() & (set(dir(ours)) - set(dir(nn.Module)))
+    ours_alone = set(dir(ours)) - set(dir(nn.Module)) - set(KEPT)
+    for base in kind.__mro__[: kind.__mro__.index(published) + 1]:
+        hidden = vars(base).keys() & ours_alone
         own += [name for name in sorted(hidden) if not name.startswith("__")]
     if own:
         listed = ", ".join(dict.fromkeys(own))

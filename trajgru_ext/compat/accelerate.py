@@ -63,10 +63,11 @@ def accelerate(
       update of an LSTM, of its memory alone, or of a GRU, however it is written, run
       it by `lstm_gates`, `lstm_memory`, `gru_gates`, `gru_reset` or `gru_output`;
       everything else in their `forward` stays as it is. Arguments that are None,
-      numbers or texts choose the trace, which is made when they first come. The
-      original runs where others are no tensors, or where an attribute of the module was
-      set to something else; and the original's arithmetic where an operator does not
-      take the sizes, dtypes or device.
+      numbers or texts choose the trace, which is made when they first come, and so do
+      how many there are and the sizes that loops and conditions ask for. The original
+      runs where others are no tensors, or where an attribute of the module was set to
+      something else; and the original's arithmetic where an operator does not take the
+      sizes, dtypes or device.
 
     A published layer is left alone where it is a subclass with methods of its own (with
     a warning), where something inside has hooks, where it cannot be run here, or where
@@ -182,7 +183,8 @@ class _Search:
         try:
             found = plan(module, kind, self.probe)
         except Alone as alone:
-            self.report.left_alone.setdefault(name, str(alone))
+            reasons = [self.report.left_alone.get(name), str(alone)]
+            self.report.left_alone[name] = "; ".join(filter(None, reasons))
             return
         if found is not None:
             self.swaps.append(Swap(module, gate_class(kind, found)))
