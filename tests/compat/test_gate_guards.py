@@ -308,3 +308,33 @@ def test_convolutions_in_cells():
     assert report.convolutions == ["0"] and list(report.gates) == ["1"]
     lines = str(report).splitlines()
     assert lines == ["1: lstm_gates, order ifgo", "convolutions: 1 (0)"]
+
+
+def test_convolutions_by_torchs_function():
+    plain, fast = pair(cells.Functions)
+    assert operators(fast, ALL) == ["conv2d", "conv2d", "lstm_gates"]
+    assert_same(results(fast, ALL), results(plain, ALL))
+
+
+class Standardized(nn.Conv2d):
+    """A layer of a class of its own; its weight is computed anew in each call."""
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return functional.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+class ByStride(Standardized):
+    def forward(self, x):
+        return super().forward(x) if x.sum() > 0 else functional.conv2d(x, self.weight)
+
+
+def test_convolutions_without_gates():
+    plain = Standardized(2, 4, 3, padding=1).double()
+    fast = copy.deepcopy(plain)
+    assert accelerate(fast).gates == {"": "conv2d"}
+    assert operators(fast, (X,)) == ["conv2d"]
+    assert_same(results(fast, (X,)), results(plain, (X,)))
+    # What cannot be traced is nothing that anybody has to be told of.
+    report = accelerate(ByStride(2, 4, 3))
+    assert not report.gates and not report.left_alone

@@ -21,6 +21,7 @@ from trajgru_ext.compat._activations import (
     activation_of,
 )
 from trajgru_ext.compat._fast_classes import fast_base, fast_class
+from trajgru_ext.compat._gate_arguments import arguments_of
 from trajgru_ext.compat._gate_reads import Read, names_used
 from trajgru_ext.compat._gate_rewrites import Alone, compiled, rewrite
 from trajgru_ext.compat._gate_sizes import MOST_ANSWERS, Answers, OtherWay
@@ -82,7 +83,7 @@ class Plan:
     def __init__(self, module: nn.Module, kind: type, by_mode: bool) -> None:
         self.kind, self.by_mode = kind, by_mode
         self.forward = inspect.getattr_static(kind, "forward")
-        self.arguments = _arguments(kind)
+        self.arguments = arguments_of(kind)
         self.variants: dict[Way, Variant | None] = {}
         self.answers: dict[Way, Answers] = {}
         """Those of the last call, by the way without them."""
@@ -235,23 +236,30 @@ def _inside(module: Any, path: str) -> Any:
 
 
 def plan(module: nn.Module, kind: type, probe: bool) -> Plan | None:
-    """Find the gate updates in the class's forward on a module.
+    """Find gate updates, and calls of conv2d, in the class's forward on a module.
 
-    None where there are no gates, and Alone is raised where there are others.
+    None where there are none, and Alone is raised where there are other gates.
     """
     (base, *_) = (one for one in kind.__mro__ if "forward" in vars(one))
     if base.__module__.partition(".")[0] in ("torch", "trajgru_ext"):
         return None
     used = names_used(kind)
-    if not _has_gates(module, used):
+    has_gates = _has_gates(module, used)
+    if not has_gates and "conv2d" not in used:
         return None
-    if parametrize.is_parametrized(module):
-        raise Alone("it is parametrised itself")
-    if "forward" in vars(module):
-        raise Alone("it has a forward of its own")
-    if "type" in used:
-        raise Alone("its forward asks for types")
-    found, reasons = Plan(module, kind, "training" in used), []
+    reasons = [
+        why
+        for why, there in (
+            ("it is parametrised itself", parametrize.is_parametrized(module)),
+            ("it has a forward of its own", "forward" in vars(module)),
+            ("its forward asks for types", "type" in used),
+        )
+        if there
+    ]
+    if reasons:
+        _leave_alone(reasons, has_gates)
+        return None
+    found = Plan(module, kind, "training" in used)
     modes = (True, False) if found.by_mode else (True,)
     defaults, counts = (
         found.arguments.defaults,
@@ -271,9 +279,14 @@ def plan(module: nn.Module, kind: type, probe: bool) -> Plan | None:
             reasons.append(str(error))
     if found.what():
         return found
-    if reasons:
-        raise Alone(reasons[0])
+    _leave_alone(reasons, has_gates)
     return None
+
+
+def _leave_alone(reasons: list[str], has_gates: bool) -> None:
+    """Raise Alone for the first reason, where somebody may look for one."""
+    if reasons and has_gates:
+        raise Alone(reasons[0])
 
 
 def _has_gates(module: nn.Module, used: set[str]) -> bool:
@@ -285,53 +298,6 @@ def _has_gates(module: nn.Module, used: set[str]) -> bool:
     names = used | inside | ({SIGMOID} if used & {"expit", "Sigmoid"} else set())
     names |= {TANH} if "Tanh" in used else set()
     return SIGMOID in names and bool(names & set(CANDIDATES))
-
-
-_NEEDED = object()
-
-
-class Arguments(NamedTuple):
-    """What a forward takes."""
-
-    defaults: dict[str, Any]
-    positional: int
-    """How many of these may be given without a name."""
-    rest: str
-    """The name of any number of others, or nothing."""
-
-    def more(self, count: int) -> tuple[str, ...]:
-        """The names of so many others."""
-        return tuple(f"{self.rest}__{k}" for k in range(count))
-
-    def given(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> dict[str, Any] | None:
-        """The values of all; None where the call is a wrong one, or an odd one."""
-        named, others = args[: self.positional], args[self.positional :]
-        if others and not self.rest:
-            return None
-        given = {**self.defaults, **dict(zip(self.defaults, named, strict=False))}
-        known = list(self.defaults)[len(named) :]
-        if any(name not in known for name in kwargs):
-            return None
-        given |= kwargs
-        given |= zip(self.more(len(others)), others, strict=True)
-        return None if any(value is _NEEDED for value in given.values()) else given
-
-
-def _arguments(kind: Any) -> Arguments:
-    parameters = list(inspect.signature(kind.forward).parameters.values())[1:]
-    rest = [one.name for one in parameters if one.kind is one.VAR_POSITIONAL]
-    named = [
-        one
-        for one in parameters
-        if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
-    ]
-    defaults = {
-        one.name: _NEEDED if one.default is one.empty else one.default for one in named
-    }
-    positional = sum(one.kind is not one.KEYWORD_ONLY for one in named)
-    return Arguments(defaults, positional, "".join(rest))
 
 
 def _choices(parameters: dict[str, Any]) -> Iterator[tuple[str, ...]]:

@@ -21,6 +21,7 @@ from trajgru_ext.compat._gate_forms import (
 )
 from trajgru_ext.compat._gate_matches import find
 from trajgru_ext.compat._gate_updates import Update
+from trajgru_ext.ops.conv2d import conv2d
 
 _BATCH, _FEATURES, _SIZE = 2, 3, (5, 6)  # of what updates are tried on
 _MOST_UPDATES = 64  # of steps in one forward
@@ -45,9 +46,11 @@ def rewrite(
 ) -> tuple[list[str], set[str]]:
     """Put operators in a graph: what they are, and the activations in them.
 
-    Raises Alone where there are gates, but none or not only such as operators have.
+    Raises Alone where there are gates, but none or not only such as operators have, and
+    no convolutions either.
     """
     what: list[str] = []
+    refused = ""
     swallowed: set[str] = set()
     while len(what) < _MOST_UPDATES:
         forms = Forms(graph, module)
@@ -56,8 +59,7 @@ def rewrite(
             forms = Forms(graph, module, whole_states=True)
             updates, _ = find(forms)
         if not updates:
-            if reasons and not what:
-                raise Alone("; ".join(reasons))
+            refused = "" if what else "; ".join(reasons)
             break
         for update in updates:
             swallowed |= _rewrite(graph, forms, update, module, probe)
@@ -67,7 +69,19 @@ def rewrite(
             graph.lint()
         except RuntimeError as error:
             raise Alone("its gates need what is made of its new states") from error
+    if _replace_convolutions(graph):
+        what.append(conv2d.__name__)
+    elif refused:
+        raise Alone(refused)
     return what, swallowed
+
+
+def _replace_convolutions(graph: fx.Graph) -> bool:
+    """Call our function for PyTorch's: whether there was one."""
+    calls = graph.find_nodes(op="call_function", target=functional.conv2d)
+    for node in calls:
+        node.target = conv2d
+    return bool(calls)
 
 
 def compiled(graph: fx.Graph) -> Any:

@@ -254,10 +254,18 @@ def _proxies_are_tensors() -> Iterator[None]:
         return original(value, kinds) or original(tensor, kinds)
 
     builtins.isinstance = is_instance
+    # Of a Tensor this makes one without its history.
+    variable: Any = type(torch.autograd.Variable)
+    variable.__call__ = lambda kind, *given: (
+        given[0].detach()
+        if len(given) == 1 and isinstance(given[0], fx.Proxy)
+        else type.__call__(kind, *given)
+    )
     try:
         yield
     finally:
         builtins.isinstance = original
+        del variable.__call__
 
 
 def trace(

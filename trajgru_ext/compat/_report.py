@@ -16,7 +16,7 @@ class Report:
     """The convolutions that are `trajgru_ext.nn.Conv2d` now."""
 
     gates: dict[str, str] = field(default_factory=dict)
-    """The operators that now compute the gates of a module of any class."""
+    """The operators that a module of any class now calls for gates, or conv2d."""
 
     left_alone: dict[str, str] = field(default_factory=dict)
     """Why a module that looks like a recurrent layer or cell is as it was."""

@@ -61,13 +61,13 @@ def accelerate(
       `trajgru_ext.nn.Conv2d` becomes one, in modules of any class.
     - Modules of any class whose `forward` can be traced by `torch.fx` and has the gate
       update of an LSTM, of its memory alone, or of a GRU, however it is written, run
-      it by `lstm_gates`, `lstm_memory`, `gru_gates`, `gru_reset` or `gru_output`;
-      everything else in their `forward` stays as it is. Arguments that are None,
-      numbers or texts choose the trace, which is made when they first come, and so do
-      how many there are and the sizes that loops and conditions ask for. The original
-      runs where others are no tensors, or where an attribute of the module was set to
-      something else; and the original's arithmetic where an operator does not take the
-      sizes, dtypes or device.
+      it by `lstm_gates`, `lstm_memory`, `gru_gates`, `gru_reset` or `gru_output`, and
+      calls of `torch.nn.functional.conv2d` by `trajgru_ext.conv2d`; everything else in
+      their `forward` stays as it is. Arguments that are None, numbers or texts choose
+      the trace, which is made when they first come, and so do how many there are and
+      the sizes that loops and conditions ask for. The original runs where others are no
+      tensors, or where an attribute of the module was set to something else; and the
+      original's arithmetic where an operator does not take the sizes, dtypes or device.
 
     A published layer is left alone where it is a subclass with methods of its own (with
     a warning), where something inside has hooks, where it cannot be run here, or where

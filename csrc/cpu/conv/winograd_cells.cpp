@@ -103,12 +103,15 @@ std::optional<Tensor> winograd_gru_cell_after(const OptionalTensor& input,
   if (!updates_gates(h2h, std::nullopt, h)) return std::nullopt;
   const PlainDispatch plain;
   const CellConv& first = input.has_value() ? i2h.value() : h2h;
-  const StepImages images(input, h, std::get<Tensor>(first), false);
+  const auto& [weight, bias, padding, dilation] = first;
+  if (input.has_value() &&
+      !use_winograd_conv2d({weight, dilation, h.size(2), h.size(3)})) {
+    return std::nullopt;
+  }
+  const StepImages images(input, h, weight, false);
   const auto [batch, features, height, width] = images.sizes;
   const Pixels<class Gates> gates({batch, 3 * features, height, width});
   if (input.has_value()) {
-    const auto& [weight, bias, padding, dilation] = i2h.value();
-    if (!use_winograd_conv2d({weight, dilation, height, width})) return std::nullopt;
     winograd_conv({images.input->image}, packed_weights({weight}, false, 1), bias,
                   weight.sizes().slice(2), padding, gates.image);
   }
