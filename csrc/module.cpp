@@ -138,6 +138,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("lstm_cell", &lstm_cell, "A step of a ConvLSTM.", unlocked);
   m.def("gru_cell_after", &gru_cell_after, "A step of a ConvGRU.", unlocked);
   m.def("gru_cell_before", &gru_cell_before, "Its reset before.", unlocked);
+  m.def("traj_gru_cell", &traj_gru_cell, "A step of a TrajGRU.", unlocked);
   m.def("set_differentiate_again", &set_again, "Says what the next derivatives are.");
   m.def("packed_weights_limit", &packed_weights_limit, "The most bytes kept.");
   m.def("set_packed_weights_limit", &set_packed_weights_limit, "Sets it.");

@@ -58,3 +58,14 @@ def gru_cell_before(
     options: Sequence[float],
     mask: Tensor | None,
 ) -> Tensor: ...
+def traj_gru_cell(
+    input: Tensor | None,
+    h: Tensor,
+    i2h: CellConv | None,
+    i2f: CellConv | None,
+    h2f: CellConv,
+    flows_conv: CellConv,
+    ret: CellConv,
+    options: Sequence[float],
+    mask: Tensor | None,
+) -> Tensor: ...

@@ -1,6 +1,10 @@
 #include "autograd/cells.h"
 
+#include <ATen/ops/add.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/leaky_relu.h>
+#include <ATen/ops/relu.h>
+#include <ATen/ops/tanh.h>
 
 #include <initializer_list>
 #include <utility>
@@ -8,6 +12,8 @@
 #include "autograd/derivatives.h"
 #include "cpu/conv/conv2d.h"
 #include "cpu/conv/winograd_cells.h"
+#include "operators/gates/gru_options.h"
+#include "sequences/traj_gru.h"
 
 namespace trajgru_ext {
 namespace {
@@ -21,6 +27,17 @@ Tensor convolve(const Tensor& image, const CellConv& conv) {
 
 Tensor joined(const OptionalTensor& input, const Tensor& state) {
   return input.has_value() ? at::cat({*input, state}, 1) : state;
+}
+
+Tensor activated(const Tensor& values, const GruUpdate<double>& update) {
+  switch (update.activation) {
+    case Activation::tanh:
+      return values.tanh();
+    case Activation::relu:
+      return values.relu();
+    default:
+      return at::leaky_relu(values, update.negative_slope);
+  }
 }
 
 bool any_recorded(OptionalTensors tensors,
@@ -73,6 +90,30 @@ Tensor gru_cell_before(const OptionalTensor& input, const Tensor& h,
   const auto halves = differentiable("gru_reset", {gates, std::nullopt, h}, options);
   const Tensor candidate = convolve(joined(input, halves[1]), conv_can);
   return differentiable("gru_output", {halves[0], candidate, h, mask}, options)[0];
+}
+
+Tensor traj_gru_cell(const OptionalTensor& input, const Tensor& h,
+                     const std::optional<CellConv>& i2h,
+                     const std::optional<CellConv>& i2f, const CellConv& h2f,
+                     const CellConv& flows_conv, const CellConv& ret,
+                     const std::vector<double>& options, const OptionalTensor& mask) {
+  const auto last = at::MemoryFormat::ChannelsLast;
+  const GruOptions chosen = gru_options("traj_gru", options, 3);
+  const Tensor state = h.contiguous(last);
+  Tensor hidden = convolve(state, h2f);
+  OptionalTensor x_gates;
+  if (input.has_value()) {
+    const Tensor image = input->contiguous(last);
+    hidden = at::add(hidden, convolve(image, i2f.value()));
+    x_gates = convolve(image, i2h.value());
+  }
+  const Tensor flows = convolve(activated(hidden, chosen.update), flows_conv);
+  const auto& [weight, bias, padding, dilation] = ret;
+  const Tensor h_gates = differentiable(
+      "flow_conv", {state, flows, weight.flatten(1), bias}, {kTrajGruFlowScale})[0];
+  const Tensor after =
+      differentiable("gru_gates", {x_gates, h_gates, state, mask}, options)[0];
+  return after.contiguous((input.has_value() ? *input : h).suggest_memory_format());
 }
 
 }  // namespace trajgru_ext

@@ -31,4 +31,13 @@ at::Tensor gru_cell_before(const OptionalTensor& input, const at::Tensor& h,
                            const std::vector<double>& options,
                            const OptionalTensor& mask);
 
+// The new state by flow_conv and gru_gates; i2h, i2f: of the input, where there is one;
+// ret: [3F, L F, 1, 1]. All images are channels last within it.
+at::Tensor traj_gru_cell(const OptionalTensor& input, const at::Tensor& h,
+                         const std::optional<CellConv>& i2h,
+                         const std::optional<CellConv>& i2f, const CellConv& h2f,
+                         const CellConv& flows_conv, const CellConv& ret,
+                         const std::vector<double>& options,
+                         const OptionalTensor& mask);
+
 }  // namespace trajgru_ext

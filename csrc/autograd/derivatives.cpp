@@ -27,10 +27,16 @@ struct Derivative {
   // Options that are arguments of their own, a float or an int each; empty: a list.
   std::vector<c10::TypeKind> options = {};
   int only_for = -1;  // the first tensor is read only where this one's is wanted
+  size_t saved = 99;  // how many of the tensors the backward operator takes, at most
 };
 
 const std::map<std::string, Derivative>& derivatives() {
   static const std::map<std::string, Derivative> all = {
+      {"flow_conv",
+       {.results = {0, 1, 2, 3},
+        .flags = {{0}, {1}, {2}, {3}},
+        .options = {c10::TypeKind::FloatType},
+        .saved = 3}},
       {"flow_warp",
        {.results = {0, 1},
         .flags = {{0}, {1}},
@@ -84,7 +90,7 @@ c10::IValue value_of(const Tensor& tensor) {
 }
 
 void push_arguments(torch::jit::Stack& stack, const Derivative& derivative,
-                    const variable_list& tensors, const std::vector<double>& numbers) {
+                    at::TensorList tensors, const std::vector<double>& numbers) {
   const size_t before = tensors.size() - (derivative.mask_last ? 1 : 0);
   for (size_t k = 0; k < before; ++k) stack.push_back(value_of(tensors[k]));
   if (derivative.options.empty()) stack.emplace_back(numbers);
@@ -142,6 +148,7 @@ class Differentiable : public torch::autograd::Function<Differentiable> {
     variable_list saved = all;
     const int only_for = what.derivative.only_for;
     if (only_for >= 0 && !all[only_for].requires_grad()) saved[0] = Tensor();
+    for (size_t k = what.derivative.saved; k < saved.size(); ++k) saved[k] = Tensor();
     context->save_for_backward(std::move(saved));
     return call(what, all, numbers);
   }
@@ -172,7 +179,10 @@ class Differentiable : public torch::autograd::Function<Differentiable> {
     }
     torch::jit::Stack stack;
     for (const Tensor& grad : grads) stack.push_back(value_of(grad));
-    push_arguments(stack, derivative, saved, numbers);
+    const at::TensorList arguments(saved);
+    push_arguments(stack, derivative,
+                   arguments.slice(0, std::min(derivative.saved, saved.size())),
+                   numbers);
     for (const auto& tensors : derivative.flags) {
       stack.emplace_back(std::any_of(tensors.begin(), tensors.end(),
                                      [&](int k) { return bool(needs[k]); }));

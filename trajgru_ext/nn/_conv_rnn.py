@@ -9,16 +9,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from trajgru_ext import _C
 from trajgru_ext.nn._as_built import (
     Built,
     ByWeights,
     all_hooked,
     change,
-    hooked,
     kind_of,
 )
 from trajgru_ext.nn._by_modules import run_steps, zero_if_none
+from trajgru_ext.nn._plain_steps import PlainSteps
 from trajgru_ext.nn._recurrent import (
     any_tensor,
     as_integer,
@@ -26,13 +25,10 @@ from trajgru_ext.nn._recurrent import (
     check_inputs,
     check_positive,
     exchanged,
-    own_parameters,
     state_of_layer,
 )
 from trajgru_ext.ops._arguments import recorded_by_jit
-from trajgru_ext.ops._autograd import transforming
 from trajgru_ext.ops._options import check_choice
-from trajgru_ext.ops._registry import replaced
 from trajgru_ext.ops._sequences import RECOMPUTE
 
 Pair = int | tuple[int, int]
@@ -82,27 +78,8 @@ def convolution(
     )
 
 
-def own_or_attribute(module: nn.Module, name: str) -> Any:
-    """A parameter, quicker than an attribute where it is one."""
-    own = module._parameters
-    return own[name] if name in own else getattr(module, name)
-
-
-def _more_than_computed() -> bool:
-    """Whether something is traced or transformed, beside being computed."""
-    return (
-        torch.compiler.is_compiling()
-        or transforming()
-        or recorded_by_jit()
-        or replaced()
-    )
-
-
-class Cell(ByWeights):
+class Cell(PlainSteps):
     """A cell: one step, and whole sequences, of an input and a state."""
-
-    input_channels: int
-    hidden_channels: int
 
     def _one_step(self, input: Tensor | None) -> Tensor | None:
         """The input as a sequence of one step."""
@@ -110,51 +87,6 @@ class Cell(ByWeights):
             return None
         check_given(type(self).__name__, input=input)
         return input[None]
-
-    def _is_plain(self, input: Tensor | None, *states: Tensor | None) -> bool:
-        """Whether a step's arguments fit, and are nothing but numbers to compute with.
-
-        Not where anything is traced, transformed or cast, or of another dtype; nor for
-        images of no pixels, which torch doesn't convolve.
-        """
-        if _more_than_computed():
-            return False
-        channels, features = self.input_channels, self.hidden_channels
-        fits: bool = _C.fits_step(
-            input, states, channels, features, self._own_parameters()
-        )
-        return fits
-
-    def _own_parameters(self) -> list[Tensor]:
-        """Those of the cell and its convolutions, quicker than `parameters`."""
-        found = list(own_parameters(self).values())
-        for module in self._modules.values():
-            if module is not None:
-                found += own_parameters(module).values()
-        return [one for one in found if one is not None]
-
-    def _plain_convolution(self, name: str, inputs: int, outputs: int) -> Any:
-        """What a compiled step reads of a convolution that keeps the size.
-
-        None where there is none, or one that runs more or makes something else.
-        """
-        conv: Any = self._modules.get(name)
-        if type(conv) is not nn.Conv2d or hooked(conv):
-            return None
-        if conv.stride != (1, 1) or conv.groups != 1 or conv.padding_mode != "zeros":
-            return None
-        weight, bias = own_or_attribute(conv, "weight"), own_or_attribute(conv, "bias")
-        padding, dilation = conv.padding, conv.dilation
-        if weight.shape[:2] != (outputs, inputs):
-            return None
-        if type(padding) is not tuple or type(dilation) is not tuple:
-            return None
-        down, across = weight.shape[2:]
-        if 2 * padding[0] != dilation[0] * (down - 1) or 2 * padding[1] != dilation[
-            1
-        ] * (across - 1):
-            return None
-        return weight, bias, padding, dilation
 
     def _check_inputs(
         self, name: str, inputs: Tensor | None, any_channels: bool

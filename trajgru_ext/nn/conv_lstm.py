@@ -22,8 +22,8 @@ from trajgru_ext.nn._conv_rnn import (
     both,
     convolution,
     layer_sizes,
-    own_or_attribute,
 )
+from trajgru_ext.nn._plain_steps import own_or_attribute
 from trajgru_ext.nn._recurrent import (
     as_integer,
     both_states,

@@ -5,13 +5,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trajgru_ext import _C
+from trajgru_ext.nn._plain_steps import PlainSteps
 from trajgru_ext.nn._recurrent import (
     exchanged,
     given_only,
     last_state,
+    zoneout_mask,
 )
 from trajgru_ext.nn._traj_gru import TrajGRUModules
-from trajgru_ext.ops._options import check_choice
+from trajgru_ext.ops._options import GruOptions, check_choice
 from trajgru_ext.ops._overrides import leaf
 from trajgru_ext.ops._traj_gru_fakes import RECOMPUTE
 
@@ -143,7 +146,7 @@ def _of_the_step(
     return outputs[0] if flows is None else (outputs[0], flows[0])
 
 
-class TrajGRUCell(TrajGRUModules):
+class TrajGRUCell(PlainSteps, TrajGRUModules):
     """One step of a `TrajGRU`, with the same parameters, for streams.
 
     See `traj_gru` for the formula. The parameters are those of the modules `i2h`,
@@ -201,7 +204,48 @@ class TrajGRUCell(TrajGRUModules):
             TypeError, ValueError: as `traj_gru`.
 
         """
+        if h is not None and not return_flows and self._is_plain(input, h):
+            new = self._plain_step(input, h)
+            if new is not None:
+                return new
         by_modules = self._by_modules("input", input, "[B, C, H, W]")
         inputs = None if input is None else input[None]
         outputs, flows = self._run(inputs, h, 1, "none", return_flows, by_modules)
         return _of_the_step(outputs, flows)
+
+    def _plain_step(self, input: Tensor | None, h: Tensor) -> Tensor | None:
+        """Take a step of plain arguments, where the convolutions are plain, too.
+
+        Not of half types, whose flows are computed in a wider one.
+        """
+        if h.dtype not in (torch.float32, torch.float64):
+            return None
+        features, channels = self.hidden_channels, self.input_channels
+        conv, gates = self._plain_convolution, 3 * self.hidden_channels
+        of_state = conv("h2f_conv1", features, None)
+        if of_state is None:
+            return None
+        hidden = of_state[0].shape[0]
+        given = [conv("flows_conv", hidden, 2 * self.links)]
+        given += [conv("ret", self.links * features, gates)]
+        of_input = [None, None]
+        if input is not None:
+            of_input = [conv("i2h", channels, gates)]
+            of_input += [conv("i2f_conv1", channels, hidden)]
+            given += of_input
+        if None in given or given[1][0].shape[2:] != (1, 1):
+            return None
+        if self._of_flows(input, h) is not None:
+            return None
+        zoneout = self.zoneout if self.training else 0
+        mask = zoneout_mask(zoneout, None, h, features, 1)
+        options = GruOptions.choose(
+            "traj_gru",
+            activation=self.activation,
+            negative_slope=self.negative_slope,
+        )
+        numbers, kept = options.numbers(), None if mask is None else mask[0]
+        convs = (*of_input, of_state, *given[:2])
+        step: Any = _C.traj_gru_cell
+        new: Tensor = step(input, h, *convs, numbers, kept)
+        return new

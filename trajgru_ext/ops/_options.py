@@ -179,7 +179,17 @@ class WarpOptions(NamedTuple):
         return [float(field) for field in self]
 
 
-Options = TypeVar("Options", GruOptions, LstmOptions, WarpOptions)
+class FlowConvOptions(NamedTuple):
+    """What a flow convolution can be told."""
+
+    flow_scale: float = 1.0
+
+    def numbers(self) -> list[float]:
+        """As the compiled derivative takes them."""
+        return [float(self.flow_scale)]
+
+
+Options = TypeVar("Options", FlowConvOptions, GruOptions, LstmOptions, WarpOptions)
 
 
 def read(kind: type[Options], numbers: Sequence[float]) -> Options:

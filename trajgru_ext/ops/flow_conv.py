@@ -24,6 +24,7 @@ from trajgru_ext.ops._autograd import (
 from trajgru_ext.ops._corners import Corners
 from trajgru_ext.ops._grid_sample import flow_conv_by_grid_sample
 from trajgru_ext.ops._layout import empty_image
+from trajgru_ext.ops._options import FlowConvOptions, read
 from trajgru_ext.ops._overrides import overridable
 from trajgru_ext.ops._registry import decomposition, fake, operator
 
@@ -89,7 +90,8 @@ def flow_conv(
     if weight.dim() == 4 and weight.size(2) == weight.size(3) == 1:
         weight = weight.flatten(1)
     input, weight, bias = autocast(input, weight, bias)
-    output: Tensor = _FlowConv.call(input, flows, weight, bias, float(flow_scale))
+    options = FlowConvOptions(float(flow_scale))
+    output: Tensor = _FlowConv.call(input, flows, weight, bias, options)
     return output
 
 
@@ -174,20 +176,26 @@ decomposition("flow_conv")(flow_conv_by_grid_sample)
 
 
 class _FlowConv(Function):
+    derivative = "flow_conv"
+
+    @staticmethod
+    def options_of(numbers: list[float]) -> FlowConvOptions:
+        return read(FlowConvOptions, numbers)
+
     @staticmethod
     def forward(
         input: Tensor,
         flows: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        flow_scale: float,
+        options: FlowConvOptions,
     ) -> Tensor:
-        output: Tensor = operator("flow_conv")(input, flows, weight, bias, flow_scale)
+        output: Tensor = operator("flow_conv")(input, flows, weight, bias, *options)
         return output
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, flows, weight, _, ctx.flow_scale = inputs
+        input, flows, weight, _, (ctx.flow_scale,) = inputs
         ctx.save_for_backward(input, flows, weight)
         ctx.save_for_forward(input, flows, weight)
 
