@@ -6,6 +6,8 @@ are built for this machine's GPUs, or where it has none for all that the toolkit
 TORCH_CUDA_ARCH_LIST chooses others ("8.0;9.0+PTX", or "all").
 TRAJGRU_SANITIZER=address,undefined (or thread) is for a build that is tested under
 these: slow, and of the baseline kernels.
+TRAJGRU_UNITS=0 compiles every source by itself: about twice as long at first, but
+after a change in one of them only that one.
 """
 
 import os
@@ -59,6 +61,8 @@ from torch.utils import cpp_extension  # noqa: E402 - CUDA_HOME is read by it
 CAPABILITIES = ("7.0", "7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 # What nvcc takes for a source, for one of them and for each one more: docs/gpu.md.
 FIRST_SECONDS, NEXT_SECONDS = 35, 12
+# What the CPU kernels take one core: docs/install.md.
+CPU_MINUTES = 6
 
 SANITIZER = os.environ.get("TRAJGRU_SANITIZER", "")
 X86 = platform.machine().lower() in ("x86_64", "amd64") and not SANITIZER
@@ -73,6 +77,16 @@ if X86:
         "-mfma",
         "-mf16c",
     ]
+
+
+# Most of a source's time goes into torch's headers, so that some folders at a time are
+# compiled as one unit, about as long as the others.
+UNITS = {
+    "module": ["csrc/*.cpp", "csrc/autograd/*.cpp"],
+    "any_device": ["csrc/operators/*/*.cpp", "csrc/sequences/*.cpp"],
+    "cpu": ["csrc/cpu/*.cpp"],
+    "conv": ["csrc/cpu/conv/*.cpp"],
+}
 
 
 def nvcc_says(*arguments: str) -> str:
@@ -157,14 +171,15 @@ if not NO_CUDA:
 
 def announce() -> None:
     """Say what is built, and for how long."""
+    of_cpu = f"trajgru_ext: the CPU kernels, {CPU_MINUTES} minutes of one core"
     if NO_CUDA:
-        print(f"trajgru_ext: the CPU kernels; no CUDA kernels: {NO_CUDA}", flush=True)
+        print(f"{of_cpu}; no CUDA kernels: {NO_CUDA}", flush=True)
         return
     count = len(re.split(r"[; ]", os.environ["TORCH_CUDA_ARCH_LIST"]))
     files = len(sources("csrc/cuda/*.cu"))
     minutes = files * (FIRST_SECONDS + (count - 1) * NEXT_SECONDS) / 60
     print(
-        f"trajgru_ext: the CPU kernels, and CUDA kernels for compute capability "
+        f"{of_cpu}; CUDA kernels for compute capability "
         f"{os.environ['TORCH_CUDA_ARCH_LIST']}: {files} sources, which take nvcc about "
         f"{minutes:.0f} minutes of one core",
         flush=True,
@@ -176,6 +191,18 @@ def sources(*patterns: str) -> list[str]:
     if not found:
         raise SystemExit(f"trajgru_ext: no sources {' '.join(patterns)} in {HERE}")
     return found
+
+
+def unit(name: str, files: list[str]) -> list[str]:
+    """A source that includes these; or they themselves."""
+    if os.environ.get("TRAJGRU_UNITS") == "0":
+        return files
+    written = HERE / "build" / "units" / f"{name}.cpp"
+    written.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(f'#include "../../{one}"\n' for one in files)
+    if not written.exists() or written.read_text() != text:
+        written.write_text(text)
+    return [str(written.relative_to(HERE))]
 
 
 class Build(cpp_extension.BuildExtension):
@@ -193,18 +220,24 @@ class Build(cpp_extension.BuildExtension):
         announce()
         flags = ext.extra_compile_args["cxx"]
         objects = []
+        loops = sources("csrc/cpu/vec/*.cpp")
+        loops = unit("loops", loops[::2]) + unit("more_loops", loops[1::2])
         # Linked after the common objects: of a function that both have, such as one
         # of the standard library, the linker keeps the first, which runs anywhere.
         for name, options in INSTRUCTION_SETS.items():
             defines = [f"-DCPU_CAPABILITY={name}", f"-DCPU_CAPABILITY_{name}"]
             objects += self.compiler.compile(
-                sources("csrc/cpu/vec/*.cpp"),
+                loops,
                 output_dir=os.path.join(self.build_temp, name),
                 include_dirs=ext.include_dirs,
                 extra_postargs={"cxx": [*flags, *options, *defines]},
                 depends=ext.depends,
             )
         ext.extra_objects = objects
+        cuda = [one for one in ext.sources if one.endswith(".cu")]
+        ext.sources = [
+            one for name in UNITS for one in unit(name, sources(*UNITS[name]))
+        ] + cuda
         super().build_extension(ext)
         architectures = "" if NO_CUDA else os.environ["TORCH_CUDA_ARCH_LIST"]
         note = Path(self.build_lib) / "trajgru_ext" / "_build.py"
@@ -261,17 +294,9 @@ def extension():
     cuda = [] if NO_CUDA else sources("csrc/cuda/*.cu")
     return make(
         name="trajgru_ext._C",
-        sources=sources(
-            "csrc/*.cpp",
-            "csrc/autograd/*.cpp",
-            "csrc/operators/*/*.cpp",
-            "csrc/sequences/*.cpp",
-            "csrc/cpu/*.cpp",
-            "csrc/cpu/conv/*.cpp",
-        )
-        + cuda,
+        sources=[one for some in UNITS.values() for one in sources(*some)] + cuda,
         include_dirs=[str(HERE / "csrc")],
-        depends=sources("csrc/**/*.h", "csrc/**/*.cuh"),
+        depends=sources("csrc/**/*.h", "csrc/**/*.cuh", "csrc/cpu/vec/*.cpp"),
         extra_compile_args={
             "cxx": flags,
             "nvcc": ["-O3", "-std=c++20", "-lineinfo", "--threads=1"],

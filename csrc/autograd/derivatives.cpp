@@ -103,8 +103,8 @@ void push_arguments(torch::jit::Stack& stack, const Derivative& derivative,
   if (derivative.mask_last) stack.push_back(value_of(tensors.back()));
 }
 
-variable_list call(const Entry& what, const variable_list& tensors,
-                   const std::vector<double>& numbers) {
+variable_list run_forward(const Entry& what, const variable_list& tensors,
+                          const std::vector<double>& numbers) {
   torch::jit::Stack stack;
   push_arguments(stack, what.derivative, tensors, numbers);
   what.forward.callBoxed(stack);
@@ -150,7 +150,7 @@ class Differentiable : public torch::autograd::Function<Differentiable> {
     if (only_for >= 0 && !all[only_for].requires_grad()) saved[0] = Tensor();
     for (size_t k = what.derivative.saved; k < saved.size(); ++k) saved[k] = Tensor();
     context->save_for_backward(std::move(saved));
-    return call(what, all, numbers);
+    return run_forward(what, all, numbers);
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
@@ -226,7 +226,7 @@ std::vector<Tensor> differentiable(const std::string& name,
     return Differentiable::apply(at::TensorList(given), name, places, numbers);
   }
   const Entry& what = entry(name);
-  return call(what, spread(what.derivative, given, places), numbers);
+  return run_forward(what, spread(what.derivative, given, places), numbers);
 }
 
 }  // namespace trajgru_ext

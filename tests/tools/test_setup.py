@@ -42,6 +42,7 @@ def test_what_is_built(setup, wanted, toolkit, machine, chosen):
 def test_what_is_said(setup, monkeypatch, capsys):
     setup.announce()
     said = capsys.readouterr().out
+    assert f" {setup.CPU_MINUTES} minutes of one core; " in said
     assert said.endswith("no CUDA kernels: built with TRAJGRU_CUDA=0\n")
     monkeypatch.setitem(setup.announce.__globals__, "NO_CUDA", "")
     monkeypatch.setitem(os.environ, "TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
@@ -51,6 +52,20 @@ def test_what_is_said(setup, monkeypatch, capsys):
     files = len([*(ROOT / "csrc" / "cuda").glob("*.cu")])
     minutes = files * (setup.FIRST_SECONDS + setup.NEXT_SECONDS) / 60
     assert f" {files} sources, which take nvcc about {minutes:.0f} minutes of" in said
+
+
+def test_every_source_is_compiled_once(setup, tmp_path, monkeypatch):
+    """By itself, or in a unit."""
+    found = [one for some in setup.UNITS.values() for one in setup.sources(*some)]
+    found += setup.sources("csrc/cpu/vec/*.cpp")
+    assert sorted(found) == setup.sources("csrc/**/*.cpp")
+    monkeypatch.setenv("TRAJGRU_UNITS", "0")
+    assert setup.unit("all", found) == found
+    monkeypatch.delenv("TRAJGRU_UNITS")
+    monkeypatch.setitem(setup.unit.__globals__, "HERE", tmp_path)
+    (written,) = setup.unit("all", found)
+    lines = (tmp_path / written).read_text().splitlines()
+    assert lines == [f'#include "../../{one}"' for one in found]
 
 
 def test_what_the_toolkit_knows(setup, monkeypatch):

@@ -23,7 +23,7 @@ using at::Tensor;
 using Key = std::vector<int64_t>;
 using Storage = c10::weak_intrusive_ptr<c10::StorageImpl>;
 
-struct Packed {
+struct Packing {
   Tensor values;
   int64_t last_use = 0;
 };
@@ -31,7 +31,7 @@ struct Packed {
 // Where weights lie, and what was packed from them last.
 struct Owner {
   std::vector<Storage> storages;
-  std::shared_ptr<Packed> packed;
+  std::shared_ptr<Packing> packed;
 
   bool gone() const {
     return std::any_of(storages.begin(), storages.end(),
@@ -60,7 +60,7 @@ class Store {
     const std::lock_guard lock(mutex_);
     drop_gone();
     if (bytes_of(values) > limit_) return;
-    const auto packed = std::make_shared<Packed>(Packed{values});
+    const auto packed = std::make_shared<Packing>(Packing{values});
     packings_[contents] = packed;
     if (used_.contains(contents)) returning_[contents] = packed;
     own(packed, place, weights);
@@ -111,7 +111,7 @@ class Store {
     return static_cast<int64_t>(values.nbytes());
   }
 
-  void own(const std::shared_ptr<Packed>& packed, const Key& place,
+  void own(const std::shared_ptr<Packing>& packed, const Key& place,
            at::TensorList weights) {
     packed->last_use = ++uses_;
     auto found = owners_.find(place);
@@ -157,7 +157,7 @@ class Store {
   // Drops what was used longest ago until the limit holds.
   void fit() {
     for (int64_t size = kept(); size > limit_;) {
-      std::shared_ptr<Packed> oldest;
+      std::shared_ptr<Packing> oldest;
       for (const auto& [contents, packing] : packings_) {
         const auto packed = packing.lock();
         if (packed == nullptr) continue;
@@ -178,9 +178,9 @@ class Store {
 
   mutable std::mutex mutex_;
   std::map<Key, Owner> owners_;
-  std::map<Key, std::weak_ptr<Packed>> packings_;
+  std::map<Key, std::weak_ptr<Packing>> packings_;
   // What outlives its owners; and of contents that are not kept, when they were used.
-  std::map<Key, std::shared_ptr<Packed>> returning_;
+  std::map<Key, std::shared_ptr<Packing>> returning_;
   std::map<Key, int64_t> used_;
   size_t owners_left_ = 0;
   int64_t limit_ = int64_t{1} << 30;
@@ -259,7 +259,7 @@ void with_packed_weight(const Tensor& weight, bool rotated, bool once,
   if (const Tensor found = kept({weight}, rotated, 1, once); found.defined()) {
     return f(found);
   }
-  std::optional<Scratch<Packed>> memory;
+  std::optional<Scratch<Packing>> memory;
   f(pack({weight}, rotated, 1, [&](int64_t floats) {
     memory.emplace(floats);
     return at::from_blob(memory->data(), {floats}, at::kFloat);

@@ -100,7 +100,8 @@ struct HffOperators {
       const Tensor grad = fit_branch<Device>(grad_output, in.format);
       dispatch_branches(first, [&]<typename scalar_t, typename T>() {
         const Numbers<T> numbers(scale, shift, slope, first);
-        HffAffineBackward<scalar_t, T> args{arguments<scalar_t>(in, skipped, numbers)};
+        HffAffineBackward<scalar_t, T> args{};
+        args.of = arguments<scalar_t>(in, skipped, numbers);
         args.grad = branch_view<const scalar_t>(grad, in.format);
         for (int64_t k = 0; k < slices; ++k) {
           args.slice_grad[k] = branch_view<scalar_t>(grads[k], in.format);
