@@ -19,6 +19,7 @@
 #include <tuple>
 
 #include "tensors/tensors.h"
+#include "tensors/tf32.h"
 
 namespace trajgru_ext::cuda {
 
@@ -27,11 +28,8 @@ class RowProducts {
   // weight: [O, K].
   explicit RowProducts(const at::Tensor& weight) : weight_(weight) {
     if (weight.scalar_type() != at::kFloat) return;
-    const at::Context& context = at::globalContext();
-    const bool convolutions = context.allowTF32CuDNN(at::Float32Op::CONV);
-    const bool products =
-        context.float32Precision(at::Float32Backend::CUDA, at::Float32Op::MATMUL) ==
-        at::Float32Precision::TF32;
+    const bool convolutions = convolutions_take_tf32();
+    const bool products = products_take_tf32();
     convolves_ = convolutions && !products && weight.numel() > 0;
     if (products && !convolutions) ieee_.emplace();
   }

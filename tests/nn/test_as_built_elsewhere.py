@@ -2,7 +2,13 @@
 
 import pytest
 import torch
-from alterations import ALTERATIONS, IN_DOUBLE, assert_same, outputs_and_gradients
+from alterations import (
+    ALTERATIONS,
+    IN_DOUBLE,
+    assert_same,
+    outputs_and_gradients,
+    parameter_subclass,
+)
 from as_built_layers import (
     BATCH,
     CHANNELS,
@@ -24,6 +30,15 @@ from trajgru_ext.nn import ConvGRUCell, ConvLSTMCell, TrajGRUCell, hko7_conv_gru
 COMPILED = [name for name in IN_DOUBLE if not name.startswith("backward")]
 
 
+def torch_compiles(alter):
+    """Whether torch compiles its own convolution as it is when it is altered so."""
+    plain = nn.Sequential(nn.Conv2d(1, 1, 1))
+    alter(plain, "0")
+    compiled = torch.compile(plain, fullgraph=True, backend="eager")
+    image = torch.ones(1, 1, 2, 2)
+    return torch.equal(compiled(image), plain(image))
+
+
 @pytest.mark.parametrize(
     ("layer", "alter"),
     [
@@ -35,6 +50,8 @@ def test_compiles_as_it_is(layer, alter):
     """Also what is altered, if it is before it is compiled."""
     alter = ALTERATIONS[alter]
     torch.compiler.reset()
+    if alter is parameter_subclass and not torch_compiles(alter):
+        pytest.skip("this torch leaves out functions of a parameter's own class")
     place = CONVOLUTIONS[layer][0]
     module = altered(layer, place, alter).eval()
     inputs = normal(STEPS, BATCH, CHANNELS, *SIZE)

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import inspect
 import itertools
 import operator
 import threading
@@ -80,9 +79,9 @@ class Way(NamedTuple):
 class Plan:
     """All that takes the place of a module's forward."""
 
-    def __init__(self, module: nn.Module, kind: type, by_mode: bool) -> None:
+    def __init__(self, module: nn.Module, kind: Any, by_mode: bool) -> None:
         self.kind, self.by_mode = kind, by_mode
-        self.forward = inspect.getattr_static(kind, "forward")
+        self.forward = kind.forward
         self.arguments = arguments_of(kind)
         self.variants: dict[Way, Variant | None] = {}
         self.answers: dict[Way, Answers] = {}
@@ -188,7 +187,7 @@ class Plan:
 
     def stands_for(self, module: nn.Module) -> bool:
         """Whether the module is as it was when it was traced."""
-        if inspect.getattr_static(self.kind, "forward") is not self.forward:
+        if self.kind.forward is not self.forward:
             return False
         own = vars(module)
         for name, value in self.attributes.items():
@@ -225,7 +224,7 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _is_constant(value: Any) -> bool:
-    return isinstance(value, bool | int | float | str | None)
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _inside(module: Any, path: str) -> Any:

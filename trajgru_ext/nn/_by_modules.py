@@ -78,7 +78,10 @@ def wide_enough(state: Tensor, *gates: Tensor) -> Tensor:
 def refuse_tracing(kind: str, *values: Any) -> None:
     """Raise a TypeError where torch.fx traces, which records no such steps."""
     for one in values:
-        if hasattr(type(one), "__torch_function__") and not isinstance(one, Tensor):
+        # None by itself: older torch cannot compile a look into its type.
+        if one is None or isinstance(one, Tensor):
+            continue
+        if hasattr(type(one), "__torch_function__"):
             raise TypeError(
                 f"{kind}: torch.fx cannot trace the steps of a layer in which modules "
                 "are altered (see computes()); use torch.export, or trace it as built"

@@ -60,9 +60,10 @@ def decomposition(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any
 
 
 def register_fakes() -> None:
-    """Register all fake kernels."""
+    """Register all fake kernels, also where the package was imported before."""
     for name, kernel in _fakes.items():
-        torch.library.register_fake(f"trajgru_ext::{name}", kernel)
+        whole = f"trajgru_ext::{name}"
+        torch.library.register_fake(whole, kernel, allow_override=True)
 
 
 def refuse(key: str, reason: str) -> None:

@@ -8,6 +8,7 @@
 #include "operators/conv/winograd_step.h"
 #include "operators/copy_image.h"
 #include "tensors/library.h"
+#include "tensors/tf32.h"
 
 namespace trajgru_ext {
 
@@ -24,8 +25,7 @@ Tensor same_conv(const Tensor& image, const Tensor& weight, const OptionalTensor
   // As at::convolution has them; but its own guard against TF32, which torch keeps for
   // products of matrices, holds here, too.
   const bool repeatable = torch.deterministicCuDNN() || torch.deterministicAlgorithms();
-  const bool tf32 = !at::NoTF32Guard::should_disable_tf32() &&
-                    torch.allowTF32CuDNN(at::Float32Op::CONV);
+  const bool tf32 = !at::NoTF32Guard::should_disable_tf32() && convolutions_take_tf32();
   return channels_last(at::_convolution(
       image, weight, bias, {1, 1}, same_padding(weight, dilation), dilation, false,
       {0, 0}, 1, torch.benchmarkCuDNN(), repeatable, torch.userEnabledCuDNN(), tf32));

@@ -99,7 +99,8 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
     not_captured("the host waits for a device");
     synchronize_device(device);
   }
-  bool isStreamCapturing(const c10::Stream& stream) const override {
+  // Not "override": older torch does not ask.
+  bool isStreamCapturing(const c10::Stream& stream) const {
     const Lock held(lock());
     return capturing(key_of(stream));
   }

@@ -10,6 +10,7 @@
 #include <torch/library.h>
 
 #include "device/backend.h"
+#include "tensors/tf32.h"
 
 namespace emulation {
 namespace {
@@ -20,8 +21,7 @@ using Sizes = c10::SymIntArrayRef;
 // An operand of a convolution.
 Tensor operand(Borrowed& lent, const Tensor& tensor) {
   const Tensor found = lent.lend(tensor, false);
-  return at::globalContext().allowTF32CuDNN(at::Float32Op::CONV) ? round_to_tf32(found)
-                                                                 : found;
+  return trajgru_ext::convolutions_take_tf32() ? round_to_tf32(found) : found;
 }
 
 // Whether a convolution may round float32 to TF32, as _convolution is told.
@@ -114,10 +114,7 @@ Tensor& addmm_dtype_out(const Tensor& sum, const Tensor& a, const Tensor& b,
 
 // Whether cuBLAS would round what is multiplied.
 bool products_round() {
-  return !at::NoTF32Guard::should_disable_tf32() &&
-         at::globalContext().float32Precision(at::Float32Backend::CUDA,
-                                              at::Float32Op::MATMUL) ==
-             at::Float32Precision::TF32;
+  return !at::NoTF32Guard::should_disable_tf32() && trajgru_ext::products_take_tf32();
 }
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
