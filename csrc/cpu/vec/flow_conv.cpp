@@ -26,8 +26,7 @@ void gather(const FlowConv<scalar_t>& args, const Block& block,
       warp_pixel(image, find_taps(args.size, args.input, at), block.channels,
                  warped + (at.pixel - block.begin) * pixel_stride + link * link_stride);
     };
-    for_each_cell(Padding::zeros, args.size, link_of(args.flows, link), args.flow_scale,
-                  tile, visit);
+    for_each_cell(args.size, link_of(args.flows, link), args.flow_scale, tile, visit);
   }
 }
 
@@ -56,8 +55,7 @@ void scatter_links(const FlowConv<scalar_t>& args, const Block& block,
         out[link_grad.component] = args.flow_scale * dv;
       }
     };
-    for_each_cell(Padding::zeros, args.size, link_of(args.flows, link), args.flow_scale,
-                  tile, visit);
+    for_each_cell(args.size, link_of(args.flows, link), args.flow_scale, tile, visit);
   }
 }
 

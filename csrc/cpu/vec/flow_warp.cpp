@@ -9,9 +9,9 @@ namespace trajgru_ext {
 namespace CPU_CAPABILITY {
 namespace {
 
-template <typename scalar_t>
-void forward(const FlowWarpForward<scalar_t>& args, int64_t begin_tile,
-             int64_t end_tile) {
+template <Padding kPadding, typename scalar_t>
+void forward_tiles(const FlowWarpForward<scalar_t>& args, int64_t begin_tile,
+                   int64_t end_tile) {
   using coord_t = at::opmath_type<scalar_t>;
   constexpr int64_t kBlock = 64;  // channels of a tile of planes on the stack
   const int64_t channels = args.size.channels;
@@ -28,13 +28,13 @@ void forward(const FlowWarpForward<scalar_t>& args, int64_t begin_tile,
         warp_pixel(image, find_taps(args.size, args.input, at), channels,
                    out + (at.pixel - tile.begin) * output.pixel);
       };
-      for_each_cell(args.padding, args.size, args.flow, args.flow_scale, tile, visit);
+      for_each_cell<kPadding>(args.size, args.flow, args.flow_scale, tile, visit);
       continue;
     }
     const auto visit = [&](const Located<coord_t>& at) {
       taps[at.pixel - tile.begin] = find_taps(args.size, args.input, at);
     };
-    for_each_cell(args.padding, args.size, args.flow, args.flow_scale, tile, visit);
+    for_each_cell<kPadding>(args.size, args.flow, args.flow_scale, tile, visit);
     for (int64_t c = 0; c < channels; c += kBlock) {
       const int64_t block = std::min(kBlock, channels - c);
       for (int64_t p = 0; p < tile.pixels(); ++p) {
@@ -46,9 +46,9 @@ void forward(const FlowWarpForward<scalar_t>& args, int64_t begin_tile,
   }
 }
 
-template <typename scalar_t>
-void reach(const FlowWarpBackward<scalar_t>& args, int64_t begin_tile,
-           int64_t end_tile) {
+template <Padding kPadding, typename scalar_t>
+void reach_of_tiles(const FlowWarpBackward<scalar_t>& args, int64_t begin_tile,
+                    int64_t end_tile) {
   using coord_t = at::opmath_type<scalar_t>;
   const ImageSize& size = args.size;
   const FlowView<coord_t>& flow_grad = args.flow_grad;
@@ -69,12 +69,12 @@ void reach(const FlowWarpBackward<scalar_t>& args, int64_t begin_tile,
         out[0] = out[flow_grad.component] = value_without_cell<coord_t>(at.target);
       }
     };
-    for_each_cell(args.padding, size, args.flow, args.flow_scale, tile, visit);
+    for_each_cell<kPadding>(size, args.flow, args.flow_scale, tile, visit);
     args.reach[index] = {begin, end};
   }
 }
 
-template <bool kSums, bool kDots, typename scalar_t, typename coord_t>
+template <Padding kPadding, bool kSums, bool kDots, typename scalar_t, typename coord_t>
 void backward_tile(const FlowWarpBackward<scalar_t>& args, const Tile& tile,
                    const Band<coord_t>& band) {
   const ImageSize& size = args.size;
@@ -87,19 +87,17 @@ void backward_tile(const FlowWarpBackward<scalar_t>& args, const Tile& tile,
     coord_t du, dv;
     if (pull_back<kSums, kDots>(size, at, band, image, args.input, grad, size.channels,
                                 du, dv)) {
-      if (args.padding == Padding::border) {
-        stop_where_clipped<Padding::border>(at.cell, size.height, size.width, du, dv);
-      }
+      stop_where_clipped<kPadding>(at.cell, size.height, size.width, du, dv);
       coord_t* out = flow_grad.data + tile.sample * flow_grad.batch +
                      at.row * flow_grad.row + at.col * flow_grad.col;
       out[0] = args.flow_scale * du;
       out[flow_grad.component] = args.flow_scale * dv;
     }
   };
-  for_each_cell(args.padding, size, args.flow, args.flow_scale, tile, visit);
+  for_each_cell<kPadding>(size, args.flow, args.flow_scale, tile, visit);
 }
 
-template <bool kSums, bool kDots, typename scalar_t, typename coord_t>
+template <Padding kPadding, bool kSums, bool kDots, typename scalar_t, typename coord_t>
 void backward_bands(const FlowWarpBackward<scalar_t>& args, int64_t begin_band,
                     int64_t end_band, coord_t* sums) {
   const ImageSize& size = args.size;
@@ -123,8 +121,9 @@ void backward_bands(const FlowWarpBackward<scalar_t>& args, int64_t begin_band,
     for (int64_t t = 0; t < size.tiles(); ++t) {
       const int64_t tile = sample * size.tiles() + t;
       if (args.reach[tile].begin < end && args.reach[tile].end > begin) {
-        backward_tile<kSums, kDots>(args, numbered_tile(size, tile),
-                                    Band<coord_t>{begin, end, sums, sums_pixel});
+        backward_tile<kPadding, kSums, kDots>(
+            args, numbered_tile(size, tile),
+            Band<coord_t>{begin, end, sums, sums_pixel});
       }
     }
     if (!kSums || in_place) continue;
@@ -140,16 +139,45 @@ void backward_bands(const FlowWarpBackward<scalar_t>& args, int64_t begin_band,
   }
 }
 
+template <Padding kPadding, typename scalar_t>
+void backward_of_bands(const FlowWarpBackward<scalar_t>& args, int64_t begin_band,
+                       int64_t end_band, at::opmath_type<scalar_t>* sums) {
+  if (args.flow_grad.data == nullptr) {
+    backward_bands<kPadding, true, false>(args, begin_band, end_band, sums);
+  } else if (args.input_grad.data == nullptr) {
+    backward_bands<kPadding, false, true>(args, begin_band, end_band, sums);
+  } else {
+    backward_bands<kPadding, true, true>(args, begin_band, end_band, sums);
+  }
+}
+
+// The table's functions: which padding it is stands before all loops.
+
+template <typename scalar_t>
+void forward(const FlowWarpForward<scalar_t>& args, int64_t begin_tile,
+             int64_t end_tile) {
+  const auto run = args.padding == Padding::border
+                       ? forward_tiles<Padding::border, scalar_t>
+                       : forward_tiles<Padding::zeros, scalar_t>;
+  run(args, begin_tile, end_tile);
+}
+
+template <typename scalar_t>
+void reach(const FlowWarpBackward<scalar_t>& args, int64_t begin_tile,
+           int64_t end_tile) {
+  const auto run = args.padding == Padding::border
+                       ? reach_of_tiles<Padding::border, scalar_t>
+                       : reach_of_tiles<Padding::zeros, scalar_t>;
+  run(args, begin_tile, end_tile);
+}
+
 template <typename scalar_t>
 void backward(const FlowWarpBackward<scalar_t>& args, int64_t begin_band,
               int64_t end_band, at::opmath_type<scalar_t>* sums) {
-  if (args.flow_grad.data == nullptr) {
-    backward_bands<true, false>(args, begin_band, end_band, sums);
-  } else if (args.input_grad.data == nullptr) {
-    backward_bands<false, true>(args, begin_band, end_band, sums);
-  } else {
-    backward_bands<true, true>(args, begin_band, end_band, sums);
-  }
+  const auto run = args.padding == Padding::border
+                       ? backward_of_bands<Padding::border, scalar_t>
+                       : backward_of_bands<Padding::zeros, scalar_t>;
+  run(args, begin_band, end_band, sums);
 }
 
 }  // namespace

@@ -68,11 +68,10 @@ struct Located {
 };
 
 // f(Located) for the tile's pixels in order. Most are interior, and are located many at
-// a time; the others one by one, as the padding asks.
-template <typename coord_t, typename F>
-void for_each_cell(Padding padding, const ImageSize& size,
-                   const FlowView<const coord_t>& flow, coord_t flow_scale,
-                   const Tile& tile, const F& f) {
+// a time; the others one by one.
+template <Padding kPadding = Padding::zeros, typename coord_t, typename F>
+void for_each_cell(const ImageSize& size, const FlowView<const coord_t>& flow,
+                   coord_t flow_scale, const Tile& tile, const F& f) {
   const bool small = std::max(size.height, size.width) <
                      static_cast<int64_t>(displacement_limit<coord_t, int32_t>());
   Cells<coord_t> cells;
@@ -93,11 +92,8 @@ void for_each_cell(Padding padding, const ImageSize& size,
         at.cell = {cells.row[p], cells.col[p], cells.fy[p], cells.fx[p]};
       } else {
         at.interior = false;
-        const int64_t height = size.height, width = size.width;
         at.target =
-            padding == Padding::border
-                ? locate_clipped(row, at.col, u[p], v[p], height, width, at.cell)
-                : locate(row, at.col, u[p], v[p], height, width, at.cell);
+            locate<kPadding>(row, at.col, u[p], v[p], size.height, size.width, at.cell);
       }
       f(at);
     }
