@@ -222,6 +222,10 @@ def step(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
+def check(holds):
+    assert holds
+
+
 class Checks(Memory):
     """Asserts and errors about sizes, of arguments and of what is made of them.
 

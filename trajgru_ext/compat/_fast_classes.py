@@ -51,7 +51,7 @@ def _remembered(ours: type, own: type, attributes: tuple[tuple[str, Any], ...]) 
     return _made(ours, own, dict(attributes))
 
 
-# What else than `forward` published classes define, and theirs begin states as they do.
+# Methods beside `forward` that stay the module's own, which may begin states otherwise.
 KEPT = ("init_hidden",)
 
 

@@ -21,20 +21,33 @@ from trajgru_ext.compat._activations import (
 )
 from trajgru_ext.compat._fast_classes import fast_base, fast_class
 from trajgru_ext.compat._gate_arguments import arguments_of
-from trajgru_ext.compat._gate_reads import Read, names_used
+from trajgru_ext.compat._gate_proxies import Untraceable
+from trajgru_ext.compat._gate_reads import (
+    Outside,
+    Read,
+    functions_used,
+    names_used,
+)
 from trajgru_ext.compat._gate_rewrites import Alone, compiled, rewrite
 from trajgru_ext.compat._gate_sizes import MOST_ANSWERS, Answers, OtherWay
 from trajgru_ext.compat._gate_traces import (
     Trace,
-    Untraceable,
     copied,
     same,
     trace,
 )
+from trajgru_ext.ops._arguments import recorded_by_jit
 
 _MOST_WAYS = 32  # through a forward; others run the original
 
 _MOST_OPTIONAL = 3  # arguments that may be None; each doubles the traces
+
+# What a forward may ask beside its arguments: it is traced in a mode of its own.
+_MODES = {
+    *("is_autocast_enabled", "is_autocast_cpu_enabled", "get_autocast_dtype"),
+    *("get_autocast_gpu_dtype", "get_autocast_cpu_dtype"),
+    *("is_grad_enabled", "is_inference_mode_enabled"),
+}
 
 _OF_MODULES = frozenset(vars(nn.Module()))
 
@@ -83,6 +96,7 @@ class Plan:
         self.kind, self.by_mode = kind, by_mode
         self.forward = kind.forward
         self.arguments = arguments_of(kind)
+        self.outside = Outside(functions_used(kind))
         self.variants: dict[Way, Variant | None] = {}
         self.answers: dict[Way, Answers] = {}
         """Those of the last call, by the way without them."""
@@ -152,7 +166,7 @@ class Plan:
 
     def run(self, module: nn.Module, given: dict[str, Any]) -> tuple[Any] | None:
         """What the forward gives, or None where the original must run."""
-        if not self.stands_for(module):
+        if recorded_by_jit() or not self.stands_for(module):
             return None
         usual = self.way(module, given)
         way = usual._replace(answers=self.answers.get(usual, ()))
@@ -188,6 +202,9 @@ class Plan:
     def stands_for(self, module: nn.Module) -> bool:
         """Whether the module is as it was when it was traced."""
         if self.kind.forward is not self.forward:
+            return False
+        # torch.compile would watch all that is in a file, and has compiled its values.
+        if not torch.compiler.is_compiling() and not self.outside.holds():
             return False
         own = vars(module)
         for name, value in self.attributes.items():
@@ -252,6 +269,7 @@ def plan(module: nn.Module, kind: type, probe: bool) -> Plan | None:
             ("it is parametrised itself", parametrize.is_parametrized(module)),
             ("it has a forward of its own", "forward" in vars(module)),
             ("its forward asks for types", "type" in used),
+            ("its forward asks for gradients or autocast", bool(used & _MODES)),
         )
         if there
     ]

@@ -4,8 +4,10 @@ A graph has no reads of attributes: what they gave is in it. So they are noted w
 forward is traced, with their values, and compared at every call.
 """
 
+import copy
 import inspect
 import sys
+import threading
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,10 +54,11 @@ class Unsteady(Exception):
 def noted() -> Iterator[list[tuple[nn.Module, str, Any]]]:
     """While it lasts, the reads that are not torch's own are put on the list."""
     reads: list[tuple[nn.Module, str, Any]] = []
+    thread = threading.get_ident()
 
     def read(self: Any, name: str) -> Any:
         value = object.__getattribute__(self, name)
-        if not name.startswith("__"):
+        if not name.startswith("__") and threading.get_ident() == thread:
             reader = sys._getframe(1).f_globals.get("__name__", "")
             if reader.partition(".")[0] not in ("torch", "trajgru_ext"):
                 reads.append((self, name, value))
@@ -87,6 +90,11 @@ def values_read(
         for path, inner in module.named_modules()
         if isinstance(inner, nn.ModuleList | nn.ModuleDict)
     ]
+    for path, inner in module.named_modules():
+        if isinstance(inner, nn.ParameterList):
+            found.append(Read(path, "_size", inner._size))
+        elif isinstance(inner, nn.ParameterDict):
+            found.append(Read(path, "_keys", dict(inner._keys)))
     for owner, name, value in reads:
         path = paths.get(id(owner))
         if path is None:
@@ -100,7 +108,8 @@ def values_read(
         elif not _is_fixed(value):
             what = f"{path}.{name}" if path else name
             raise Unsteady(f"it reads {what}, which may be changed in place")
-        elif path or name not in vars(owner):  # those of the root are compared already
+        # Those of the root are compared already, but for the mode.
+        elif path or name not in vars(owner) or name == "training":
             found.append(Read(path, name, value))
     unique = {(one.path, one.name): one for one in found}
     return tuple(unique.values())
@@ -114,9 +123,8 @@ def _is_fixed(value: Any) -> bool:
     return isinstance(value, _FIXED)
 
 
-def names_used(kind: type) -> set[str]:
-    """The names that a class's forward uses, and the functions that it calls."""
-    found: set[str] = set()
+def functions_used(kind: type) -> list[types.FunctionType]:
+    """A class's forward, and the functions of people that it calls."""
     methods = {
         name: value
         for base in reversed(kind.__mro__)
@@ -124,19 +132,14 @@ def names_used(kind: type) -> set[str]:
         for name, value in vars(base).items()
         if isinstance(value, types.FunctionType)
     }
-    seen: set[Any] = set()
+    found: dict[types.FunctionType, None] = {}
 
     def visit(function: Any, depth: int) -> None:
         function = inspect.unwrap(function)
-        if not isinstance(function, types.FunctionType) or function in seen:
+        if not isinstance(function, types.FunctionType) or function in found:
             return
-        seen.add(function)
-        codes, names = [function.__code__], set()
-        for code in codes:
-            names |= {*code.co_names}
-            codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]
-        found.update(names)
-        known = function.__globals__
+        found[function] = None
+        known, names = function.__globals__, _names(function)
         files = [known[n] for n in names if isinstance(known.get(n), types.ModuleType)]
         for name in names if depth else ():
             inside = [vars(file).get(name) for file in files]
@@ -148,4 +151,47 @@ def names_used(kind: type) -> set[str]:
     for base in kind.__mro__:
         if base is not nn.Module and "forward" in vars(base):
             visit(vars(base)["forward"], _DEPTH)
-    return found
+    return list(found)
+
+
+def _names(function: types.FunctionType) -> set[str]:
+    codes, names = [function.__code__], set()
+    for code in codes:
+        names |= {*code.co_names}
+        codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]
+    return names
+
+
+def names_used(kind: type) -> set[str]:
+    """The names that a class's forward uses, and the functions that it calls."""
+    return set().union(*map(_names, functions_used(kind)))
+
+
+class Outside:
+    """The constants that functions read of their files and of what encloses them."""
+
+    def __init__(self, functions: list[types.FunctionType]) -> None:
+        self._globals: list[tuple[dict[str, Any], str, Any]] = []
+        self._cells: list[tuple[types.CellType, Any]] = []
+        for function in functions:
+            known = function.__globals__
+            for name in _names(function) & known.keys():
+                if _is_fixed(known[name]):
+                    self._globals.append((known, name, copy.deepcopy(known[name])))
+            for cell in function.__closure__ or ():
+                value = _content(cell)
+                if _is_fixed(value):
+                    self._cells.append((cell, copy.deepcopy(value)))
+
+    def holds(self) -> bool:
+        """Whether they are what they were."""
+        now = [(known.get(name, _MISSING), v) for known, name, v in self._globals]
+        now += [(_content(cell), value) for cell, value in self._cells]
+        return all(type(a) is type(b) and bool(a == b) for a, b in now)
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it is empty
+        return _MISSING

@@ -49,24 +49,29 @@ class Questions:
         self._known = known
         self._asked: list[fx.Node] = []
         self.answers: Answers = ()
+        self.refused = False
 
     def answer(self, node: fx.Node, kind: type) -> Any:
         """The answer to go on with, a bool or an int; Unasked where there is none."""
         number = len(self.answers)
-        if not _is_size(node) or number == MOST_ANSWERS:
-            raise Unasked
+        if not is_size(node) or number == MOST_ANSWERS:
+            self._refuse()
         known = number < len(self._known)
         answer = kind(self._known[number] if known else _guess(node, kind))
         if kind is int and answer > _LONGEST:
-            raise Unasked
+            self._refuse()
         graph = node.graph
         self._asked.append(graph.call_function(_ask, (node, number, answer)))
         self.answers = (*self.answers, answer)
         return answer
 
+    def _refuse(self) -> None:
+        self.refused = True  # whatever the forward makes of the error
+        raise Unasked("it depends on a tensor's values, or on many or large sizes")
+
     def count(self, node: fx.Node) -> int | None:
         """How many items an argument or sizes have; None where it is none of these."""
-        if not (_is_size(node) or _is_argument(node)):
+        if not (is_size(node) or _is_argument(node)):
             return None
         return int(self.answer(node.graph.call_function(len, (node,)), int))
 
@@ -131,16 +136,16 @@ def _is_argument(node: Any) -> bool:
     return part and _is_argument(node.args[0]) and len(node.all_input_nodes) == 1
 
 
-def _is_size(node: Any) -> bool:
+def is_size(node: Any) -> bool:
     """Whether a node is a number, or some, that follow from the sizes of arguments."""
     alone = len(node.all_input_nodes) == 1
     if node.target is len:
-        return _is_argument(node.args[0]) or _is_size(node.args[0])
+        return _is_argument(node.args[0]) or is_size(node.args[0])
     if node.op in ("call_function", "call_method") and _name(node) in _SIZES:
         return alone and _is_argument(node.args[0])
     if node.op != "call_function" or node.target not in _OPERATORS:
         return False
-    return bool(node.all_input_nodes) and all(map(_is_size, node.all_input_nodes))
+    return bool(node.all_input_nodes) and all(map(is_size, node.all_input_nodes))
 
 
 def _name(node: Any) -> Any:

@@ -1,15 +1,16 @@
 """The graph of what a module's own `forward` computes, its modules being leaves.
 
 A graph stands for the forward only for arguments that take the same way through it. So
-a proxy is said to be a Tensor, which callers check, and questions about sizes are asked
-again; what depends on a value, draws random numbers, changes a tensor in place, keeps
-states between calls or switches gradients or autocast cannot be traced.
+a proxy is said to be a Tensor, which callers check, and questions about sizes and
+assertions are asked again; what else depends on a value, draws random numbers, changes
+a tensor in place, keeps states between calls or switches gradients or autocast cannot
+be traced.
 """
 
-import builtins
 import inspect
 import random
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -18,13 +19,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from trajgru_ext.compat._gate_forms import channels_of
+from trajgru_ext.compat._gate_proxies import Untraceable, Value, proxies_are_tensors
 from trajgru_ext.compat._gate_reads import Read, Unsteady, noted, values_read
 from trajgru_ext.compat._gate_sizes import (
     Answers,
     Questions,
     Unasked,
-    asserted,
-    is_asserted,
 )
 
 _CHANGES = ("iadd", "isub", "imul", "itruediv", "ipow", "setitem")
@@ -36,11 +36,13 @@ _MARKED = torch.float64
 # Calls with sizes of arguments, which these do not take from proxies by themselves.
 _MADE = (torch.zeros, torch.ones, torch.full, torch.empty, torch.randn, torch.rand)
 
+# Of these a call changes nothing, and draws no random numbers.
+_WITHOUT_STATE = (
+    *(nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.Sequential, nn.Identity),
+    *(nn.Sigmoid, nn.Tanh, nn.ReLU, nn.LeakyReLU),
+)
+
 _SIZE = "size"  # of a split, or the number of chunks, which have other names
-
-
-class Untraceable(Exception):
-    """Why the forward of a module has no graph that stands for it."""
 
 
 class Trace(NamedTuple):
@@ -59,54 +61,6 @@ class Trace(NamedTuple):
     """To what it asks of the arguments' sizes."""
 
 
-class _Value(fx.Proxy):
-    """A proxy of a Tensor, which `_proxies_are_tensors` says that it is."""
-
-    def __getattr__(self, name: str) -> Any:
-        if not hasattr(Tensor, name):
-            raise AttributeError(name)
-        return _Attribute(self, name)
-
-    # A Tensor is not None, however one asks.
-    def __eq__(self, other: object) -> Any:
-        return False if other is None else super().__eq__(other)
-
-    def __ne__(self, other: object) -> Any:
-        return True if other is None else super().__ne__(other)
-
-    __hash__ = fx.Proxy.__hash__
-
-    def __len__(self) -> int:
-        count = self.tracer.count(self.node)  # type: ignore[attr-defined]
-        return super().__len__() if count is None else count
-
-    def __bool__(self) -> bool:
-        if is_asserted(sys._getframe(1)):
-            self.tracer.create_proxy("call_function", asserted, (self,), {})
-            return True
-        return self.tracer.to_bool(self)
-
-    def __index__(self) -> int:
-        try:
-            return int(self.tracer.questions.answer(self.node, int))  # type: ignore[attr-defined]
-        except Unasked:
-            raise TypeError("a tensor's value is taken for an integer") from None
-
-    __int__ = __index__
-
-    def _in_place(self, other: Any) -> Any:
-        raise Untraceable("it changes a tensor in place")
-
-    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = _in_place
-
-
-class _Attribute(fx.proxy.Attribute, _Value):
-    """A proxy of something that a Tensor has, of any kind."""
-
-    def __getattr__(self, name: str) -> Any:
-        return _Attribute(self, name)
-
-
 class _Tracer(fx.Tracer):
     """Leaves every module as it is, and refuses what a graph cannot hold."""
 
@@ -120,17 +74,36 @@ class _Tracer(fx.Tracer):
         self.names, self.constants = names, constants
         self.questions = Questions(known)
         self.asked: set[fx.Node] = set()
+        self.thread = threading.get_ident()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
 
-    def call_module(self, m: nn.Module, *args: Any) -> Any:
+    # While it traces, the calls and attributes of modules in other threads come here.
+    def call_module(
+        self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
         if m is self.root:
             raise Untraceable("it calls itself")
-        return super().call_module(m, *args)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
+        if threading.get_ident() != self.thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def may_run_again(self) -> bool:
+        """Whether nothing that was called so far leaves a trace of its call."""
+        called = [node.target for node in self.graph.find_nodes(op="call_module")]
+        modules = (
+            m for path in called for m in self.root.get_submodule(path).modules()
+        )
+        return all(type(m) in _WITHOUT_STATE for m in modules)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Value(node, self)
+        return Value(node, self)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         if _modes() != _TRACED_IN:
@@ -236,38 +209,6 @@ def _random_states() -> list[Any]:
     return states if numpy is None else [*states, str(numpy.random.get_state())]
 
 
-@contextmanager
-def _proxies_are_tensors() -> Iterator[None]:
-    """While traced, `isinstance` in Python says of a proxy that it is a Tensor.
-
-    Not the proxy itself, by its `__class__`: torch's C++ would believe it and read a
-    Tensor's memory.
-    """
-    original, tensor = builtins.isinstance, torch.empty(0)
-
-    def is_instance(value: Any, kinds: Any) -> bool:
-        if type(value) is not _Value:
-            return original(value, kinds)
-        caller = sys._getframe(1)
-        if not caller.f_globals.get("__name__", "").startswith("torch.fx."):
-            value.tracer.asked.add(value.node)  # type: ignore[attr-defined]
-        return original(value, kinds) or original(tensor, kinds)
-
-    builtins.isinstance = is_instance
-    # Of a Tensor this makes one without its history.
-    variable: Any = type(torch.autograd.Variable)
-    variable.__call__ = lambda kind, *given: (
-        given[0].detach()
-        if len(given) == 1 and isinstance(given[0], fx.Proxy)
-        else type.__call__(kind, *given)
-    )
-    try:
-        yield
-    finally:
-        builtins.isinstance = original
-        del variable.__call__
-
-
 def trace(
     module: nn.Module,
     kind: type,
@@ -288,7 +229,7 @@ def trace(
     inner = [(m, dict(vars(m))) for m in module.modules() if m is not module]
     tracer, numbers = _Tracer(names, constants, known), _random_states()
     try:
-        with _traced_modes(), _proxies_are_tensors(), torch.random.fork_rng(devices=[]):
+        with _traced_modes(), proxies_are_tensors(), torch.random.fork_rng(devices=[]):
             with noted() as reads:
                 graph = tracer.trace(root)
             drawn = _random_states() != numbers
@@ -303,6 +244,8 @@ def trace(
         kept = [_restored(one, attributes) for one, attributes in inner]
     if drawn:
         raise Untraceable("it draws random numbers")
+    if tracer.questions.refused:
+        raise Untraceable("it depends on a tensor's values")
     after = vars(root)
     kept += [before.keys() != after.keys()]
     if any(kept) or not all(same(before[name], after[name]) for name in before):

@@ -68,14 +68,18 @@ def accelerate(
       the sizes that loops and conditions ask for. The original runs where others are no
       tensors, or where an attribute of the module was set to something else; and the
       original's arithmetic where an operator does not take the sizes, dtypes or device.
+      New traces are made in the main thread alone, at most 32 for a module, of loops
+      over at most 64 items. Not noticed are changes of the environment, and of what a
+      forward reads of a class by the class's name.
 
-    A published layer is left alone where it is a subclass with methods of its own (with
-    a warning), where something inside has hooks, where it cannot be run here, or where
-    its numbers are others. For the latter it is run on small random data with random
-    parameters, unless `probe` is False. What is hooked, wrapped, replaced, pruned or
-    reparametrised inside a layer afterwards makes it call its modules, as the original
-    does, step by step; its `computes()` says so. Gates that no operator computes are
-    left alone too, as those of a convolution for each gate of an LSTM.
+    A published layer is not replaced as a whole where it is a subclass with methods of
+    its own (with a warning, unless its gates are found), where something inside has
+    hooks, where it cannot be run here, or where its numbers are others. For the latter
+    it is run on small random data with random parameters, unless `probe` is False. What
+    is hooked, wrapped, replaced, pruned or reparametrised inside a layer afterwards
+    makes it call its modules, as the original does, step by step; its `computes()` says
+    so. Gates that no operator computes are left alone too, as those of a convolution
+    for each gate of an LSTM.
 
     Tools that look up a module's exact class (quantisation, `fuse_modules`) need
     `restore` first.

@@ -73,7 +73,8 @@ class PlainSteps(ByWeights):
             return None
         weight, bias = own_or_attribute(conv, "weight"), own_or_attribute(conv, "bias")
         padding, dilation = conv.padding, conv.dilation
-        if weight.shape[1] != inputs or outputs not in (weight.shape[0], None):
+        fits = weight.dim() == 4 and weight.shape[1] == inputs
+        if not fits or outputs not in (weight.shape[0], None):
             return None
         if type(padding) is not tuple or type(dilation) is not tuple:
             return None

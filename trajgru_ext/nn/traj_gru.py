@@ -204,7 +204,7 @@ class TrajGRUCell(PlainSteps, TrajGRUModules):
             TypeError, ValueError: as `traj_gru`.
 
         """
-        if h is not None and not return_flows and self._is_plain(input, h):
+        if h is not None and self._is_plain(input, h) and not return_flows:
             new = self._plain_step(input, h)
             if new is not None:
                 return new
@@ -216,9 +216,12 @@ class TrajGRUCell(PlainSteps, TrajGRUModules):
     def _plain_step(self, input: Tensor | None, h: Tensor) -> Tensor | None:
         """Take a step of plain arguments, where the convolutions are plain, too.
 
-        Not of half types, whose flows are computed in a wider one.
+        Not of half types, whose flows are computed in a wider one, nor where PyTorch's
+        convolutions round float32 to TF32, which flows are not to be.
         """
-        if h.dtype not in (torch.float32, torch.float64):
+        if h.dtype not in (torch.float32, torch.float64) or self.negative_slope < 0:
+            return None
+        if h.device.type != "cpu" and torch.backends.cudnn.allow_tf32:
             return None
         features, channels = self.hidden_channels, self.input_channels
         conv, gates = self._plain_convolution, 3 * self.hidden_channels
