@@ -79,7 +79,7 @@ $(READY): pyproject.toml
 	touch $@
 
 $(BUILT): $(READY) $(SOURCES)
-	@echo "building trajgru_ext (six minutes of one core, half as long on two; with CUDA kernels more)"
+	@echo "building trajgru_ext (five minutes of one core, three of two; with CUDA kernels more)"
 	$(PIP) --no-build-isolation --editable ".[test]"
 	$(BIN)/python -m trajgru_ext info
 	touch $@
