@@ -92,11 +92,12 @@ class Way(NamedTuple):
 class Plan:
     """All that takes the place of a module's forward."""
 
-    def __init__(self, module: nn.Module, kind: Any, by_mode: bool) -> None:
-        self.kind, self.by_mode = kind, by_mode
+    def __init__(
+        self, module: nn.Module, kind: Any, outside: Outside, by_mode: bool
+    ) -> None:
+        self.kind, self.outside, self.by_mode = kind, outside, by_mode
         self.forward = kind.forward
         self.arguments = arguments_of(kind)
-        self.outside = Outside(functions_used(kind))
         self.variants: dict[Way, Variant | None] = {}
         self.answers: dict[Way, Answers] = {}
         """Those of the last call, by the way without them."""
@@ -259,7 +260,8 @@ def plan(module: nn.Module, kind: type, probe: bool) -> Plan | None:
     (base, *_) = (one for one in kind.__mro__ if "forward" in vars(one))
     if base.__module__.partition(".")[0] in ("torch", "trajgru_ext"):
         return None
-    used = names_used(kind)
+    functions = functions_used(kind)
+    used = names_used(functions)
     has_gates = _has_gates(module, used)
     if not has_gates and "conv2d" not in used:
         return None
@@ -276,7 +278,7 @@ def plan(module: nn.Module, kind: type, probe: bool) -> Plan | None:
     if reasons:
         _leave_alone(reasons, has_gates)
         return None
-    found = Plan(module, kind, "training" in used)
+    found = Plan(module, kind, Outside(functions), "training" in used)
     modes = (True, False) if found.by_mode else (True,)
     defaults, counts = (
         found.arguments.defaults,

@@ -85,13 +85,11 @@ def values_read(
     """
     paths = {id(inner): path for path, inner in module.named_modules()}
     paths[id(root)] = ""
-    found = [
-        Read(path, "", tuple(inner._modules))
-        for path, inner in module.named_modules()
-        if isinstance(inner, nn.ModuleList | nn.ModuleDict)
-    ]
+    found = []
     for path, inner in module.named_modules():
-        if isinstance(inner, nn.ParameterList):
+        if isinstance(inner, nn.ModuleList | nn.ModuleDict):
+            found.append(Read(path, "", tuple(inner._modules)))
+        elif isinstance(inner, nn.ParameterList):
             found.append(Read(path, "_size", inner._size))
         elif isinstance(inner, nn.ParameterDict):
             found.append(Read(path, "_keys", dict(inner._keys)))
@@ -162,9 +160,9 @@ def _names(function: types.FunctionType) -> set[str]:
     return names
 
 
-def names_used(kind: type) -> set[str]:
-    """The names that a class's forward uses, and the functions that it calls."""
-    return set().union(*map(_names, functions_used(kind)))
+def names_used(functions: list[types.FunctionType]) -> set[str]:
+    """The names that functions use."""
+    return set().union(*map(_names, functions))
 
 
 class Outside:
