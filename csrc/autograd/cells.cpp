@@ -2,9 +2,6 @@
 
 #include <ATen/ops/add.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/leaky_relu.h>
-#include <ATen/ops/relu.h>
-#include <ATen/ops/tanh.h>
 
 #include <initializer_list>
 #include <utility>
@@ -27,17 +24,6 @@ Tensor convolve(const Tensor& image, const CellConv& conv) {
 
 Tensor joined(const OptionalTensor& input, const Tensor& state) {
   return input.has_value() ? at::cat({*input, state}, 1) : state;
-}
-
-Tensor activated(const Tensor& values, const GruUpdate<double>& update) {
-  switch (update.activation) {
-    case Activation::tanh:
-      return values.tanh();
-    case Activation::relu:
-      return values.relu();
-    default:
-      return at::leaky_relu(values, update.negative_slope);
-  }
 }
 
 bool any_recorded(OptionalTensors tensors,
@@ -107,7 +93,8 @@ Tensor traj_gru_cell(const OptionalTensor& input, const Tensor& h,
     hidden = at::add(hidden, convolve(image, i2f.value()));
     x_gates = convolve(image, i2h.value());
   }
-  const Tensor flows = convolve(activated(hidden, chosen.update), flows_conv);
+  activate_(hidden, chosen.update);
+  const Tensor flows = convolve(hidden, flows_conv);
   const auto& [weight, bias, padding, dilation] = ret;
   const Tensor h_gates = differentiable(
       "flow_conv", {state, flows, weight.flatten(1), bias}, {kTrajGruFlowScale})[0];

@@ -27,7 +27,8 @@ struct Derivative {
   // Options that are arguments of their own, a float or an int each; empty: a list.
   std::vector<c10::TypeKind> options = {};
   int only_for = -1;  // the first tensor is read only where this one's is wanted
-  size_t saved = 99;  // how many of the tensors the backward operator takes, at most
+  // How many of the tensors the backward operator takes, at most.
+  size_t saved = std::numeric_limits<size_t>::max();
 };
 
 const std::map<std::string, Derivative>& derivatives() {

@@ -16,8 +16,6 @@
 #include "tensors/tensors.h"
 
 namespace trajgru_ext {
-namespace {
-
 using at::Tensor;
 
 void activate_(Tensor& values, const GruUpdate<double>& update) {
@@ -32,8 +30,6 @@ void activate_(Tensor& values, const GruUpdate<double>& update) {
       at::leaky_relu_(values, update.negative_slope);
   }
 }
-
-}  // namespace
 
 TrajGru::TrajGru(const char* op, const TrajGruTensors& given, int64_t count,
                  at::ArrayRef<double> numbers)
@@ -53,7 +49,6 @@ TrajGru::TrajGru(const char* op, const TrajGruTensors& given, int64_t count,
   }
   check_layers(op);
   const Tensor& parameter = layers.ret.weight;
-  coordinates = layers.flows.to(opmath_dtype(parameter));
   take_images(op, given.inputs, given.h, given.mask, parameter.size(0) / 3, parameter,
               layers.h2f.weight);
   if (inputs.defined()) {
@@ -65,6 +60,13 @@ TrajGru::TrajGru(const char* op, const TrajGruTensors& given, int64_t count,
   } else {
     layers.i2h = layers.i2f = {};
   }
+  if (plan.at_once) {
+    // As the convolutions would have them at every step.
+    for (Conv* conv : {&layers.i2h, &layers.i2f, &layers.h2f, &layers.flows}) {
+      if (conv->weight.defined()) conv->weight = channels_last(conv->weight);
+    }
+  }
+  coordinates = layers.flows.to(opmath_dtype(parameter));
   if (given.flow_offset.has_value()) {
     const Tensor& offset = *given.flow_offset;
     check_sizes(op, "flow_offset", offset, {flow_channels(), height, width}, parameter);

@@ -16,6 +16,9 @@ namespace trajgru_ext {
 // A pixel's content goes where its flow points.
 constexpr double kTrajGruFlowScale = -1.0;
 
+// The activation of the layer before the flows, in place.
+void activate_(at::Tensor& values, const GruUpdate<double>& update);
+
 // What the forward pass saves beside the outputs; the backward pass computes the rest
 // again.
 enum class Saved : int64_t { nothing, flows, gates };

@@ -89,6 +89,20 @@ def test_a_graph_can_capture_a_step_of_training(kind, by):
     assert second.item() < first.item()
 
 
+@pytest.mark.parametrize("kind", ["ConvLSTM", "ConvGRU"])
+def test_a_graph_can_capture_lengths(kind):
+    """Given as a list, which is on the host."""
+    torch.manual_seed(0)
+    layer = getattr(trajgru_ext.nn, kind)(2, 3).to("emulated")
+    inputs = torch.randn(4, 3, 2, 5, 6).to("emulated")
+    layer(inputs, lengths=[1, 1, 1])
+    with torch.no_grad():
+        with device.captured():
+            found = layer(inputs, lengths=[4, 0, 2])
+        wanted = layer.cpu()(inputs.cpu(), lengths=[4, 0, 2])
+    assert_close([found[0].cpu()], [wanted[0]], 1e-5)
+
+
 def test_a_layer_by_its_modules():
     torch.manual_seed(0)
     layer = trajgru_ext.nn.ConvLSTM(2, 3, 3).to("emulated")

@@ -196,6 +196,34 @@ def test_a_graph_can_capture_a_step_of_training(kind):
     assert second.item() != first.item()
 
 
+@each(EVERY | NETWORKS)
+def test_a_graph_each_can_capture_both_passes(kind):
+    """As by torch.cuda.make_graphed_callables, whose graphs share a pool.
+
+    Here what the first has made is the other stream's once it ends, and is kept.
+    """
+    module, given = made(kind, "emulated")
+    wanted = [one.requires_grad_() for one in tree_leaves(given)]
+    wanted += module.parameters()
+
+    def forward():
+        found = [one for one in tree_leaves(module(*given)) if torch.is_tensor(one)]
+        return [one for one in found if one.requires_grad]
+
+    def backward(outputs):
+        seeds = [torch.ones_like(one) for one in outputs]
+        return torch.autograd.grad(
+            outputs, wanted, seeds, retain_graph=True, allow_unused=True
+        )
+
+    before = backward(forward())
+    with device.captured():
+        outputs = forward()
+    with device.captured():
+        found = backward(outputs)
+    assert_same(found, before)
+
+
 @each(NETWORKS)
 def test_networks_of_published_sizes(kind):
     module, given = made(kind)

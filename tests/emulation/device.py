@@ -85,14 +85,19 @@ def shuffled(seed: int) -> Iterator[None]:
         torch.ops.emulated.shuffle(0)
 
 
+@functools.cache
+def _captured_stream(index: int) -> torch.Stream:
+    return torch.Stream(torch.device(NAME, index))
+
+
 @contextmanager
 def captured() -> Iterator[None]:
     """Within it, what a CUDA graph cannot capture is an error.
 
-    As by `torch.cuda.graph`, a stream of its own is captured; the current one then runs
-    the graph.
+    As by `torch.cuda.graph`, the stream that is captured is one of its own, the same
+    each time; the current one then runs the graph.
     """
-    stream = torch.Stream(NAME)
+    stream = _captured_stream(torch.accelerator.current_device_index())
     with stream:
         torch.ops.emulated.capture(True)
     try:

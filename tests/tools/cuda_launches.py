@@ -2,9 +2,10 @@
 
 `python tests/tools/cuda_launches.py [--write]` runs every sequence, forward and
 backward, with four steps more than before, and counts what those add: our kernels,
-convolutions, products, copies, fills, and PyTorch's other operators. It ends with
-status 1 where something is more than in the table tests/golden/cuda_launches.csv, which
---write writes anew, with that in docs/gpu.md.
+convolutions, products, copies, fills, and PyTorch's other operators, with the bytes
+that the last three read and write. It ends with status 1 where something is more than
+in the table tests/golden/cuda_launches.csv, which --write writes anew, with that in
+docs/gpu.md.
 """
 
 import argparse
@@ -47,17 +48,23 @@ KINDS = {
     "fills": "aten::(zero_|fill_.*)",
     "others": ".*",
 }
-COLUMNS = ["sequence", "layout", "pass", *KINDS]
+# Those whose bytes are counted: what nothing computes with is to be little.
+MOVED = ("copies", "fills", "others")
+COUNTED = [*KINDS, "bytes"]
+COLUMNS = ["sequence", "layout", "pass", *COUNTED]
 Row = dict[str, str]
 
 
 def counts() -> Counter[str]:
-    """How often each kind of work was done since this was last called."""
+    """How often each kind of work was done since this was last called, and its bytes.
+
+    Those of what MOVED has.
+    """
     found: Counter[str] = Counter()
-    names, times = torch.ops.emulated.counts()
-    for name, often in zip(names, times, strict=True):
+    for name, often, size in zip(*torch.ops.emulated.counts(), strict=True):
         kind = next(k for k, those in KINDS.items() if re.fullmatch(those, name))
         found[kind] += often
+        found["bytes"] += size if kind in MOVED else 0
     return found
 
 
@@ -97,7 +104,7 @@ def measure() -> Iterator[Row]:
             for k, which in enumerate(("forward", "backward")):
                 each = {
                     kind: f"{(more[k][kind] - few[k][kind]) / (MORE - FEW):g}"
-                    for kind in KINDS
+                    for kind in COUNTED
                 }
                 yield {"sequence": case.title, "layout": name, "pass": which, **each}
 
@@ -136,7 +143,7 @@ def more_than_in_the_table(rows: list[Row]) -> list[tuple[Row, Row | None]]:
     return [
         (row, before)
         for row, before in pairs
-        if before is None or any(float(row[k]) > float(before[k]) for k in KINDS)
+        if before is None or any(float(row[k]) > float(before[k]) for k in COUNTED)
     ]
 
 

@@ -2,11 +2,13 @@
 
 `python tests/tools/mutations.py [name ...]`, after a build in place, works on a copy of
 the tree. A fault in a CPU source is compiled into one instruction set's objects and
-linked with the others; one in a CUDA source, or a formula, into an emulation of the
-operator alone. Ends with status 1 where a fault survives, or is not where it should be.
+linked with the others, which are built source by source for it; one in a CUDA source,
+or a formula, into an emulation of the operator alone. Ends with status 1 where a fault
+survives, or is not where it should be.
 """
 
 import argparse
+import functools
 import json
 import os
 import re
@@ -24,6 +26,7 @@ from torch.utils import cpp_extension
 
 ROOT = Path(__file__).parents[2]
 OBJECTS = ROOT / "build" / f"objects-torch-{torch.__version__}"
+BUILT = ROOT / "build" / "mutations"
 CAPABILITY = "AVX2"
 
 
@@ -259,8 +262,21 @@ def compile_operator(fault: Fault, tree: Path) -> dict[str, str]:
     }
 
 
+@functools.cache
+def build_objects() -> None:
+    """Compile every CPU source by itself, beside the units of the build in place."""
+    subprocess.run(
+        [sys.executable, "setup.py", "--quiet", "build", "--build-lib", BUILT],
+        cwd=ROOT,
+        env={**os.environ, "TRAJGRU_UNITS": "0", "TRAJGRU_CUDA": "0"},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
 def compile_object(fault: Fault, tree: Path) -> dict[str, str]:
-    """Compile a CPU source of the copy, and link it with the objects of the build."""
+    """Compile a CPU source of the copy, and link it with the objects of the others."""
+    build_objects()
     vector = fault.compiled.startswith("cpu/vec/")
     folder = OBJECTS / CAPABILITY if vector else OBJECTS
     commands = subprocess.run(

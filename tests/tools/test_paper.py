@@ -2,6 +2,7 @@
 
 import cuda_launches
 import paper
+import paper_graphs
 import pytest
 import torch
 from emulation import device
@@ -25,6 +26,23 @@ def test_its_first_line_says_that_nothing_is_measured(monkeypatch, capsys):
     rows = [line for line in others if line.startswith("| ")]
     by_layer = len(paper.DEVICES) * len(paper.PRECISIONS) + 2
     assert len(rows) == len(small) * by_layer
+
+
+def test_graphs_gain_where_kernels_are_short(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["paper_graphs.py"])
+    paper_graphs.main()
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == paper.NOTICE
+    assert second.startswith("assumed: ")
+
+    def gains(size):
+        layer = paper.Layer("conv_lstm", 64, 64, size)
+        return [float(row[-1]) for row in paper_graphs.rows(layer)]
+
+    large, small = gains(96), gains(8)
+    assert all(one <= other for one, other in zip(large, small, strict=True))
+    assert min(large) >= 1
+    assert max(small) > 2  # the host's time, over that of a graph
 
 
 @pytest.mark.parametrize("kind", paper.OURS)

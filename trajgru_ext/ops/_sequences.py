@@ -69,6 +69,19 @@ def state_sizes(
     return steps, sized.shape[-4], features, *sized.shape[-2:]
 
 
+def _integers(numbers: Sequence[Integral], device: torch.device) -> Tensor:
+    """Integers on a device, written there one by one where the host is another.
+
+    A copy from the host would wait for the device, and no CUDA graph can hold one.
+    """
+    if device.type == "cpu":
+        return torch.tensor(numbers, dtype=torch.int64)
+    made = torch.empty(len(numbers), dtype=torch.int64, device=device)
+    for place, number in zip(made.unbind(), numbers, strict=True):
+        place.fill_(int(number))
+    return made
+
+
 def past_the_end(
     op: str, lengths: Any, sizes: Sequence[int] | None, like: Tensor
 ) -> Tensor | None:
@@ -87,7 +100,7 @@ def past_the_end(
                 raise TypeError(f"{op}: lengths must be of integers, got {n!r}")
             if not 0 <= int(n) <= steps:
                 raise ValueError(f"{op}: lengths must lie in 0..{steps}, got {n}")
-        lengths = torch.tensor(lengths, dtype=torch.int64, device=like.device)
+        lengths = _integers(lengths, like.device)
     check_device(op, "lengths", lengths, like)
     kind = lengths.dtype
     if kind.is_floating_point or kind.is_complex or kind == torch.bool:

@@ -262,15 +262,16 @@ TORCH_LIBRARY(emulated, m) {
     const Lock held(lock());
     shuffle(seed);
   });
-  m.def("counts() -> (str[], int[])", [] {
+  m.def("counts() -> (str[], int[], int[])", [] {
     const Lock held(lock());
     std::vector<std::string> names;
-    std::vector<int64_t> times;
-    for (const auto& [name, often] : take_counts()) {
+    std::vector<int64_t> times, bytes;
+    for (const auto& [name, count] : take_counts()) {
       names.push_back(name);
-      times.push_back(often);
+      times.push_back(count.times);
+      bytes.push_back(count.bytes);
     }
-    return std::make_tuple(names, times);
+    return std::make_tuple(names, times, bytes);
   });
   m.def("capture(bool on) -> ()", [](bool on) {
     const Lock held(lock());

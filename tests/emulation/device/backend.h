@@ -25,6 +25,9 @@ at::Allocator* device_allocator();
 at::Generator cpu_generator(const std::optional<at::Generator>& generator,
                             int64_t device);
 
+// The bytes of a tensor's elements, those of an expanded dimension once.
+int64_t bytes_of(const at::Tensor& tensor);
+
 // With the old contents.
 void resize_storage(c10::StorageImpl* storage, size_t bytes);
 

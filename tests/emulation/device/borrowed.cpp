@@ -7,6 +7,14 @@
 
 namespace emulation {
 
+int64_t bytes_of(const at::Tensor& tensor) {
+  int64_t bytes = static_cast<int64_t>(tensor.element_size());
+  for (int64_t k = 0; k < tensor.dim(); ++k) {
+    if (tensor.stride(k) != 0) bytes *= tensor.size(k);
+  }
+  return bytes;
+}
+
 at::Tensor Borrowed::lend(const at::Tensor& tensor, bool writes, bool lists) {
   if (!tensor.defined()) return tensor;
   if (tensor.device().type() != kType) {
@@ -44,13 +52,15 @@ at::Tensor Borrowed::lend(const at::Tensor& tensor, bool writes, bool lists) {
 void Borrowed::begin(int device) {
   const std::lock_guard<std::recursive_mutex> held(lock());
   std::vector<Use> uses;
+  int64_t bytes = 0;
   for (const Pair& pair : pairs_) {
     if (pair.own.numel() == 0) continue;
+    bytes += bytes_of(pair.own);
     const void* data = pair.own.storage().data();
     Allocation* block = find_allocation(reinterpret_cast<uintptr_t>(data));
     if (block != nullptr) uses.push_back({block, pair.writes});
   }
-  emulation::begin(op_, current_stream(device), uses, counted_);
+  emulation::begin(op_, current_stream(device), uses, counted_, bytes);
 }
 
 at::Tensor Borrowed::give_back(const at::Tensor& result) {
@@ -77,6 +87,7 @@ at::Tensor Borrowed::give_back(const at::Tensor& result) {
   const at::Tensor lent = target.lend(made, true);
   target.begin(device_);
   lent.copy_(result);
+  if (counted_) add_count(op_, 0, bytes_of(made));
   return made;
 }
 

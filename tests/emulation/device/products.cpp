@@ -24,6 +24,20 @@ Tensor operand(Borrowed& lent, const Tensor& tensor) {
   return trajgru_ext::convolutions_take_tf32() ? round_to_tf32(found) : found;
 }
 
+// cuDNN wants its operands in one memory format, channels last where the image or the
+// weight is, and PyTorch copies those that are not.
+void count_copies(const Tensor& image, const Tensor& weight,
+                  std::initializer_list<Tensor> operands) {
+  const auto last = at::MemoryFormat::ChannelsLast;
+  const bool any =
+      image.suggest_memory_format() == last || weight.suggest_memory_format() == last;
+  const auto format = any ? last : at::MemoryFormat::Contiguous;
+  const std::lock_guard<std::recursive_mutex> held(lock());
+  for (const Tensor& one : operands) {
+    if (!one.is_contiguous(format)) add_count("a copy", 1, 2 * bytes_of(one));
+  }
+}
+
 // Whether a convolution may round float32 to TF32, as _convolution is told.
 thread_local bool tf32_convolution = false;
 
@@ -57,6 +71,7 @@ Tensor convolution(const Tensor& input, const Tensor& weight,
   std::optional<Tensor> b;
   if (bias && bias->defined()) b = lent.lend(*bias, false);
   lent.begin(lent.device());
+  count_copies(x, w, {x, w});
   if (tf32_convolution) {
     x = round_to_tf32(x);
     w = round_to_tf32(w);
@@ -75,6 +90,7 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(
   lent.begin(lent.device());
   const Tensor g = operand(lent, grad), x = operand(lent, input),
                w = operand(lent, weight);
+  count_copies(x, w, {g, x, w});
   const c10::SymInt outputs = transposed ? w.sym_size(1) * groups : w.sym_size(0);
   const auto [to_input, to_weight, to_bias] = at::convolution_backward_symint(
       g, x, w, at::OptionalSymIntArrayRef({outputs}), stride, padding, dilation,

@@ -29,7 +29,7 @@ auto& streams = *new std::map<StreamKey, StreamState>();
 auto& host_seen = *new Seen();
 auto& faults = *new std::vector<std::string>();
 auto& chance = *new std::mt19937_64();
-auto& counts = *new std::map<std::string, int64_t>();
+auto& counts = *new std::map<std::string, Count>();
 bool shuffled = false;
 std::optional<Point> captured;
 
@@ -161,7 +161,7 @@ StreamKey new_stream(int device) {
 
 void queue(const char* what, StreamKey stream, const std::vector<Use>& uses,
            std::function<void()> work) {
-  ++counts[what];
+  ++counts[what].times;
   const Point point = give(what, stream, uses);
   Task task{point.number, std::move(work), {}, {}};
   for (const Use& use : uses) {
@@ -173,14 +173,20 @@ void queue(const char* what, StreamKey stream, const std::vector<Use>& uses,
 }
 
 void begin(const char* what, StreamKey stream, const std::vector<Use>& uses,
-           bool counted) {
-  if (counted) ++counts[what];
+           bool counted, int64_t bytes) {
+  if (counted) add_count(what, 1, bytes);
   const Point point = give(what, stream, uses);
   run_some();
   run_until(point);
 }
 
-std::map<std::string, int64_t> take_counts() {
+void add_count(const char* what, int64_t times, int64_t bytes) {
+  Count& count = counts[what];
+  count.times += times;
+  count.bytes += bytes;
+}
+
+std::map<std::string, Count> take_counts() {
   return std::exchange(counts, {});
 }
 

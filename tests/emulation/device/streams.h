@@ -46,10 +46,15 @@ StreamKey new_stream(int device);
 void queue(const char* what, StreamKey stream, const std::vector<Use>& uses,
            std::function<void()> work);
 void begin(const char* what, StreamKey stream, const std::vector<Use>& uses,
-           bool counted = true);
+           bool counted = true, int64_t bytes = 0);
 
-// How often each kind of work was done since this was last asked.
-std::map<std::string, int64_t> take_counts();
+// How often each kind of work was done since this was last asked, and the bytes that it
+// read and wrote, where these are known: not of kernels.
+struct Count {
+  int64_t times = 0, bytes = 0;
+};
+void add_count(const char* what, int64_t times, int64_t bytes);
+std::map<std::string, Count> take_counts();
 
 RecordedEvent record(StreamKey stream);
 void wait(StreamKey stream, const RecordedEvent& event);
