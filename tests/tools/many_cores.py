@@ -12,8 +12,8 @@ bandwidth of memory, is not in these figures.
 
 It ends with status 1 where a loop has fewer items than in the table
 tests/golden/many_cores.csv, or a speed-up below 80 % of that there in two measurements;
---write writes the rows of these cases anew. Items are those that 64 threads find, the fewest of all
-calls.
+--write writes the rows of these cases anew. Items are those that 64 threads find, the
+fewest of all calls.
 """
 
 import argparse
