@@ -37,7 +37,7 @@ SANITIZED := $(TESTS) --quiet -m kernels -k "cuda-emulated and not fuzz" tests
 test sanitize sanitize-cpu sanitize-threads fuzz: export OMP_WAIT_POLICY = passive
 
 .PHONY: help build demo test test-versions lint format sanitize sanitize-cpu sanitize-threads valgrind \
-  emulations fuzz mutations cuda-static cuda-sectors wheel wheels docs bench gpu clean
+  emulations fuzz mutations many-cores cuda-static cuda-sectors wheel wheels docs bench gpu clean
 
 help: ## this list
 	@awk -F ':|## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$NF }' $(MAKEFILE_LIST)
@@ -146,6 +146,10 @@ fuzz: build ## every operator with CASES drawn arguments
 # Faults planted in the kernels one by one, all of which the tests should notice.
 mutations: build ## faults planted in the kernels, which the tests should notice
 	$(BIN)/python tests/tools/mutations.py
+
+# The CPU's parallel loops as more threads would find them, against tests/golden.
+many-cores: build ## how much sooner 4, 16 and 64 threads are done, against its table
+	$(BIN)/python tests/tools/many_cores.py
 
 # The CUDA kernels without a GPU, against the tables in tests/golden: what nvcc makes of
 # them, and the memory that they touch when they are run on the host.

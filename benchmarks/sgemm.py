@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from peak import peak_gflops
 from torch import Tensor
 from torch.utils.benchmark import Timer
 
@@ -34,7 +35,10 @@ def share_of_sgemm(product_ms: float, operations: int, ms: float) -> float:
 
 
 def machine_rates() -> dict[str, float]:
-    """What all threads multiply and copy in a second (a copy reads and writes)."""
+    """What all threads multiply and copy in a second (a copy reads and writes).
+
+    On a CPU also what its registers allow.
+    """
     square = torch.randn(2 * ORDER, 2 * ORDER)
     source = torch.empty(COPIED, dtype=torch.uint8).fill_(1)
     target = torch.empty_like(source)
@@ -47,4 +51,6 @@ def machine_rates() -> dict[str, float]:
         timer = Timer("work()", globals={"work": work})
         timer.num_threads = torch.get_num_threads()
         rates[name] = amount / timer.timeit(5).median / 1e9
+    if torch.get_default_device().type == "cpu":
+        rates["peak, GFLOP/s"] = peak_gflops()
     return rates

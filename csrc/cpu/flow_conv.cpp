@@ -24,8 +24,8 @@ using at::Tensor;
 
 // Pixels of one product: few enough for the buffer of warped values to stay near the
 // core, more in the backward pass, where the products sum over them and each reads and
-// writes the whole gradient to the weights.
-constexpr int64_t kRows = 128, kBackRows = 256;
+// writes the whole gradient to the weights. A product works on so many rows at a time.
+constexpr int64_t kMostRows = 128, kBackRows = 256, kRowsAtOnce = 12;
 
 // Channels of the input that a thread owns in the backward pass: whole cache lines,
 // and wide products of links x channels columns; fewer where there is little to share.
@@ -40,6 +40,14 @@ FlowConv<scalar_t> flow_conv_args(const Tensor& input, const Tensor& flows,
   using coord_t = at::opmath_type<scalar_t>;
   return {image_size(input), flows.size(1) / 2, pixel_view<scalar_t>(input, storage),
           flow_view<const coord_t>(flows), static_cast<coord_t>(flow_scale)};
+}
+
+// Some of the links alone.
+template <typename scalar_t>
+FlowConv<scalar_t> links_of(FlowConv<scalar_t> args, int64_t first, int64_t links) {
+  args.flows.data += 2 * first * args.flows.component;
+  args.links = links;
+  return args;
 }
 
 // A matrix packed for products, by all threads.
@@ -61,7 +69,9 @@ void flow_conv_tiles(const FlowConv<scalar_t>& args, const Tensor& kernel,
                      const Tensor& offset, const Tensor& output) {
   using coord_t = at::opmath_type<scalar_t>;
   const int64_t outputs = kernel.size(0), depth = kernel.size(1);
-  const int64_t pixels = args.size.pixels(), tiles = divide_up(pixels, kRows);
+  const int64_t pixels = args.size.pixels();
+  const int64_t most = fair_share(args.size.batch, pixels, kMostRows, kRowsAtOnce);
+  const int64_t tiles = divide_up(pixels, most);
   const auto& kernels = flow_conv_kernels<scalar_t>(args.size.channels);
   const auto& products = product_kernels<coord_t>(outputs);
   const Tensor right = packed<coord_t>(
@@ -70,12 +80,12 @@ void flow_conv_tiles(const FlowConv<scalar_t>& args, const Tensor& kernel,
   const bool in_place = out.channel == 1 && std::is_same_v<scalar_t, coord_t>;
   for_items(args.size.batch * tiles, [&](int64_t begin, int64_t end) {
     const int64_t row = apart<coord_t>(depth);
-    const Tensor warped = at::empty({kRows, row}, kernel.options());
+    const Tensor warped = at::empty({most, row}, kernel.options());
     const Tensor result =
-        in_place ? Tensor() : at::empty({kRows, outputs}, kernel.options());
+        in_place ? Tensor() : at::empty({most, outputs}, kernel.options());
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t sample = item / tiles, first = item % tiles * kRows;
-      const int64_t rows = std::min(kRows, pixels - first);
+      const int64_t sample = item / tiles, first = item % tiles * most;
+      const int64_t rows = std::min(most, pixels - first);
       const Block block{sample, first, first + rows, 0, args.size.channels};
       kernels.gather(args, block, warped.mutable_data_ptr<coord_t>(), row,
                      block.channels);
@@ -117,12 +127,10 @@ Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
   return output;
 }
 
-// One thread's share of the backward pass: some samples, some channels of the input.
+// What one thread has to itself in the backward pass: some samples, some channels of
+// the input.
 struct Share {
   int64_t first_sample, last_sample, channel, channels;
-  Tensor weight;       // [O, links * channels], packed, or undefined
-  Tensor weight_grad;  // [O, links * channels], or undefined
-  Tensor flows_grad;   // [B, 2 * links, H, W]: these channels' part, or undefined
 };
 
 // The warped values of a block, packed for a product that sums over its pixels; in
@@ -146,56 +154,80 @@ void gather_packed(const FlowConv<scalar_t>& args, const Block& block, coord_t* 
   }
 }
 
-// grad: [B, pixels, O]; input_grad: [B, pixels, C], or undefined; all of opmath type.
-template <typename scalar_t>
-void backward_share(const FlowConv<scalar_t>& args, const Share& share,
-                    const Tensor& grad, const Tensor& input_grad) {
-  using coord_t = at::opmath_type<scalar_t>;
-  const auto& kernels = flow_conv_kernels<scalar_t>(share.channels);
-  const int64_t pixels = args.size.pixels(), outputs = grad.size(2);
-  const int64_t columns = args.links * share.channels;
-  const auto& products = product_kernels<coord_t>(columns);
-  const bool to_input = input_grad.defined(), to_flows = share.flows_grad.defined();
-  const bool to_weight = share.weight_grad.defined();
-  const Tensor buffer = at::empty({kBackRows, columns}, grad.options());
-  const Tensor panels =
-      at::empty({to_weight ? products.panels(columns) * products.panel : 0, kBackRows},
-                grad.options());
-  const Tensor zeros = at::zeros({columns}, grad.options());
-  coord_t* warped = buffer.mutable_data_ptr<coord_t>();
-  FlowView<coord_t> flows_grad{};
-  if (to_flows) flows_grad = flow_view<coord_t>(share.flows_grad);
-  bool begun = false;
+// f(block, the rows of grad, [B, pixels, O], at its pixels) for those of a share.
+template <typename coord_t, typename F>
+void for_blocks(const ImageSize& size, const Share& share, const Tensor& grad,
+                const F& f) {
+  const int64_t pixels = size.pixels();
   for (int64_t sample = share.first_sample; sample < share.last_sample; ++sample) {
-    Tensor sums;
-    if (to_input) {
-      sums = input_grad.select(0, sample).narrow(1, share.channel, share.channels);
-      sums.zero_();
-    }
     for (int64_t first = 0; first < pixels; first += kBackRows) {
       const int64_t rows = std::min(kBackRows, pixels - first);
-      const Block block{sample, first, first + rows, share.channel, share.channels};
-      const coord_t* tile_grad =
-          grad.const_data_ptr<coord_t>() + (sample * pixels + first) * outputs;
-      if (to_weight) {
-        coord_t* right = panels.mutable_data_ptr<coord_t>();
-        gather_packed(args, block, warped, right);
-        products.multiply_transposed(
-            {outputs, rows, columns, tile_grad, outputs, right,
-             share.weight_grad.mutable_data_ptr<coord_t>(), columns,
-             begun ? nullptr : zeros.const_data_ptr<coord_t>()});
-        begun = true;
-      }
-      if (to_input || to_flows) {
-        products.multiply({rows, outputs, columns, tile_grad, outputs,
-                           share.weight.const_data_ptr<coord_t>(), warped, columns,
-                           zeros.const_data_ptr<coord_t>()});
-        kernels.scatter(args, block, warped,
-                        to_input ? sums.mutable_data_ptr<coord_t>() : nullptr,
-                        to_input ? sums.stride(0) : 0, flows_grad);
-      }
+      f(Block{sample, first, first + rows, share.channel, share.channels}, rows,
+        grad.const_data_ptr<coord_t>() + (sample * pixels + first) * grad.size(2));
     }
   }
+}
+
+// A share's gradient to the weights of args' links, [O, links * channels], of which the
+// rows are `stride` apart.
+template <typename scalar_t, typename coord_t = at::opmath_type<scalar_t>>
+void weights_grad(const FlowConv<scalar_t>& args, const Share& share,
+                  const Tensor& grad, coord_t* weight_grad, int64_t stride) {
+  const int64_t outputs = grad.size(2), columns = args.links * share.channels;
+  const auto& products = product_kernels<coord_t>(columns);
+  const Tensor buffer = at::empty({kBackRows, columns}, grad.options());
+  const Tensor panels =
+      at::empty({products.panels(columns) * products.panel, kBackRows}, grad.options());
+  const Tensor zeros = at::zeros({columns}, grad.options());
+  coord_t* right = panels.mutable_data_ptr<coord_t>();
+  bool begun = false;
+  for_blocks<coord_t>(
+      args.size, share, grad,
+      [&](const Block& block, int64_t rows, const coord_t* block_grad) {
+        gather_packed(args, block, buffer.mutable_data_ptr<coord_t>(), right);
+        products.multiply_transposed(
+            {outputs, rows, columns, block_grad, outputs, right, weight_grad, stride,
+             begun ? nullptr : zeros.const_data_ptr<coord_t>()});
+        begun = true;
+      });
+}
+
+// A share's gradients to the input, [B, pixels, C], and its part of those to the flows;
+// either may be undefined. weight: [O, links * channels], packed.
+template <typename scalar_t>
+void images_grad(const FlowConv<scalar_t>& args, const Share& share, const Tensor& grad,
+                 const Tensor& weight, const Tensor& input_grad,
+                 const Tensor& flows_grad) {
+  using coord_t = at::opmath_type<scalar_t>;
+  const auto& kernels = flow_conv_kernels<scalar_t>(share.channels);
+  const int64_t outputs = grad.size(2), columns = args.links * share.channels;
+  const auto& products = product_kernels<coord_t>(columns);
+  const Tensor buffer = at::empty({kBackRows, columns}, grad.options());
+  const Tensor zeros = at::zeros({columns}, grad.options());
+  coord_t* warped_grad = buffer.mutable_data_ptr<coord_t>();
+  FlowView<coord_t> to_flows{};
+  if (flows_grad.defined()) to_flows = flow_view<coord_t>(flows_grad);
+  Tensor sums;
+  if (input_grad.defined()) {
+    sums =
+        input_grad.narrow(0, share.first_sample, share.last_sample - share.first_sample)
+            .narrow(2, share.channel, share.channels);
+    sums.zero_();
+  }
+  for_blocks<coord_t>(
+      args.size, share, grad,
+      [&](const Block& block, int64_t rows, const coord_t* block_grad) {
+        products.multiply({rows, outputs, columns, block_grad, outputs,
+                           weight.const_data_ptr<coord_t>(), warped_grad, columns,
+                           zeros.const_data_ptr<coord_t>()});
+        coord_t* of_sample = nullptr;
+        if (sums.defined()) {
+          of_sample = sums.mutable_data_ptr<coord_t>() +
+                      (block.sample - share.first_sample) * sums.stride(0);
+        }
+        kernels.scatter(args, block, warped_grad, of_sample,
+                        sums.defined() ? sums.stride(1) : 0, to_flows);
+      });
 }
 
 // The sum over all pixels, each sample by one thread and in one order.
@@ -247,33 +279,53 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
   std::vector<Share> shares;
   for (int64_t part = 0; part < parts; ++part) {
     for (int64_t block = 0; block < blocks; ++block) {
-      Share share;
-      share.first_sample = part * batch / parts;
-      share.last_sample = (part + 1) * batch / parts;
-      share.channel = block * most;
-      share.channels = std::min(most, channels - share.channel);
-      share.weight = block_weight[block];
-      if (weight_grad) {
-        share.weight_grad = at::empty({outputs, links * share.channels}, options);
-        if (pixels == 0) share.weight_grad.zero_();
-      }
-      if (flows_grad) share.flows_grad = block_flows_grad[block];
-      shares.push_back(share);
+      const int64_t channel = block * most;
+      shares.push_back({part * batch / parts, (part + 1) * batch / parts, channel,
+                        std::min(most, channels - channel)});
     }
   }
+  const int64_t count = static_cast<int64_t>(shares.size());
+  std::vector<Tensor> share_weight_grad(weight_grad ? count : 0);
 
   Tensor to_bias = empty_result(weight);
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kBFloat16, at::kHalf, input.scalar_type(), "flow_conv_backward", [&] {
+        using coord_t = at::opmath_type<scalar_t>;
         Tensor storage;
         const auto args =
             flow_conv_args<scalar_t>(input, coordinates, flow_scale, storage);
         const Tensor grad_rows = pixel_rows<scalar_t>(grad).to(sums).contiguous();
-        for_items(shares.size(), [&](int64_t begin, int64_t end) {
-          for (int64_t n = begin; n < end; ++n) {
-            backward_share<scalar_t>(args, shares[n], grad_rows, input_rows);
+        if (input_grad || flows_grad) {
+          for_items(count, [&](int64_t begin, int64_t end) {
+            for (int64_t n = begin; n < end; ++n) {
+              const int64_t block = n % blocks;
+              images_grad(args, shares[n], grad_rows, block_weight[block], input_rows,
+                          flows_grad ? block_flows_grad[block] : Tensor());
+            }
+          });
+        }
+        if (weight_grad) {
+          for (int64_t n = 0; n < count; ++n) {
+            const int64_t columns = links * shares[n].channels;
+            share_weight_grad[n] = pixels > 0 ? at::empty({outputs, columns}, options)
+                                              : at::zeros({outputs, columns}, options);
           }
-        });
+          const int64_t most_links =
+              fair_share(count, links, std::max<int64_t>(links, 1), 1);
+          const int64_t groups = divide_up(links, most_links);
+          for_items(count * groups, [&](int64_t begin, int64_t end) {
+            for (int64_t n = begin; n < end; ++n) {
+              const Share& share = shares[n / groups];
+              const int64_t link = n % groups * most_links;
+              const auto some =
+                  links_of(args, link, std::min(most_links, links - link));
+              weights_grad(some, share, grad_rows,
+                           share_weight_grad[n / groups].mutable_data_ptr<coord_t>() +
+                               link * share.channels,
+                           links * share.channels);
+            }
+          });
+        }
         if (bias_grad) to_bias = sum_pixels(grad_rows).to(weight.scalar_type());
       });
 
@@ -293,8 +345,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
   if (weight_grad) {
     const Tensor sum = at::empty({outputs, links, channels}, options);
     if (parts == 0) sum.zero_();
-    for (const Share& share : shares) {
-      const Tensor part = share.weight_grad.view({outputs, links, share.channels});
+    for (int64_t n = 0; n < count; ++n) {
+      const Share& share = shares[n];
+      const Tensor part = share_weight_grad[n].view({outputs, links, share.channels});
       const Tensor whole = sum.narrow(2, share.channel, share.channels);
       share.first_sample == 0 ? whole.copy_(part) : whole.add_(part);
     }

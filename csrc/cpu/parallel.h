@@ -9,6 +9,7 @@
 #include <omp.h>
 #endif
 
+#include "math/divide_up.h"
 #include "tensors/tensors.h"
 
 #if defined(__linux__) && defined(__x86_64__)
@@ -54,6 +55,25 @@ class OneThread {
   [[maybe_unused]] int threads_ = 1;
   int mkl_threads_;
 };
+
+// How many units of each of some batches one item of a parallel loop should have for
+// all threads to be done soonest: at most `most`, which suits the processor best, else
+// a multiple of `step`. For loops alone whose results are the same bits however they
+// are cut, since this depends on the threads.
+inline int64_t fair_share(int64_t batches, int64_t units, int64_t most, int64_t step) {
+  if (at::in_parallel_region()) return most;
+  const int64_t threads = at::get_num_threads();
+  const auto slowest = [&](int64_t some) {
+    const int64_t items = batches * divide_up(units, some);
+    return std::min(divide_up(items, threads) * some, batches * units);
+  };
+  int64_t best = most;
+  // Smaller items have a cost of their own: they have to gain an eighth.
+  for (int64_t some = (most - 1) / step * step; some > 0; some -= step) {
+    if (8 * slowest(some) < 7 * slowest(best)) best = some;
+  }
+  return best;
+}
 
 // Runs f(begin, end) over items that call torch's own operators each, by one thread
 // each. With a second, empty item at::parallel_for always opens a parallel region where

@@ -113,7 +113,7 @@ def test_cpu_results_do_not_depend_on_the_threads(dtype, size, outputs, layout):
     threads = torch.get_num_threads()
     results = []
     try:
-        for count in (1, 2, 3, 5):
+        for count in (1, 2, 3, 5, 16):
             torch.set_num_threads(count)
             results.append(derivatives(flow_conv, *arguments))
     finally:

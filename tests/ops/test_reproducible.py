@@ -25,7 +25,7 @@ def run(capability: str, path: Path) -> dict[str, list[torch.Tensor]]:
 
 
 def test_threads_runs_and_instruction_sets(tmp_path):
-    """Bit for bit for 1, 2 and 4 threads and in two runs; nearly so across sets."""
+    """Bit for bit for 1 to 16 threads and in two runs; nearly so across sets."""
     best = torch.backends.cpu.get_cpu_capability().lower()
     sets = ["default", *[s for s in ("avx2", "avx512") if s <= best and "avx" in best]]
     found = {name: run(name, tmp_path / name) for name in sets}

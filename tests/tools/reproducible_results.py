@@ -56,7 +56,7 @@ def main(path: str) -> None:
         if not case.operator.any_threads:
             continue
         for dtype in (torch.float32, torch.bfloat16):
-            for threads in (1, 2, 4, 4):
+            for threads in (1, 2, 4, 16, 16):
                 torch.set_num_threads(threads)
                 found = derivatives(case, given, dtype)
                 first = results.setdefault(f"{title} {dtype}", found)

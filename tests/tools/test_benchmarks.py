@@ -51,6 +51,7 @@ SMALL = {
     "flow_warp": lambda _: {"SIZES": [(1, 4, 24, 24)]},
     "gates": lambda _: {"FEATURES": 4, "SIZE": (1, 4, 6, 6)},
     "networks": networks,
+    "overhead": lambda _: {"SIZE": 6},
     "scaling": lambda _: {
         "VALUES": {"T": [2], "L": [1]},
         "FIXED": {"T": 2, "L": 1},

@@ -18,7 +18,7 @@ namespace {
 using at::Tensor;
 
 // Pieces that a gradient to parameters is summed up in, each by one thread.
-constexpr int64_t kPieces = 4;
+constexpr int64_t kPieces = 16;
 
 // Rows of the image that a piece has at least, where it is less than an image.
 constexpr int64_t kPieceRows = 8;

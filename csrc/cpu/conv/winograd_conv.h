@@ -12,6 +12,7 @@
 
 #include "cpu/conv/winograd.h"
 #include "cpu/images.h"
+#include "cpu/parallel.h"
 #include "cpu/scratch.h"
 #include "tensors/checks.h"
 #include "tensors/tensors.h"
@@ -132,11 +133,13 @@ inline void show_output(const char* op, const char* name, WinogradConv<float>& c
 template <typename F>
 void for_winograd_tiles(const WinogradConv<float>& conv, const F& f) {
   const auto& kernels = winograd_kernels<float>(conv.features);
-  // No fewer groups than threads may want, where that leaves each of them some tiles.
-  constexpr int64_t kGroups = 32, kFewTiles = 12;
+  // Groups of fewer tiles than the cache has room for, where some threads would have
+  // none or the last would come late.
+  constexpr int64_t kGroups = 32, kFewTiles = 12, kStep = 4;
   const int64_t tiles = conv.tiles.count();
   const int64_t some = divide_up(divide_up(tiles, kGroups), kFewTiles) * kFewTiles;
-  const int64_t together = std::min(kernels.together(conv), std::max(some, kFewTiles));
+  const int64_t most = std::min(kernels.together(conv), std::max(some, kFewTiles));
+  const int64_t together = fair_share(1, tiles, most, kStep);
   at::parallel_for(0, divide_up(tiles, together), 1, [&](int64_t begin, int64_t end) {
     const Scratch<WinogradConv<float>> buffer(kernels.buffer_size(conv));
     f(begin * together, std::min(end * together, tiles), buffer.data());
