@@ -3,8 +3,8 @@
 # All of them work in a virtual environment in VENV, with the torch that PYTHON can import,
 # else with a tested one; TORCH=torch==2.13.0 picks a version. RADAR=PATH adds the tests
 # that need real radar frames, ARCHIVE=FOLDER those that need files of weather services;
-# DEMO=..., PYTEST=... and BENCH=... pass options on; WORKERS is how many processes share
-# the tests.
+# DEMO=..., PYTEST=..., BENCH=... and CORES=... pass options on; WORKERS is how many
+# processes share the tests.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,6 +16,7 @@ BENCH ?=
 WORKERS ?= 2
 CASES ?= 20000
 DEMO ?=
+CORES ?=
 
 # Pairs of Python and torch, the oldest first.
 TESTED := 3.11-2.13.0 3.11-2.14.1
@@ -147,9 +148,10 @@ fuzz: build ## every operator with CASES drawn arguments
 mutations: build ## faults planted in the kernels, which the tests should notice
 	$(BIN)/python tests/tools/mutations.py
 
-# The CPU's parallel loops as more threads would find them, against tests/golden.
+# The CPU's parallel loops as more threads would find them, against tests/golden; times
+# want a quiet machine, CORES=--items none.
 many-cores: build ## how much sooner 4, 16 and 64 threads are done, against its table
-	$(BIN)/python tests/tools/many_cores.py
+	$(BIN)/python tests/tools/many_cores.py $(CORES)
 
 # The CUDA kernels without a GPU, against the tables in tests/golden: what nvcc makes of
 # them, and the memory that they touch when they are run on the host.

@@ -2,7 +2,7 @@
 
 import many_cores
 import pytest
-from many_cores import SPEEDUPS, better, longest_first, loop_name, worse
+from many_cores import SPEEDUPS, better, fewer, longest_first, loop_name, worse
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,16 @@ def test_worse():
     assert not worse(before | {"loop": "another", "share": "0.01"}, table)
     (row,) = better([before | {"cut 4": "3.9"}], [before | {"best 4": "9.0"}])
     assert row == before
+
+
+def test_fewer_items():
+    row = {"case": "a", "pass": "b", "loop": "c", "items": "12"}
+    table = {("a", "b", "c"): row, ("a", "b", many_cores.TORCHS): row}
+    assert not fewer(row, table)
+    assert not fewer(row | {"items": "13"}, table)
+    assert not fewer(row | {"loop": "another", "items": "1"}, table)
+    assert fewer(row | {"items": "11"}, table)
+    assert not fewer(row | {"loop": many_cores.TORCHS, "items": "11"}, table)
 
 
 def test_the_table_has_what_is_measured():
