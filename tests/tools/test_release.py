@@ -51,3 +51,17 @@ def test_the_tested_versions():
         assert wanted in table, wanted
     [oldest] = re.findall(r'"torch>=(.*)"', (ROOT / "pyproject.toml").read_text())
     assert torches[0].startswith(f"{oldest}."), torches
+    for page in ("install", "versions"):
+        text = (ROOT / "docs" / f"{page}.md").read_text()
+        assert f"torch {oldest} or newer" in text, page
+
+
+def test_the_versions_of_continuous_integration():
+    """They are a pair that is tested, and the torch that is installed by default."""
+    makefile = (ROOT / "Makefile").read_text()
+    [tested] = re.findall(r"^TESTED := (.*)$", makefile, re.M)
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    [python] = re.findall(r'python-version: "(.*)"', workflow)
+    [torch] = re.findall(r"torch==(\S+)", workflow)
+    assert f"{python}-{torch}" in tested.split()
+    assert f"USUAL_TORCH := torch=={torch}\n" in makefile
