@@ -9,11 +9,13 @@ GPU that the kernels were built for, the benchmarks run there (not yet done).
 import argparse
 import json
 import math
+import operator
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +137,45 @@ def skill_tables(records: list[Record]) -> Iterator[str]:
         words = [", ".join(f"{k} {v:.2f}" for k, v in one.items()) for one in each]
         size = "×".join(map(str, r["size"]))
         slow.append([f"{r['event']}, {size}", *words])
+    for kind in dict.fromkeys(r["pixels"] for r in those):
+        of = [r for r in those if r["pixels"] == kind]
+        for k, threshold in enumerate(of[0]["thresholds_mm_h"]):
+            row = [f"mean of {len(of)} events, {kind}, {threshold:g} mm/h"]
+            for side in sides:
+                csi = [r["skill"][side]["csi"] for r in of if side in r["skill"]]
+                means = [sum(one[m][k] for one in csi) / len(csi) for m in SHOWN]
+                row.append(" / ".join(f"{one:.3f}" for one in means))
+            rows.append(row)
     if those:
         minutes = " / ".join(f"+{those[0]['minutes'][m]}" for m in SHOWN)
         yield markdown([f"CSI, {minutes} min", *sides], rows)
         yield markdown(["seconds", *sides], slow[::2])
+    yield from (ahead_table(r) for r in records if "csi_ahead" in r)
+
+
+def ahead_table(record: Record) -> str:
+    """By how much the network is ahead of the best of all others, by lead time."""
+    rows = []
+    for k, threshold in enumerate(record["thresholds_mm_h"]):
+        kinds = [("CSI", "csi", (k,))]
+        for s, scale in enumerate(record["fss_km"]):
+            kinds.append((f"FSS {scale} km", "fss", (k, s)))
+        for title, score, place in kinds:
+            mean, least, low, high = (
+                [reduce(operator.getitem, place, lead) for lead in of]
+                for of in (
+                    record[f"{score}_ahead"],
+                    record[f"{score}_ahead_least"],
+                    *record[f"{score}_ahead_interval"],
+                )
+            )
+            cells = [
+                f"{mean[m]:+.3f} ({low[m]:+.3f} to {high[m]:+.3f}; {least[m]:+.3f})"
+                for m in range(len(mean))
+            ]
+            rows.append([f"{threshold:g} mm/h, {title}", *cells])
+    title = f"{record['events']} events, {record['pixels']}"
+    return markdown([title, *(f"+{m} min" for m in record["minutes"])], rows)
 
 
 def ratios(records: list[Record], mode: str) -> list[float]:

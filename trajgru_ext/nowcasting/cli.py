@@ -1,7 +1,8 @@
 """The command line of the nowcaster, `trajgru-ext nowcast`.
 
-`train` makes a checkpoint of an archive of frames, `forecast` makes the frames that
-follow some of it, `score` compares forecasts with the frames that came.
+`train` makes a checkpoint of an archive of frames, `fit` that of the small network of
+chances of several, `forecast` makes the frames that follow some of one, `score`
+compares forecasts with the frames that came.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from trajgru_ext.nowcasting.index import default_index
 from trajgru_ext.nowcasting.radar import THRESHOLDS, ZR
 from trajgru_ext.nowcasting.times import parse_time
 
-COMMANDS = ("train", "forecast", "score")
+COMMANDS = ("train", "fit", "forecast", "score")
 
 
 class Parser(argparse.ArgumentParser):
@@ -102,10 +103,14 @@ def option(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def add_frames(parser: argparse.ArgumentParser) -> None:
-    """Add the options of frames and how they are read."""
+def add_frames(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """Add the options of frames, of one archive or several, and how they are read."""
     add = parser.add_argument_group("frames").add_argument
-    add("--frames", type=Path, required=True, help="a file, or a folder of any depth")
+    what = "a file, or a folder of any depth"
+    if several:
+        what += ", or several of them, each with its own step and grid"
+    count = "+" if several else None
+    add("--frames", type=Path, required=True, nargs=count, help=what)
     add("--index", type=Path, help="file of the index of frames (default: in ~/.cache)")
     add("--importer", help="of pysteps, such as fmi_pgm, for all files")
     add(

@@ -1,6 +1,7 @@
 """Forecast the frames that follow the last of an archive.
 
-By the network of a checkpoint, or by a method that needs no training.
+By the network of a checkpoint, by chances of exceedance, which the package's own
+network tells, or by a method that needs no training.
 """
 
 import argparse
@@ -14,6 +15,15 @@ from trajgru_ext.nowcasting import cli
 from trajgru_ext.nowcasting.archive import Archive, Series
 from trajgru_ext.nowcasting.baselines import BASELINES
 from trajgru_ext.nowcasting.datasets import Forecast, write_geotiffs, write_netcdf
+from trajgru_ext.nowcasting.exceedance import (
+    FURTHEST,
+    KILOMETRE,
+    MODEL,
+    check_times,
+    exceedance,
+    frames_read,
+    load,
+)
 from trajgru_ext.nowcasting.frames import Frames
 from trajgru_ext.nowcasting.nowcaster import Nowcaster
 from trajgru_ext.nowcasting.radar import pixels_to_rain
@@ -26,12 +36,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     cli.add_frames(parser)
     cli.add_thresholds(parser)
     make = parser.add_argument_group("forecast").add_argument
-    make("--checkpoint", type=Path, help="of train: best.pt")
+    make("--checkpoint", type=Path, help="of train, best.pt; or of fit, for exceedance")
     make(
         "--method",
-        choices=tuple(BASELINES),
-        default="spectral_prognosis",
-        help="without a checkpoint (default: %(default)s)",
+        choices=(*BASELINES, MODEL),
+        help="without a checkpoint of train (default: spectral_prognosis)",
     )
     make(
         "--ahead",
@@ -101,7 +110,10 @@ def last_series(archive: Archive, past: int, time: str | None) -> Series:
 
 def run(args: argparse.Namespace) -> None:
     """Forecast as the options say."""
-    past, made, forecast = (_by_network if args.checkpoint else _by_method)(args)
+    if args.method not in (None, MODEL) and args.checkpoint:
+        raise ValueError(f"--method {args.method}: reads no --checkpoint")
+    network = args.checkpoint and args.method is None
+    past, made, forecast = (_by_network if network else _by_method)(args)
     if not args.picture:
         del made  # a forecast of a continent is large, and so is what writes it
     command = " ".join(["trajgru-ext", *sys.argv[1:]])
@@ -147,10 +159,15 @@ def _by_method(args: argparse.Namespace) -> tuple[Tensor, Tensor, Forecast]:
     if args.members:
         raise ValueError("--members: wanted a --checkpoint, which knows its errors")
     archive = cli.archive_of(args)
-    series, past = _past(archive, PAST, args.time)
     brightness = archive.quantity == "brightness"
-    method = BASELINES[args.method]
-    made = method(past, args.ahead or AHEAD, None if brightness else archive.zr)
+    if args.method == MODEL:
+        if brightness:
+            raise ValueError(f"{args.frames}: {MODEL} wanted rain, got brightness")
+        made, series, past = _by_chances(args, archive)
+    else:
+        series, past = _past(archive, PAST, args.time)
+        method = BASELINES[args.method or "spectral_prognosis"]
+        made = method(past, args.ahead or AHEAD, None if brightness else archive.zr)
     values = made if brightness else pixels_to_rain(made, archive.zr)
     forecast = Forecast(
         values.numpy(),
@@ -162,6 +179,21 @@ def _by_method(args: argparse.Namespace) -> tuple[Tensor, Tensor, Forecast]:
         archive.zr,
     )
     return past, made, forecast
+
+
+def _by_chances(
+    args: argparse.Namespace, archive: Archive
+) -> tuple[Tensor, Series, Tensor]:
+    """The pixels that are made of chances of exceedance, and those of the past."""
+    minutes, net = archive.minutes, load(args.checkpoint)
+    ahead = args.ahead or min(AHEAD, int(FURTHEST / minutes))
+    count = frames_read(minutes)
+    check_times(count, ahead, minutes)
+    series, past = _past(archive, count, args.time)
+    grid = series.kind.grid
+    metres = grid.pixel_metres if grid else KILOMETRE
+    made, _ = exceedance(net, past, ahead, archive.zr, minutes, metres)
+    return made, series, past
 
 
 def _draw(

@@ -26,6 +26,7 @@ Pulkkinen et al. 2019, "Pysteps: an open-source Python library for probabilistic
 precipitation nowcasting".
 """
 
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -94,7 +95,23 @@ def spectral_prognosis(
 
 def prognosis(past: Tensor, motion: Tensor, steps: int, least_rain: float) -> Tensor:
     """`spectral_prognosis` along a motion that is known, in float32 or float64."""
-    moved = moved_past(past, motion)
+    fields = decayed(moved_past(past, motion), steps, least_rain)
+    carried = zip(fields, displacements(motion), strict=False)
+    return torch.stack([carried_along(field, one)[0] for field, one in carried])
+
+
+def decayed(moved: Sequence[Tensor], steps: int, least_rain: float) -> Iterator[Tensor]:
+    """The last frame as its scales decay, where it is before it is carried on.
+
+    Args:
+        moved: of `moved_past`, `[B, 1, H, W]` each.
+        steps: number of coming frames.
+        least_rain: as of `spectral_prognosis`.
+
+    Yields:
+        `[B, 1, H, W]`, for one lead time after the other.
+
+    """
     last = first_known(moved)
     frames = torch.stack([last, *moved[1:FRAMES]])
     field = torch.where(frames < least_rain, least_rain - GAP, frames)
@@ -105,13 +122,10 @@ def prognosis(past: Tensor, motion: Tensor, steps: int, least_rain: float) -> Te
     # What the band was where no frame tells: its mean, given what it is.
     expected = correlation(split[0], split[1], known[0] & known[1]) * now
     before = torch.where(known[1], before, expected)
-    forecast = []
-    leads = range(steps)
-    for _, displacement in zip(leads, displacements(motion), strict=False):
+    for _ in range(steps):
         now, before = first * now + second * before, now
         whole = torch.where(known[0], now.sum(1, keepdim=True) + mean[0], torch.nan)
-        forecast.append(carried_along(rank_matched(whole, last), displacement)[0])
-    return torch.stack(forecast)
+        yield rank_matched(whole, last)
 
 
 def bands(fields: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,23 +146,35 @@ def bands(fields: Tensor) -> tuple[Tensor, Tensor]:
     held = torch.where(known, fields, 0)
     mean = held.sum((3, 4), keepdim=True) / total
     held = torch.where(known, held - mean, 0)
-    height, width = fields.shape[3:]
-    widths = [one for one in WIDTHS if one <= max(height, width) / 4]
-    reach = REACH * max(widths, default=0)
-    size = [next_fast_len(int(n + reach), real=True) for n in (height, width)]
-    both = torch.fft.rfft2(torch.cat([held, weights], 2), s=size)
-    down = torch.fft.fftfreq(size[0], device=fields.device, dtype=fields.dtype)
-    right = torch.fft.rfftfreq(size[1], device=fields.device, dtype=fields.dtype)
-    squares = down[:, None].square() + right.square()
-    smooth = [held]
-    for one in widths:
-        response = torch.exp(-2 * (torch.pi * one) ** 2 * squares)
-        filtered = torch.fft.irfft2(both * response, s=size)[..., :height, :width]
-        content, share = filtered.split(1, 2)
-        # Where a pixel is known, a share is far above the round-off of the FFT.
-        smooth.append(torch.where(known, content / share.clamp(min=0.02), 0))
+    widths = [one for one in WIDTHS if one <= max(fields.shape[3:]) / 4]
+    smooth = [held, *(torch.where(known, x, 0) for x in means(held, weights, widths))]
     parts = [fine - coarse for fine, coarse in pairwise(smooth)]
     return torch.cat([*parts, smooth[-1]], 2), mean
+
+
+def means(held: Tensor, weights: Tensor, widths: Sequence[float]) -> Iterator[Tensor]:
+    """The Gaussian means of what is known, for one width in pixels after the other.
+
+    Args:
+        held: `[..., H, W]`, 0 where unknown.
+        weights: 1 where known, 0 elsewhere; broadcastable with `held`.
+        widths: standard deviations of the filters.
+
+    """
+    height, width = held.shape[-2:]
+    reach = REACH * max(widths, default=0)
+    size = [next_fast_len(int(n + reach), real=True) for n in (height, width)]
+    down = torch.fft.fftfreq(size[0], device=held.device, dtype=held.dtype)
+    right = torch.fft.rfftfreq(size[1], device=held.device, dtype=held.dtype)
+    squares = down[:, None].square() + right.square()
+    both = [torch.fft.rfft2(one, s=size) for one in (held, weights)]
+    for one in widths:
+        response = torch.exp(-2 * (torch.pi * one) ** 2 * squares)
+        content, share = (
+            torch.fft.irfft2(x * response, s=size)[..., :height, :width] for x in both
+        )
+        # Where a pixel is known, a share is far above the round-off of the FFT.
+        yield content / share.clamp(min=0.02)
 
 
 def correlation(a: Tensor, b: Tensor, known: Tensor) -> Tensor:
