@@ -104,9 +104,9 @@ double error(void (*kernel)(const stored*, const stored*, float*)) {
 
 int main() {
   try {
-    std::printf("half %g bfloat16 %g tf32 %g rounded %.9g %.9g\n", error<16>(half_product),
-                error<16>(bfloat16_product), error<8>(tf32_product),
-                wmma::__float_to_tf32(1 + 0x1p-11f),
+    std::printf("half %g bfloat16 %g tf32 %g rounded %.17g %.17g\n",
+                error<16>(half_product), error<16>(bfloat16_product),
+                error<8>(tf32_product), wmma::__float_to_tf32(1 + 0x1p-11f),
                 wmma::__float_to_tf32(-1 + 0x1.8p-13f));
   } catch (const std::exception& error) {
     std::printf("%s\n", error.what());
