@@ -59,6 +59,8 @@ CACHE = 2.0  # rates of the second-level cache and of the memory: assumed
 LAUNCH = 3e-6  # seconds from the end of a kernel to the next one's work: assumed
 PRECISIONS = {"float32": 4, "tf32": 4, "bfloat16": 2}  # bytes of an element
 TILE = 128  # as csrc/cuda/runtime.h
+# Of flow_conv in one kernel, as csrc/cuda/fused_tiles.h: what a block computes.
+TILE_WIDTH, TILE_HEIGHT, TILE_OUTPUTS, SLICE_BYTES = 16, 8, 192, 32
 
 
 class Layer(NamedTuple):
@@ -146,6 +148,46 @@ def chunks(layer: Layer, device: Device, precision: str) -> int:
     return -(-layer.pixels // (max(wave, cached // wave * wave) * TILE))
 
 
+def tiles(layer: Layer) -> int:
+    """Blocks of `flow_conv` in one kernel, that have all outputs."""
+    down, across = -(-layer.size // TILE_HEIGHT), -(-layer.size // TILE_WIDTH)
+    return layer.batch * down * across
+
+
+def is_fused(layer: Layer, device: Device, precision: str) -> bool:
+    """Whether `flow_conv` is one kernel forward, by csrc/cuda/fused_tiles.h."""
+    return (
+        precision != "float32"
+        and layer.links > 0
+        and layer.features * PRECISIONS[precision] % SLICE_BYTES == 0
+        and 3 * layer.features <= TILE_OUTPUTS
+        and 3 * layer.features % 4 == 0
+        and tiles(layer) >= device.multiprocessors
+    )
+
+
+def fused(layer: Layer, device: Device) -> Work:
+    """`flow_conv` in one kernel: where outputs are more, blocks gather again.
+
+    A multiprocessor has one block at a time, and the last have fewer to do: the others
+    wait for them, by which all of it takes as much longer.
+    """
+    n, f, links = layer.pixels, layer.features, layer.links
+    again = -(-3 * f // TILE_OUTPUTS)
+    blocks = tiles(layer) * again
+    rounds = -(-blocks // device.multiprocessors)
+    waits = rounds * device.multiprocessors / blocks
+    multiplied = blocks * TILE_WIDTH * TILE_HEIGHT * TILE_OUTPUTS * links * f
+    weights = TILE_OUTPUTS * links * f
+    return Work(
+        "flow_conv in one kernel",
+        elements=4 * n * f + 3 * f * links * f,
+        cached=waits * (again * 4 * n * links * f + blocks * weights),
+        floats=n * 2 * links,
+        multiplications=waits * multiplied,
+    )
+
+
 def traj_gru(layer: Layer, parts: int) -> tuple[Pass, Pass]:
     """Ours, forward and backward, the gates being saved; parts: chunks."""
     n, f, c, links = layer.pixels, layer.features, layer.channels, layer.links
@@ -223,6 +265,16 @@ def conv_lstm(layer: Layer, _: int) -> tuple[Pass, Pass]:
         conv("x: inputs", layer, 4 * f, c, 3, whole=True),
         Work("sums of biases", elements=n * 4 * f, launches=0),
     ]
+    return forward, backward
+
+
+def ours(layer: Layer, device: Device, precision: str) -> tuple[Pass, Pass]:
+    """Ours on a GPU."""
+    forward, backward = OURS[layer.kind](layer, chunks(layer, device, precision))
+    if is_fused(layer, device, precision):
+        names = [one.name for one in forward]
+        at = names.index("gather")
+        forward[at : at + 2] = [fused(layer, device)]
     return forward, backward
 
 
@@ -349,16 +401,34 @@ def rows(layer: Layer) -> Iterator[list[str]]:
     eager = port_step(layer)
     for name, device in DEVICES.items():
         for precision in PRECISIONS:
-            ours = OURS[layer.kind](layer, chunks(layer, device, precision))
+            passes = ours(layer, device, precision)
+            wanted = OURS[layer.kind](layer, 1)  # what there is to multiply
             cells = []
             for k in range(2):
-                least = limit(layer, ours[k], backward=k == 1)
+                least = limit(layer, wanted[k], backward=k == 1)
                 times = [
                     seconds(works, device, precision)
-                    for works in (ours[k], eager[k], least)
+                    for works in (passes[k], eager[k], least)
                 ]
                 cells += [f"{1e6 * one:.0f}" for one in times]
             yield [name, precision, *cells]
+
+
+def flow_conv_rows(layer: Layer) -> Iterator[list[str]]:
+    """Device, precision, microseconds of `flow_conv` both ways, and which is taken."""
+    for name, device in DEVICES.items():
+        for precision in PRECISIONS:
+            if precision == "float32":
+                continue
+            parts = chunks(layer, device, precision)
+            forward, _ = traj_gru(layer, parts)
+            chunked = [one for one in forward if one.name in ("gather", "product")]
+            times = [
+                seconds(works, device, precision)
+                for works in (chunked, [fused(layer, device)])
+            ]
+            taken = "one kernel" if is_fused(layer, device, precision) else "chunks"
+            yield [name, precision, *(f"{1e6 * one:.0f}" for one in times), taken]
 
 
 SIDES = ["ours", "port", "limit"]
@@ -381,6 +451,11 @@ def main() -> None:
         table = [HEADER, ["---"] * len(HEADER), *rows(layer)]
         for row in table:
             print(f"| {' | '.join(row)} |")
+        if layer.links:
+            print("\nIts flow_conv, forward: us\n")
+            header = ["device", "precision", "in chunks", "in one kernel", "taken"]
+            for row in [header, ["---"] * len(header), *flow_conv_rows(layer)]:
+                print(f"| {' | '.join(row)} |")
 
 
 if __name__ == "__main__":

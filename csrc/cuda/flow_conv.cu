@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <tuple>
 
+#include "cuda/flow_conv_fused.h"
 #include "cuda/images.h"
 #include "cuda/ordered_sums.h"
 #include "cuda/row_products.h"
@@ -148,8 +149,13 @@ Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
   const Tensor image = output.is_contiguous(at::MemoryFormat::ChannelsLast)
                            ? output
                            : empty_channels_last(input, weight.size(0));
+  const Tensor whole = weight.contiguous();
+  if (flow_conv_is_fused(operands.input, operands.flows, whole)) {
+    flow_conv_fused(operands.input, operands.flows, whole, bias, flow_scale, image);
+    return in_form_of(output, image);
+  }
   const Tensor rows = rows_of(image), buffer = operands.buffer();
-  const RowProducts products(weight.contiguous());
+  const RowProducts products(whole);
   operands.for_chunks([&](int64_t first, int64_t count) {
     const Tensor warped = buffer.narrow(0, 0, count);
     gather(operands, first, count, warped);

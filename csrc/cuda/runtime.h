@@ -25,6 +25,16 @@
   extern __shared__ __align__(16) unsigned char trajgru_dynamic_shared[]; \
   type* name = reinterpret_cast<type*>(trajgru_dynamic_shared)
 
+// For the emulation to see which banks are used, where a kernel takes care of them.
+template <typename T>
+__device__ __forceinline__ T load_shared(const T* from) {
+  return *from;
+}
+template <typename T>
+__device__ __forceinline__ void store_shared(T* to, const T& value) {
+  *to = value;
+}
+
 namespace trajgru_ext::cuda {
 
 // Eight warps: enough to hide latency at any register count that we accept, small
@@ -43,6 +53,17 @@ inline ChunkLimits chunk_limits() {
   C10_CUDA_CHECK(
       cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
   return {cache, multiprocessors, 128};
+}
+
+// Of the current device: 90 is 9.0.
+inline int compute_capability() {
+  int device = 0, major = 0, minor = 0;
+  C10_CUDA_CHECK(cudaGetDevice(&device));
+  C10_CUDA_CHECK(
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  C10_CUDA_CHECK(
+      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  return 10 * major + minor;
 }
 
 // As trajgru_ext/info.py says it.

@@ -61,6 +61,59 @@ struct alignas(sizeof(T) * kCount) Vector {
   T value[kCount];
 };
 
+// What a pixel's warp reads: the first channel of each corner, null where it is not
+// read, and what it is multiplied by.
+template <typename scalar_t, typename coord_t>
+struct Corners {
+  const scalar_t* first[kCorners];
+  coord_t weight[kCorners];
+};
+
+template <typename scalar_t, typename coord_t, typename index_t>
+TRAJGRU_HOST_DEVICE Corners<scalar_t, coord_t> find_corners(
+    const Site<index_t>& site, FlowTarget target, const Cell<coord_t, index_t>& cell,
+    const ImageSize<index_t>& size, const ImageView<const scalar_t, index_t>& input) {
+  Corners<scalar_t, coord_t> corners;
+#pragma unroll
+  for (int k = 0; k < kCorners; ++k) {
+    corners.first[k] = nullptr;
+    if (target == FlowTarget::inside) {
+      corners.weight[k] = corner_weight(cell, k);
+      // A corner of no weight is not read: it may be NaN.
+      if (corners.weight[k] != 0 && corner_inside(cell, k, size.height, size.width)) {
+        corners.first[k] = input.data + site.sample * input.batch +
+                           (cell.row + (k >> 1)) * input.row +
+                           (cell.col + (k & 1)) * input.col;
+      }
+    }
+  }
+  return corners;
+}
+
+// sum_k weight_k values_k: some channels of a warp. Of corners that are not read, the
+// values are not, either.
+template <int kVector, typename scalar_t, typename coord_t>
+TRAJGRU_HOST_DEVICE Vector<scalar_t, kVector> blend(
+    const Corners<scalar_t, coord_t>& corners, FlowTarget target,
+    const Vector<scalar_t, kVector> (&values)[kCorners]) {
+  coord_t sum[kVector];
+#pragma unroll
+  for (int n = 0; n < kVector; ++n) sum[n] = value_without_cell<coord_t>(target);
+#pragma unroll
+  for (int k = 0; k < kCorners; ++k) {
+    if (corners.first[k] != nullptr) {
+#pragma unroll
+      for (int n = 0; n < kVector; ++n) {
+        sum[n] += corners.weight[k] * static_cast<coord_t>(values[k].value[n]);
+      }
+    }
+  }
+  Vector<scalar_t, kVector> result;
+#pragma unroll
+  for (int n = 0; n < kVector; ++n) result.value[n] = static_cast<scalar_t>(sum[n]);
+  return result;
+}
+
 // output[c * channel] = sum_k weight_k input[corner k, c], for the site's lane.
 template <int kVector, typename scalar_t, typename coord_t, typename index_t>
 __device__ void warp_pixel(const Site<index_t>& site, int group, FlowTarget target,
@@ -69,41 +122,20 @@ __device__ void warp_pixel(const Site<index_t>& site, int group, FlowTarget targ
                            const ImageView<const scalar_t, index_t>& input,
                            scalar_t* output, index_t channel) {
   using Values = Vector<scalar_t, kVector>;
-  const scalar_t* corner[kCorners];
-  coord_t weight[kCorners];
-#pragma unroll
-  for (int k = 0; k < kCorners; ++k) {
-    corner[k] = nullptr;
-    if (target == FlowTarget::inside) {
-      weight[k] = corner_weight(cell, k);
-      // A corner of no weight is not read: it may be NaN.
-      if (weight[k] != 0 && corner_inside(cell, k, size.height, size.width)) {
-        corner[k] = input.data + site.sample * input.batch +
-                    (cell.row + (k >> 1)) * input.row +
-                    (cell.col + (k & 1)) * input.col;
-      }
-    }
-  }
+  const Corners<scalar_t, coord_t> corners =
+      find_corners(site, target, cell, size, input);
   const index_t stride = static_cast<index_t>(kVector) << group;
   for (index_t c = site.lane * kVector; c < size.channels; c += stride) {
-    coord_t sum[kVector];
-#pragma unroll
-    for (int n = 0; n < kVector; ++n) sum[n] = value_without_cell<coord_t>(target);
+    Values values[kCorners];
 #pragma unroll
     for (int k = 0; k < kCorners; ++k) {
-      if (corner[k] != nullptr) {
-        const Values values =
-            *reinterpret_cast<const Values*>(corner[k] + c * input.channel);
-#pragma unroll
-        for (int n = 0; n < kVector; ++n) {
-          sum[n] += weight[k] * static_cast<coord_t>(values.value[n]);
-        }
+      if (corners.first[k] != nullptr) {
+        values[k] =
+            *reinterpret_cast<const Values*>(corners.first[k] + c * input.channel);
       }
     }
-    Values result;
-#pragma unroll
-    for (int n = 0; n < kVector; ++n) result.value[n] = static_cast<scalar_t>(sum[n]);
-    *reinterpret_cast<Values*>(output + c * channel) = result;
+    *reinterpret_cast<Values*>(output + c * channel) =
+        blend<kVector>(corners, target, values);
   }
 }
 

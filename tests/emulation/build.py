@@ -28,7 +28,7 @@ SANITIZERS = {
     "address": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover"],
     "thread": ["-O1", "-g", "-fsanitize=thread"],
     # A thread's wide access stays one.
-    "trace": ["-O1", "-g", "-fsanitize=thread", "-fno-tree-sra"],
+    "trace": ["-O1", "-g", "-fsanitize=thread", "-fno-tree-sra", "-DTRAJGRU_TRACE"],
 }
 # Other options for the device itself: PyTorch's headers are not ours to check.
 DEVICE = {"address": ["-O1", "-g", "-fsanitize=address"], "trace": ["-O1"]}

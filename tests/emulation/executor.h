@@ -28,6 +28,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -47,6 +48,8 @@ struct dim3 {
 namespace emulation {
 
 constexpr unsigned kWarp = 32;
+// More has to be asked for, on every compute capability.
+constexpr size_t kSharedBytes = 48 * 1024;
 
 class Block;
 
@@ -128,15 +131,30 @@ class Block {
     uint64_t slot[kWarp];
   };
 
-  using Memory = std::unique_ptr<unsigned char[]>;
+  // All banks once.
+  static constexpr std::align_val_t kSharedAlignment{128};
+
+  struct Free {
+    void operator()(unsigned char* memory) const {
+      ::operator delete[](memory, kSharedAlignment);
+    }
+  };
+  using Memory = std::unique_ptr<unsigned char[], Free>;
 
   // Shared memory is not initialised: as NaN, a read before a write shows.
-  static Memory allocate(size_t bytes) {
-    Memory memory(new unsigned char[bytes]);
+  Memory allocate(size_t bytes) {
+    shared_bytes_ += bytes;
+    if (shared_bytes_ > kSharedBytes) {
+      throw std::invalid_argument(
+          "emulation: more shared memory than a block may have");
+    }
+    Memory memory(
+        static_cast<unsigned char*>(::operator new[](bytes, kSharedAlignment)));
     std::memset(memory.get(), 0xff, bytes);
     return memory;
   }
 
+  size_t shared_bytes_ = 0;
   Memory dynamic_;
   std::mutex statics_mutex_;
   std::map<const void*, Memory> statics_;
@@ -340,21 +358,6 @@ class ThreadBlock : public Block {
 
 inline dim3 block_of(unsigned index, dim3 grid) {
   return dim3(index % grid.x, index / grid.x % grid.y, index / (grid.x * grid.y));
-}
-
-// Of every compute capability since 7.5 (CUDA C++ Programming Guide); more shared
-// memory than this has to be asked for.
-inline void check_launch(dim3 grid, dim3 block, size_t shared_bytes) {
-  const auto within = [](dim3 size, unsigned x, unsigned y, unsigned z) {
-    return size.x - 1 < x && size.y - 1 < y && size.z - 1 < z;
-  };
-  const bool fits =
-      within(grid, 0x7fffffff, 65535, 65535) && within(block, 1024, 1024, 64) &&
-      uint64_t(block.x) * block.y * block.z <= 1024 && shared_bytes <= 48 * 1024;
-  if (!fits) throw std::invalid_argument("emulation: a launch beyond the limits");
-  if (block.x * block.y * block.z % kWarp != 0) {
-    throw std::invalid_argument("emulation: block size is no multiple of a warp's");
-  }
 }
 
 inline std::string executor() {

@@ -3,6 +3,7 @@
 // How a kernel comes to its executor: at once, or by the device's queues.
 
 #include <cstring>
+#include <stdexcept>
 #include <type_traits>
 #include <vector>
 
@@ -24,6 +25,20 @@ struct DeviceHost {
 };
 
 inline DeviceHost device;
+
+// Of every compute capability since 7.5 (CUDA C++ Programming Guide).
+inline void check_launch(dim3 grid, dim3 block, size_t shared_bytes) {
+  const auto within = [](dim3 size, unsigned x, unsigned y, unsigned z) {
+    return size.x - 1 < x && size.y - 1 < y && size.z - 1 < z;
+  };
+  const bool fits =
+      within(grid, 0x7fffffff, 65535, 65535) && within(block, 1024, 1024, 64) &&
+      uint64_t(block.x) * block.y * block.z <= 1024 && shared_bytes <= kSharedBytes;
+  if (!fits) throw std::invalid_argument("emulation: a launch beyond the limits");
+  if (block.x * block.y * block.z % kWarp != 0) {
+    throw std::invalid_argument("emulation: block size is no multiple of a warp's");
+  }
+}
 
 inline void submit(Stream stream, const std::vector<uint64_t>& arguments, dim3 grid,
                    dim3 block, size_t shared_bytes, const Body& thread) {

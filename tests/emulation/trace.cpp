@@ -3,7 +3,8 @@
 // -fsanitize=thread, which calls a function at each access; here these functions are
 // ours, in ThreadSanitizer's place. The n-th access of each of a warp's threads from
 // one place of the program, which is the path of calls that led there, is one access of
-// the warp.
+// the warp. Of shared memory, where a kernel tells of it (shared_memory.h), what counts
+// is the wavefronts that an access takes, since a bank gives one word in each.
 
 #include <dlfcn.h>
 
@@ -14,10 +15,13 @@
 
 #include "device/memory.h"
 #include "executor.h"
+#define TRAJGRU_TRACE
+#include "shared_memory.h"
 
 namespace {
 
 constexpr uintptr_t kSector = 32;
+constexpr uintptr_t kBanks = 32, kWord = 4;
 
 using Bytes = std::pair<uintptr_t, uintptr_t>;  // from, to
 
@@ -49,10 +53,9 @@ std::map<Place, Count> counts;
 std::unordered_map<unsigned, Thread> threads;  // of the block
 std::map<Turn, std::vector<Bytes>> turns;
 
-void access(const char* kind, const volatile void* data, uintptr_t bytes, void* from) {
-  const auto at = reinterpret_cast<uintptr_t>(data);
-  // Other accesses than those to tensors are to the stack and to arguments.
-  if (emulation::self == nullptr || emulation::device_of(at) < 0) return;
+constexpr auto kBank = "bank";
+
+void note(const char* kind, uintptr_t at, uintptr_t bytes, void* from) {
   Thread& thread = threads[emulation::self->index];
   Place place{kind, bytes, thread.calls};
   place.path.push_back(reinterpret_cast<uintptr_t>(from));
@@ -61,8 +64,41 @@ void access(const char* kind, const volatile void* data, uintptr_t bytes, void* 
       at, at + bytes);
 }
 
+void access(const char* kind, const volatile void* data, uintptr_t bytes, void* from) {
+  const auto at = reinterpret_cast<uintptr_t>(data);
+  // Other accesses than those to tensors are to the stack and to arguments.
+  if (emulation::self == nullptr || emulation::device_of(at) < 0) return;
+  note(kind, at, bytes, from);
+}
+
+// Of a warp's threads, in their order: as many as want all banks' words go together.
+void count_wavefronts(const std::vector<Bytes>& accesses, uintptr_t bytes,
+                      Count& count) {
+  const size_t together = kBanks * kWord / std::max(bytes, kWord);
+  for (size_t first = 0; first < accesses.size(); first += together) {
+    std::set<uintptr_t> words;
+    const size_t end = std::min(first + together, accesses.size());
+    for (size_t n = first; n < end; ++n) {
+      for (uintptr_t w = accesses[n].first / kWord; w * kWord < accesses[n].second;
+           ++w) {
+        words.insert(w);
+      }
+    }
+    uintptr_t of_bank[kBanks] = {};
+    for (const uintptr_t word : words) ++of_bank[word % kBanks];
+    count.sectors += *std::max_element(of_bank, of_bank + kBanks);
+    count.fewest += (words.size() + kBanks - 1) / kBanks;
+  }
+}
+
 void end_block() {
   for (auto& [turn, accesses] : turns) {
+    if (turn.place.kind == kBank) {
+      Count& count = counts[turn.place];
+      ++count.accesses;
+      count_wavefronts(accesses, turn.place.bytes, count);
+      continue;
+    }
     std::sort(accesses.begin(), accesses.end());
     std::set<uintptr_t> sectors;
     uintptr_t distinct = 0, end = 0;
@@ -85,6 +121,11 @@ void end_block() {
 #define FROM __builtin_return_address(0)
 #define EXPORTED __attribute__((visibility("default")))
 
+// Of shared memory.
+void emulation::note_shared(const void* at, size_t bytes) {
+  note(kBank, reinterpret_cast<uintptr_t>(at), bytes, FROM);
+}
+
 extern "C" {
 
 // What kernels do from here on is traced.
@@ -92,8 +133,8 @@ EXPORTED void trace_begin() {
   emulation::block_done = end_block;
 }
 
-// "kind bytes accesses sectors fewest path" lines of what has run since the last call,
-// the path as offsets within this library.
+// "kind bytes accesses sectors fewest path" lines (or wavefronts) of what has run since
+// the last call, the path as offsets within this library.
 EXPORTED const char* trace_lines() {
   static std::string lines;
   Dl_info library;

@@ -98,15 +98,24 @@ def measure() -> Iterator[Row]:
     for case in cases():
         if not case.operator.recurrent:
             continue
-        for name, layout in FORMATS.items():
-            with ieee_float32():
-                few, more = (run(case, steps, layout) for steps in (FEW, MORE))
-            for k, which in enumerate(("forward", "backward")):
-                each = {
-                    kind: f"{(more[k][kind] - few[k][kind]) / (MORE - FEW):g}"
-                    for kind in COUNTED
-                }
-                yield {"sequence": case.title, "layout": name, "pass": which, **each}
+        yield from measure_case(case, case.title)
+        if case.title == "traj_gru":  # of which a part is another kernel, then
+            yield from measure_case(case, f"{case.title}, TF32", tf32=True)
+
+
+def measure_case(case: Case, title: str, *, tf32: bool = False) -> Iterator[Row]:
+    """The rows of one sequence; tf32: products and convolutions may round."""
+    for name, layout in FORMATS.items():
+        with ieee_float32():
+            torch.backends.cuda.matmul.allow_tf32 = tf32
+            torch.backends.cudnn.allow_tf32 = tf32
+            few, more = (run(case, steps, layout) for steps in (FEW, MORE))
+        for k, which in enumerate(("forward", "backward")):
+            each = {
+                kind: f"{(more[k][kind] - few[k][kind]) / (MORE - FEW):g}"
+                for kind in COUNTED
+            }
+            yield {"sequence": title, "layout": name, "pass": which, **each}
 
 
 def read_table() -> list[Row]:

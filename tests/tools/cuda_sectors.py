@@ -3,8 +3,10 @@
 `python tests/tools/cuda_sectors.py [--write]` runs every operator, forward and
 backward, on the host with a trace of each load, store and atomic addition, and counts
 for each kernel the sectors that its warps' accesses touch and the fewest that could
-hold the bytes they want. It ends with status 1 where a kernel touches a larger share
-too many than the table tests/golden/cuda_sectors.csv has, which --write writes anew.
+hold the bytes they want; of shared memory, the wavefronts that its banks take, and the
+fewest that could. It ends with status 1 where a kernel touches a larger share too many
+than the table tests/golden/cuda_sectors.csv has, which --write writes anew;
+`--operators flow_conv` runs some operators alone, and leaves the rows of other kernels.
 """
 
 import argparse
@@ -29,7 +31,7 @@ sys.path.append(str(ROOT / "tests"))
 from emulation import device  # noqa: E402 - from the folder above
 
 TABLE = ROOT / "tests" / "golden" / "cuda_sectors.csv"
-KINDS = ("load", "store", "atomic")
+KINDS = ("load", "store", "atomic", "bank")
 COLUMNS = ["layout", "kernel", *KINDS, "where"]
 FORMATS = {"planes": torch.contiguous_format, "channels last": torch.channels_last}
 
@@ -78,13 +80,13 @@ class Trace:
             self.frames[address] = list(zip(lines[::2], lines[1::2], strict=True))
 
 
-def traced_samples(layout: str) -> list[tuple[Case, dict]]:
+def traced_samples(layout: str, outputs: int) -> dict[str, tuple[Case, dict]]:
     """Operators, and rows and pixels of whole sectors.
 
     A warp's threads go the same way, so that their n-th accesses belong together: flows
     stay within the image, and no slope is that of a negative number.
     """
-    sizes = SIZES | {"C": 32, "F": 32, "H": 16, "W": 32}
+    sizes = SIZES | {"C": 32, "F": 32, "O": outputs, "H": 16, "W": 32}
     given = samples(sizes, layout=FORMATS[layout])
     del given["traj_gru"]  # Its kernels are flow_conv's and conv_gru's.
     ramp = torch.linspace(1, -1, 32).expand(2, 1, 16, 32)
@@ -94,16 +96,31 @@ def traced_samples(layout: str) -> list[tuple[Case, dict]]:
         given[title][1][flow] = flows.contiguous(memory_format=FORMATS[layout])
     case, arguments = given["hff_concat, affine"]
     given["hff_concat, affine"] = (case, tree_map(abs, arguments))
-    return list(given.values())
+    return given
 
 
-def measure() -> list[dict[str, str]]:
+# Of a flow_conv: what products of matrices multiply, and what its own kernel does.
+OUTPUTS = {"chunks": SIZES["O"], "tiles": 192}
+
+
+def cases(layout: str, only: list[str] | None) -> list[tuple[Case, dict]]:
+    """All operators, or some."""
+    found = traced_samples(layout, OUTPUTS["chunks"])
+    found["flow_conv, tiles"] = traced_samples(layout, OUTPUTS["tiles"])["flow_conv"]
+    return [
+        (case, given)
+        for case, given in found.values()
+        if only is None or case.operator.name in only
+    ]
+
+
+def measure(only: list[str] | None) -> list[dict[str, str]]:
     """The rows of the table."""
     trace = Trace()
     counts = defaultdict(lambda: [0, 0])
     for layout in FORMATS:
         for dtype in (torch.float32, torch.bfloat16):
-            for case, given in traced_samples(layout):
+            for case, given in cases(layout, only):
                 # Where a fixed order is asked for, other kernels are launched.
                 warps = case.operator.family == "flow"
                 for fixed_order in (False, True) if warps else (False,):
@@ -130,21 +147,28 @@ def measure() -> list[dict[str, str]]:
         worst = max(places, key=places.__getitem__)
         row["where"] = worst if places[worst] else ""
         rows.append(row)
-    return sorted(rows, key=lambda row: (row["kernel"], row["layout"]))
+    return sorted(rows, key=by_kernel)
+
+
+def by_kernel(row: dict[str, str]) -> tuple[str, str]:
+    return row["kernel"], row["layout"]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="the table, anew")
+    parser.add_argument("--operators", nargs="+", help="names, of some of them")
     options = parser.parse_args()
-    rows = measure()
+    rows = measure(options.operators)
+    with TABLE.open() as file:
+        table = {(row["layout"], row["kernel"]): row for row in csv.DictReader(file)}
     if options.write:
+        kept = table if options.operators else {}
+        table = kept | {(row["layout"], row["kernel"]): row for row in rows}
         with TABLE.open("w") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(rows)
-    with TABLE.open() as file:
-        table = {(row["layout"], row["kernel"]): row for row in csv.DictReader(file)}
+            writer.writerows(sorted(table.values(), key=by_kernel))
     bad = 0
     for row in rows:
         before = table.get((row["layout"], row["kernel"]))

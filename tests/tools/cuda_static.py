@@ -3,9 +3,11 @@
 `python tests/tools/cuda_static.py [--architectures 80 90 120] [--write]` compiles every
 kernel and reads registers, stack, spills and shared memory from `ptxas -v`, from which
 follows how many of a multiprocessor's warps can be resident, and the bytes of the
-loads and stores from the disassembly (by cuobjdump: on PATH, or triton's). It ends with
-status 1 where a kernel spills or has a stack, or where something is worse than in the
-table tests/golden/cuda_static.csv, which --write writes anew, for all architectures.
+loads and stores, and the tensor cores' instructions, from the disassembly (by
+cuobjdump: on PATH, or triton's). It ends with status 1 where a kernel spills or has a
+stack, or where something is worse than in the table tests/golden/cuda_static.csv, which
+--write writes anew, for all architectures; `--sources flow_conv_fused` looks at some
+sources alone, and leaves the rows of others.
 """
 
 import argparse
@@ -16,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
@@ -43,7 +45,11 @@ LIMITS = {
 
 @dataclass(order=True)
 class Kernel:
-    """`warps`: percent of a multiprocessor's; `loads`, `stores`: of 4 16 bytes, say."""
+    """One kernel on one architecture.
+
+    `warps`: percent of a multiprocessor's; `loads`, `stores`: of 4 16 bytes, say;
+    `products`: the tensor cores' instructions, and how many.
+    """
 
     kernel: str
     sm: str
@@ -54,6 +60,11 @@ class Kernel:
     warps: int
     loads: str
     stores: str
+    products: str
+
+
+# What is read of a kernel's machine code.
+Code = tuple[str, str, str]
 
 
 def resident_warps(architecture: str, registers: int, shared: int) -> int:
@@ -78,16 +89,20 @@ def disassembler() -> str | None:
     return found and str(Path(found).parent)
 
 
-def widths(disassembly: str) -> dict[tuple[str, str], tuple[str, str]]:
-    """The bytes that loads and stores take, by architecture and kernel."""
+def read_code(disassembly: str) -> dict[tuple[str, str], Code]:
+    """Loads, stores and products, by architecture and kernel."""
     bits = {"8": 1, "16": 2, "64": 8, "128": 16, "256": 32}
     found: dict[tuple[str, str], tuple[set, set]] = {}
+    products: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     architecture = ""
     for line in disassembly.splitlines():
         if header := re.match(r"arch = sm_(\w+)", line):
             architecture = header[1]
         elif header := re.match(r"\s*Function : (\w+)", line):
-            of_kernel = found.setdefault((architecture, header[1]), (set(), set()))
+            kernel = architecture, header[1]
+            of_kernel = found.setdefault(kernel, (set(), set()))
+        elif product := re.search(r"\bHMMA\.[\w.]+", line):
+            products[kernel][product[0]] += 1
         elif access := re.search(r"\b(LD|ST|RED|ATOM)G?\.([\w.]+) ", line):
             width = re.findall(
                 r"\b[USF]?(8|16|64|128|256)\b", access[2].replace(".", " ")
@@ -95,8 +110,12 @@ def widths(disassembly: str) -> dict[tuple[str, str], tuple[str, str]]:
             store = access[1] != "LD"
             of_kernel[store].add(bits[width[-1]] if width else 4)
     return {
-        kernel: tuple(" ".join(map(str, sorted(one))) for one in both)
-        for kernel, both in found.items()
+        kernel: (
+            " ".join(map(str, sorted(loads))),
+            " ".join(map(str, sorted(stores))),
+            " ".join(f"{n} {name}" for name, n in sorted(products[kernel].items())),
+        )
+        for kernel, (loads, stores) in found.items()
     }
 
 
@@ -150,10 +169,10 @@ def compile_kernels(source: Path, architectures: list[str]) -> list[Kernel]:
                     f"{source}: a product must be rounded before its fraction is taken "
                     f"(math/rounded_product.h) in {', '.join(sorted(kernels))}"
                 )
-    return parse(done.stdout + done.stderr, widths(sass))
+    return parse(done.stdout + done.stderr, read_code(sass))
 
 
-def parse(log: str, accesses: dict[tuple[str, str], tuple[str, str]]) -> list[Kernel]:
+def parse(log: str, codes: dict[tuple[str, str], Code]) -> list[Kernel]:
     """Read the kernels out of the output of `ptxas -v`."""
     pattern = re.compile(
         r"Compiling entry function '(?P<name>\w+)' for 'sm_(?P<sm>\w+)'.*?"
@@ -169,7 +188,7 @@ def parse(log: str, accesses: dict[tuple[str, str], tuple[str, str]]) -> list[Ke
             int(found["registers"]),
             int(shared[1] if shared else 0),
         )
-        loads, stores = accesses.get((found["sm"], found["name"]), ("", ""))
+        code = codes.get((found["sm"], found["name"]), ("", "", ""))
         kernels.append(
             Kernel(
                 demangle(found["name"]),
@@ -179,8 +198,7 @@ def parse(log: str, accesses: dict[tuple[str, str], tuple[str, str]]) -> list[Ke
                 int(found["stores"]) + int(found["loads"]),
                 bytes_shared,
                 resident_warps(found["sm"], registers, bytes_shared),
-                loads,
-                stores,
+                *code,
             )
         )
     return kernels
@@ -215,6 +233,9 @@ def worse(kernel: Kernel, before: Kernel) -> list[str]:
         found, old = getattr(kernel, name), getattr(before, name)
         if found and widest(found) < widest(old):
             said.append(name)
+    # Of tensor cores, any kind and number will do, but none.
+    if kernel.loads and before.products and not kernel.products:
+        said.append("products")
     return said
 
 
@@ -240,6 +261,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--architectures", nargs="+", default=["80", "90", "120"])
     parser.add_argument("--write", action="store_true", help="the table, anew")
+    parser.add_argument("--sources", nargs="+", help="names, of some of the sources")
     options = parser.parse_args()
     architectures = list(LIMITS) if options.write else options.architectures
     if shutil.which("nvcc") is None:
@@ -247,7 +269,9 @@ def main() -> int:
     if disassembler() is None:
         print("no cuobjdump: the widths of loads and stores are not compared")
     sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-    sources.append(ROOT / "tests" / "emulation" / "planted.cu")
+    sources += sorted((ROOT / "tests" / "emulation").glob("*.cu"))
+    if options.sources:
+        sources = [one for one in sources if one.stem in options.sources]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(lambda s: compile_kernels(s, architectures), sources)
         # Several sources have some kernels in common.
@@ -259,9 +283,11 @@ def main() -> int:
     if set(counts) != set(architectures):
         print(f"kernels were read for {sorted(counts)} only")
         return 1
-    if options.write:
-        write_table(kernels)
     table = {(k.kernel, k.sm): k for k in read_table()}
+    if options.write:
+        kept = table if options.sources else {}
+        table = kept | {(k.kernel, k.sm): k for k in kernels}
+        write_table(sorted(table.values(), key=lambda k: (k.kernel, int(k.sm))))
     bad = 0
     for kernel in kernels:
         before = table.get((kernel.kernel, kernel.sm))

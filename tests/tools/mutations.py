@@ -46,6 +46,9 @@ class Fault:
 BORDERS = "return row >= 0 && row < height && col >= 0 && col < width;"
 IN_ORDER = ("cuda/flow_warp.cu", "fixed_order")
 ON_DEVICES = ("cuda/flow_conv.cu", "devices")
+FUSED = ("cuda/flow_conv.cu", "flow_conv_fused")
+# What operators are compiled with, whichever it is.
+CALLED = ("cuda/ordered_sums.cu", "cuda/flow_conv_fused.cu")
 FAULTS = [
     Fault(
         *("the top border off by one", "math/bilinear.h", BORDERS),
@@ -82,6 +85,29 @@ FAULTS = [
     Fault(
         *("a gradient overwritten before it is read", "cuda/warp_pixel.cuh"),
         *("__syncwarp()", "(void)0", *ON_DEVICES),
+    ),
+    Fault(
+        *("a slice multiplied before it is gathered", "cuda/flow_conv_fused.cuh"),
+        "      __syncthreads();\n    }\n",
+        *("    }\n", *FUSED),
+    ),
+    Fault(
+        *("the same, seen as a race", "cuda/flow_conv_fused.cuh"),
+        "      __syncthreads();\n    }\n",
+        *("    }\n", *FUSED, "thread"),
+    ),
+    Fault(
+        *("a tile off by one", "cuda/flow_conv_fused.cuh"),
+        *("sample = line / down;", "sample = (line + 1) / down;", *FUSED),
+    ),
+    Fault(
+        *("a fragment of the columns beside its own", "cuda/flow_conv_fused.cuh"),
+        *("column() + j * kSide), kStride", "column() + (2 - j) * kSide), kStride"),
+        *FUSED,
+    ),
+    Fault(
+        *("operands that are not rounded", "cuda/flow_conv_fused.cuh"),
+        *("return wmma::__float_to_tf32(value)", "return value", *FUSED),
     ),
     Fault(
         *("sums in any order", "cuda/flow_warp.cu"),
@@ -246,7 +272,7 @@ def compile_operator(fault: Fault, tree: Path) -> dict[str, str]:
     Returns what they run under.
     """
     sources = tree / "csrc"
-    compiled = {sources / fault.compiled, sources / "cuda" / "ordered_sums.cu"}
+    compiled = {sources / one for one in (fault.compiled, *CALLED)}
     for source in (*sources.rglob("*.cpp"), *sources.rglob("*.cu")):
         if source not in compiled:
             source.unlink()

@@ -20,12 +20,15 @@ SANITIZERS = {
     "address": ["-fsanitize=address"],
     "thread": ["-fsanitize=thread"],
 }
+INCLUDES = [f"-isystem{path}" for path in cpp_extension.include_paths()]
 
 
-def run(folder: Path, plant: str, sanitizer: str, executor: str):
-    program = folder / "planted"
+def run(
+    folder: Path, plant: str, sanitizer: str, executor: str, source: str = "planted"
+):
+    program = folder / source
     options = ["-g", "-O1", f"-DPLANT_{plant}=1", *SANITIZERS[sanitizer]]
-    compile_host(HERE / "planted.cu", program, *options)
+    compile_host(HERE / f"{source}.cu", program, *options, *INCLUDES)
     environment = {**os.environ, "TRAJGRU_EMULATION": executor}
     environment.pop("LD_PRELOAD", None)
     return subprocess.run(
@@ -74,6 +77,43 @@ def test_a_launch_beyond_the_limits_is_an_error(tmp_path):
     done = run(tmp_path, "LARGE_BLOCK", "plain", "fibers")
     assert done.returncode == 3
     assert "a launch beyond the limits" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("sanitizer", "executor"), [("address", "fibers"), ("thread", "threads")]
+)
+def test_fragments_multiply(tmp_path, sanitizer, executor):
+    """Sums of sixteen products and 1 in float32, of operands as the hardware has them.
+
+    TF32's ten bits are taken to the nearest, of two to that further from zero.
+    """
+    done = run(tmp_path, "NOTHING", sanitizer, executor, "fragments")
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.split()
+    errors = dict(zip(words[:6:2], map(float, words[1:6:2]), strict=True))
+    assert errors.keys() == {"half", "bfloat16", "tf32"}
+    assert max(errors.values()) < 4
+    assert [float(one) for one in words[7:]] == [1 + 2**-10, -1]
+
+
+def test_a_fragment_of_what_another_warp_writes_is_a_race(tmp_path):
+    done = run(tmp_path, "MISSING_BARRIER", "thread", "threads", "fragments")
+    assert done.returncode == 66
+    assert "ThreadSanitizer: data race" in done.stderr
+    assert "load_matrix_sync" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("plant", "said"),
+    [
+        ("MISSING_BARRIER", "half nan bfloat16 nan tf32 nan"),
+        ("MISALIGNED", "emulation: a fragment that is not aligned"),
+        ("MUCH_SHARED_MEMORY", "more shared memory than a block may have"),
+    ],
+)
+def test_faults_with_fragments_show(tmp_path, plant, said):
+    done = run(tmp_path, plant, "plain", "fibers", "fragments")
+    assert said in done.stdout
 
 
 class Unwritten(Samples):
@@ -131,8 +171,7 @@ def test_every_launch_is_within_the_limits(
 def test_index_functions_past_2_to_the_32(tmp_path):
     """Nothing is allocated: what the kernels compute is where they would read."""
     program = tmp_path / "indices"
-    includes = [f"-isystem{path}" for path in cpp_extension.include_paths()]
-    compile_host(HERE / "indices.cpp", program, "-fsanitize=undefined", *includes)
+    compile_host(HERE / "indices.cpp", program, "-fsanitize=undefined", *INCLUDES)
     done = subprocess.run([program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert done.stderr == ""

@@ -25,7 +25,8 @@ def test_its_first_line_says_that_nothing_is_measured(monkeypatch, capsys):
         assert f"{name}: {of.source}" in others
     rows = [line for line in others if line.startswith("| ")]
     by_layer = len(paper.DEVICES) * len(paper.PRECISIONS) + 2
-    assert len(rows) == len(small) * by_layer
+    of_flow_conv = len(paper.DEVICES) * (len(paper.PRECISIONS) - 1) + 2
+    assert len(rows) == len(small) * by_layer + of_flow_conv
 
 
 def test_graphs_gain_where_kernels_are_short(monkeypatch, capsys):
@@ -72,9 +73,9 @@ def test_multiplications_are_those_of_the_port(layer):
 @pytest.mark.parametrize("precision", paper.PRECISIONS)
 def test_no_time_is_below_the_limit(layer, precision):
     for of in paper.DEVICES.values():
-        parts = paper.chunks(layer, of, precision)
-        for k, works in enumerate(paper.OURS[layer.kind](layer, parts)):
-            least = paper.limit(layer, works, backward=k == 1)
+        wanted = paper.OURS[layer.kind](layer, 1)
+        for k, works in enumerate(paper.ours(layer, of, precision)):
+            least = paper.limit(layer, wanted[k], backward=k == 1)
             ours = paper.seconds(works, of, precision)
             assert paper.seconds(least, of, precision) < ours
 
@@ -91,3 +92,25 @@ def test_chunks_are_those_of_the_operator(layer, precision):
         rows = torch.ops.emulated.chunk_rows(row, outputs, limits)
         wanted = -(-layer.pixels // rows) if layer.links else 1
         assert max(paper.chunks(layer, of, precision), 1) == wanted
+
+
+TRAJ_GRUS = {title: one for title, one in paper.LAYERS.items() if one.links}
+
+
+@pytest.mark.usefixtures("emulated_devices")
+@pytest.mark.parametrize("layer", TRAJ_GRUS.values(), ids=TRAJ_GRUS)
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+def test_flow_conv_is_one_kernel_where_that_pays(layer, precision):
+    """By the rule of the operator, and nowhere else by the model."""
+    for of in paper.DEVICES.values():
+        sizes = [layer.batch, layer.size, layer.size]
+        sizes += [layer.features * paper.PRECISIONS[precision]]
+        sizes += [layer.links, 3 * layer.features]
+        taken = torch.ops.emulated.tiles_pay(sizes, of.multiprocessors)
+        assert paper.is_fused(layer, of, precision) == taken
+        names = [one.name for one in paper.ours(layer, of, precision)[0]]
+        assert (names.count("gather"), names.count("product")) == (1 - taken, 1 - taken)
+        chunked = paper.traj_gru(layer, paper.chunks(layer, of, precision))[0]
+        both = [one for one in chunked if one.name in ("gather", "product")]
+        one = paper.seconds([paper.fused(layer, of)], of, precision)
+        assert taken == (one < paper.seconds(both, of, precision))

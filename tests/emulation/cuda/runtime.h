@@ -13,12 +13,14 @@
 #include "cuda/chunk_rows.h"
 #include "cuda/grid.h"
 #include "launch.h"
+#include "shared_memory.h"
 
 // The key of a device that is not PyTorch's own (tests/emulation/device).
 #define TRAJGRU_DEVICE_KEY PrivateUse1
 
 #define __global__
 #define __device__
+#define __launch_bounds__(threads)
 
 #define threadIdx (::emulation::self->thread)
 #define blockIdx (::emulation::self->block)
@@ -31,6 +33,18 @@
       &trajgru_key_##name, sizeof(type) * (count)))
 #define TRAJGRU_DYNAMIC_SHARED(type, name) \
   type* name = reinterpret_cast<type*>(::emulation::self->shared->dynamic_memory())
+
+template <typename T>
+T load_shared(const T* from) {
+  emulation::note_shared(from, sizeof(T));
+  return *from;
+}
+
+template <typename T>
+void store_shared(T* to, const T& value) {
+  emulation::note_shared(to, sizeof(T));
+  *to = value;
+}
 
 inline void __syncthreads() {
   emulation::self->shared->sync_block();
@@ -62,6 +76,11 @@ constexpr double kSequenceBytes = 96 << 10;
 // So that small tensors have several chunks, too.
 inline ChunkLimits chunk_limits() {
   return {3 << 14, 2, 8};
+}
+
+// The newest that the kernels are built for.
+inline int compute_capability() {
+  return 120;
 }
 
 using Stream = emulation::Stream;

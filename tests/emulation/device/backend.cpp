@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "cuda/chunk_rows.h"
+#include "cuda/fused_tiles.h"
 #include "device/backend.h"
 #include "launch.h"
 
@@ -285,6 +286,12 @@ TORCH_LIBRARY(emulated, m) {
         [](int64_t row_bytes, int64_t outputs, at::IntArrayRef limits) {
           return trajgru_ext::cuda::chunk_rows(
               row_bytes, outputs, {limits.at(0), limits.at(1), limits.at(2)});
+        });
+  m.def("tiles_pay(int[] sizes, int multiprocessors) -> bool",
+        [](at::IntArrayRef sizes, int64_t multiprocessors) {
+          return trajgru_ext::cuda::tiles_pay({sizes.at(0), sizes.at(1), sizes.at(2),
+                                               sizes.at(3), sizes.at(4), sizes.at(5)},
+                                              multiprocessors);
         });
   m.def("manual_seed(int seed) -> ()", [](int64_t seed) {
     for (int k = 0; k < kDevices; ++k) default_generator(k).set_current_seed(seed);

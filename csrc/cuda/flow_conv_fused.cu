@@ -1,0 +1,72 @@
+#include "cuda/flow_conv_fused.cuh"
+
+#include "cuda/flow_conv_fused.h"
+#include "cuda/images.h"
+#include "tensors/tf32.h"
+
+namespace trajgru_ext::cuda {
+namespace {
+
+using at::Tensor;
+
+// By tensor cores, as a 1x1 convolution may be: not what stays float32, nor float64.
+bool has_fragments(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kHalf:
+      return compute_capability() >= 75;
+    case at::kBFloat16:
+      return compute_capability() >= 80;
+    case at::kFloat:
+      return convolutions_take_tf32() && compute_capability() >= 80;
+    default:
+      return false;
+  }
+}
+
+FusedSizes sizes_of(const Tensor& input, const Tensor& flows, const Tensor& weight) {
+  return {input.size(0),     input.size(2),
+          input.size(3),     input.size(1) * static_cast<int64_t>(input.element_size()),
+          flows.size(1) / 2, weight.size(0)};
+}
+
+template <typename scalar_t>
+void launch_tiles(const Tensor& input, const Tensor& flows, const Tensor& weight,
+                  const Tensor& bias, double flow_scale, const Tensor& output) {
+  const FlowConvTiles<scalar_t> args{
+      image_size<int32_t>(input),
+      static_cast<int32_t>(flows.size(1) / 2),
+      static_cast<int32_t>(weight.size(0)),
+      image_view<const scalar_t, int32_t>(input),
+      image_view<const float, int32_t>(flows),
+      static_cast<float>(flow_scale),
+      weight.const_data_ptr<scalar_t>(),
+      bias.defined() ? bias.const_data_ptr<scalar_t>() : nullptr,
+      image_view<scalar_t, int32_t>(output)};
+  const auto tiles = static_cast<unsigned>(fused_tiles(sizes_of(input, flows, weight)));
+  launch(flow_conv_fused_kernel<scalar_t>, dim3(tiles), dim3(kFusedThreads), 0,
+         current_stream(), args);
+}
+
+}  // namespace
+
+bool flow_conv_is_fused(const Tensor& input, const Tensor& flows,
+                        const Tensor& weight) {
+  if (!has_fragments(input.scalar_type())) return false;
+  const auto address = reinterpret_cast<uintptr_t>(weight.const_data_ptr());
+  return tiles_pay(sizes_of(input, flows, weight), chunk_limits().multiprocessors) &&
+         aligned(input, kVectorBytes / input.element_size()) &&
+         address % kVectorBytes == 0 &&
+         fits_32_bits(pixels(input) * weight.size(0), {input, flows, weight});
+}
+
+void flow_conv_fused(const Tensor& input, const Tensor& flows, const Tensor& weight,
+                     const OptionalTensor& bias, double flow_scale,
+                     const Tensor& output) {
+  const Tensor offsets = bias.has_value() ? bias->contiguous() : Tensor();
+  const auto run = input.scalar_type() == at::kHalf       ? launch_tiles<at::Half>
+                   : input.scalar_type() == at::kBFloat16 ? launch_tiles<at::BFloat16>
+                                                          : launch_tiles<float>;
+  run(input, flows, weight, offsets, flow_scale, output);
+}
+
+}  // namespace trajgru_ext::cuda

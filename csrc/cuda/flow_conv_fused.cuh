@@ -1,0 +1,365 @@
+#pragma once
+
+// flow_conv in one kernel. A block takes a tile of pixels, a row of its products each,
+// and all outputs, a column each. Slice by slice of the links' channels it gathers the
+// warped values and fetches the weights into shared memory, and multiplies them by
+// tensor cores. Slices take turns in two buffers: while one is multiplied, what the
+// next is made of is on its way.
+
+#include <mma.h>
+
+#include "cuda/fused_tiles.h"
+#include "cuda/warp_pixel.cuh"
+
+namespace trajgru_ext::cuda {
+
+namespace wmma = nvcuda::wmma;
+
+constexpr int kTilePixels = kTileWidth * kTileHeight;
+constexpr int kFusedThreads = 256;
+constexpr int kLanes = 32, kSide = 16;  // of a warp, of a fragment
+// A warp multiplies 64 rows and 48 columns: few operands for many products.
+constexpr int kWarpRows = 4, kWarpColumns = 3;
+constexpr int kWarpsAcross = kTileOutputs / (kWarpColumns * kSide);
+static_assert(kTileWidth == kSide && kTileHeight % kWarpRows == 0);
+static_assert(kFusedThreads / kLanes == kWarpsAcross * kTileHeight / kWarpRows);
+// 16 bytes beyond a slice: the same part of eight rows then lies in all banks, once.
+constexpr int kRowBytes = kSliceBytes + 16;
+
+// The tensor cores' operands for a dtype, where the architecture has them.
+template <typename scalar_t>
+struct Operand {
+  static constexpr bool kExists = false;
+};
+
+template <>
+struct Operand<c10::Half> {
+  static constexpr bool kExists = true;
+  using type = __half;
+  using stored = __half;
+  static __device__ c10::Half rounded(c10::Half value) { return value; }
+};
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+template <>
+struct Operand<c10::BFloat16> {
+  static constexpr bool kExists = true;
+  using type = __nv_bfloat16;
+  using stored = __nv_bfloat16;
+  static __device__ c10::BFloat16 rounded(c10::BFloat16 value) { return value; }
+};
+
+template <>
+struct Operand<float> {
+  static constexpr bool kExists = true;
+  using type = wmma::precision::tf32;
+  using stored = float;
+  // Of what it is given, the hardware drops the bits beyond TF32's.
+  static __device__ float rounded(float value) { return wmma::__float_to_tf32(value); }
+};
+#endif
+
+// A slice of some rows, of warped values or weights.
+template <typename scalar_t, int kRows>
+struct alignas(kSliceBytes) Slice {
+  static constexpr int kStride = kRowBytes / sizeof(scalar_t);
+  scalar_t value[kRows * kStride];
+};
+
+template <typename scalar_t>
+struct FlowConvTiles {
+  ImageSize<int32_t> size;
+  int32_t links, outputs;
+  ImageView<const scalar_t, int32_t> input;  // channels last, as the output
+  ImageView<const float, int32_t> flows;
+  float flow_scale;
+  const scalar_t* weight;  // [outputs, links, channels]
+  const scalar_t* bias;    // [outputs], or null
+  ImageView<scalar_t, int32_t> output;
+};
+
+// A block's first pixel.
+struct Tile {
+  int32_t sample, row, col;
+
+  TRAJGRU_HOST_DEVICE Tile(int32_t tile, const ImageSize<int32_t>& size) {
+    const int32_t across = divide_up<int32_t>(size.width, kTileWidth);
+    const int32_t down = divide_up<int32_t>(size.height, kTileHeight);
+    const int32_t line = tile / across;
+    col = (tile - line * across) * kTileWidth;
+    sample = line / down;
+    row = (line - sample * down) * kTileHeight;
+  }
+};
+
+// What a thread brings to a slice: 16 bytes of a row. Eight threads in a row write to
+// as many rows, and the two parts of a row are read together.
+template <typename scalar_t>
+struct Part {
+  static constexpr int kVector = 16 / sizeof(scalar_t);
+  static constexpr int kChannels = kSliceBytes / sizeof(scalar_t);
+  using Values = Vector<scalar_t, kVector>;
+  int row, channel;
+
+  explicit TRAJGRU_HOST_DEVICE Part(int number)
+      : row(number / kLanes * kSide + number % kSide),
+        channel(number / kSide % 2 * kVector) {}
+
+  template <int kRows>
+  __device__ void store(Slice<scalar_t, kRows>& slice, Values values) const {
+#pragma unroll
+    for (scalar_t& one : values.value) one = Operand<scalar_t>::rounded(one);
+    store_shared(reinterpret_cast<Values*>(&slice.value[row * slice.kStride + channel]),
+                 values);
+  }
+};
+
+// Gathers warped values, slice by slice: the channels of the first link, of the next.
+template <typename scalar_t>
+class WarpedPart {
+ public:
+  __device__ WarpedPart(const FlowConvTiles<scalar_t>& args, const Tile& tile)
+      : part_(threadIdx.x),
+        row_(tile.row + part_.row / kTileWidth),
+        col_(tile.col + part_.row % kTileWidth),
+        site_((tile.sample * args.size.height + row_) * args.size.width + col_, 0,
+              args.size),
+        channel_(args.size.channels) {}
+
+  // Fetches what the next slice is made of.
+  __device__ void load(const FlowConvTiles<scalar_t>& args) {
+    if (channel_ == args.size.channels) {
+      channel_ = 0;
+      begin_link(args);
+    }
+#pragma unroll
+    for (int k = 0; k < kCorners; ++k) {
+      if (corners_.first[k] != nullptr) {
+        values_[k] = *reinterpret_cast<const Values*>(corners_.first[k] + channel_ +
+                                                      part_.channel);
+      }
+    }
+    channel_ += Part<scalar_t>::kChannels;
+  }
+
+  __device__ void store(Slice<scalar_t, kTilePixels>& slice) const {
+    part_.store(slice, blend(corners_, target_, values_));
+  }
+
+ private:
+  using Values = typename Part<scalar_t>::Values;
+
+  __device__ void begin_link(const FlowConvTiles<scalar_t>& args) {
+    ImageView<const float, int32_t> flow = args.flows;
+    flow.data += 2 * ++link_ * flow.channel;
+    Cell<float, int32_t> cell;
+    target_ = FlowTarget::outside;
+    if (row_ < args.size.height && col_ < args.size.width) {
+      target_ = locate(site_, flow, args.flow_scale, args.size, cell);
+    }
+    corners_ = find_corners(site_, target_, cell, args.size, args.input);
+  }
+
+  const Part<scalar_t> part_;
+  const int32_t row_, col_;
+  const Site<int32_t> site_;
+  int32_t channel_, link_ = -1;
+  FlowTarget target_;
+  Corners<scalar_t, float> corners_;
+  Values values_[kCorners];
+};
+
+// Fetches weights, whose rows are more than threads have parts of.
+template <typename scalar_t>
+class WeightPart {
+ public:
+  __device__ explicit WeightPart(const FlowConvTiles<scalar_t>& args) {
+#pragma unroll
+    for (int n = 0; n < kParts; ++n) {
+      const Part<scalar_t> part = number(n);
+      if (part.row < args.outputs) {
+        from_[n] =
+            args.weight + part.row * args.links * args.size.channels + part.channel;
+      }
+    }
+  }
+
+  __device__ void load() {
+#pragma unroll
+    for (int n = 0; n < kParts; ++n) {
+      if (from_[n] == nullptr) continue;
+      values_[n] = *reinterpret_cast<const Values*>(from_[n]);
+      from_[n] += Part<scalar_t>::kChannels;
+    }
+  }
+
+  __device__ void store(Slice<scalar_t, kTileOutputs>& slice) const {
+#pragma unroll
+    for (int n = 0; n < kParts; ++n) {
+      const Part<scalar_t> part = number(n);
+      if (part.row < kTileOutputs) part.store(slice, values_[n]);
+    }
+  }
+
+ private:
+  using Values = typename Part<scalar_t>::Values;
+  static constexpr int kParts = divide_up(2 * kTileOutputs, kFusedThreads);
+
+  static __device__ Part<scalar_t> number(int n) {
+    return Part<scalar_t>(threadIdx.x + n * kFusedThreads);
+  }
+
+  const scalar_t* from_[kParts] = {};
+  Values values_[kParts] = {};
+};
+
+// A warp's part of the products.
+template <typename scalar_t>
+class WarpProducts {
+ public:
+  __device__ WarpProducts() {
+#pragma unroll
+    for (auto& row : sums_) {
+#pragma unroll
+      for (auto& sum : row) wmma::fill_fragment(sum, 0.0f);
+    }
+  }
+
+  __device__ void add(const Slice<scalar_t, kTilePixels>& warped,
+                      const Slice<scalar_t, kTileOutputs>& weight) {
+    Right right[kWarpColumns];
+#pragma unroll
+    for (int j = 0; j < kWarpColumns; ++j) {
+      wmma::load_matrix_sync(right[j], row_of(weight, column() + j * kSide), kStride);
+    }
+#pragma unroll
+    for (int i = 0; i < kWarpRows; ++i) {
+      Left left;
+      wmma::load_matrix_sync(left, row_of(warped, (row() + i) * kSide), kStride);
+#pragma unroll
+      for (int j = 0; j < kWarpColumns; ++j) {
+        wmma::mma_sync(sums_[i][j], left, right[j], sums_[i][j]);
+      }
+    }
+  }
+
+  // Adds the bias and writes the pixels that are inside the image. to: of the warp.
+  __device__ void write(const FlowConvTiles<scalar_t>& args, const Tile& tile,
+                        float* to) const {
+#pragma unroll
+    for (int i = 0; i < kWarpRows; ++i) {
+#pragma unroll
+      for (int j = 0; j < kWarpColumns; ++j) {
+        wmma::store_matrix_sync(to, sums_[i][j], kSumStride, wmma::mem_row_major);
+        __syncwarp();
+        write(args, tile, to, row() + i, column() + j * kSide);
+        __syncwarp();
+      }
+    }
+  }
+
+  // The warp's first of the tile's lines, and of the outputs.
+  static __device__ int row() {
+    return threadIdx.x / kLanes / kWarpsAcross * kWarpRows;
+  }
+  static __device__ int column() {
+    return threadIdx.x / kLanes % kWarpsAcross * kWarpColumns * kSide;
+  }
+
+  // Of sums in shared memory: stores of two by two, and loads of four by four of every
+  // second row, then use each bank once.
+  static constexpr int kSumStride = 24;
+
+ private:
+  using Type = typename Operand<scalar_t>::type;
+  using Stored = typename Operand<scalar_t>::stored;
+  static constexpr int kStride = kRowBytes / sizeof(scalar_t);
+  static constexpr int kDepth = Part<scalar_t>::kChannels;
+  using Left =
+      wmma::fragment<wmma::matrix_a, kSide, kSide, kDepth, Type, wmma::row_major>;
+  using Right =
+      wmma::fragment<wmma::matrix_b, kSide, kSide, kDepth, Type, wmma::col_major>;
+  using Sums = wmma::fragment<wmma::accumulator, kSide, kSide, kDepth, float>;
+
+  template <int kRows>
+  static __device__ const Stored* row_of(const Slice<scalar_t, kRows>& slice, int row) {
+    return reinterpret_cast<const Stored*>(slice.value) + row * kStride;
+  }
+
+  static __device__ void write(const FlowConvTiles<scalar_t>& args, const Tile& tile,
+                               const float* sums, int line, int first) {
+    constexpr int kCount = kOutputsAtOnce;
+    const int lane = threadIdx.x % kLanes;
+    const int fourth = lane / 4;
+    const int output = first + lane % 4 * kCount;
+    const int32_t row = tile.row + line;
+#pragma unroll
+    for (int half = 0; half < kSide; half += kSide / 2) {
+      const int pixel = half + fourth / 4 * 4 + fourth % 2 * 2 + fourth / 2 % 2;
+      const auto sum = load_shared(reinterpret_cast<const Vector<float, kCount>*>(
+          sums + pixel * kSumStride + lane % 4 * kCount));
+      const int32_t col = tile.col + pixel;
+      if (row >= args.size.height || col >= args.size.width || output >= args.outputs) {
+        continue;
+      }
+      Vector<scalar_t, kCount> result;
+#pragma unroll
+      for (int n = 0; n < kCount; ++n) {
+        const float bias =
+            args.bias == nullptr ? 0.0f : static_cast<float>(args.bias[output + n]);
+        result.value[n] = static_cast<scalar_t>(sum.value[n] + bias);
+      }
+      scalar_t* const at = args.output.data + tile.sample * args.output.batch +
+                           row * args.output.row + col * args.output.col + output;
+      *reinterpret_cast<Vector<scalar_t, kCount>*>(at) = result;
+    }
+  }
+
+  Sums sums_[kWarpRows][kWarpColumns];
+};
+
+template <typename scalar_t>
+__global__ void __launch_bounds__(kFusedThreads)
+    flow_conv_fused_kernel(FlowConvTiles<scalar_t> args) {
+  using Warped = Slice<scalar_t, kTilePixels>;
+  using Weight = Slice<scalar_t, kTileOutputs>;
+  TRAJGRU_SHARED(Warped, warped, 2);
+  TRAJGRU_SHARED(Weight, weight, 2);
+  if constexpr (Operand<scalar_t>::kExists) {
+    using Products = WarpProducts<scalar_t>;
+    const Tile tile(blockIdx.x, args.size);
+    WarpedPart<scalar_t> of_warped(args, tile);
+    WeightPart<scalar_t> of_weight(args);
+    Products products;
+    const bool multiplies = Products::column() < args.outputs;  // all of a warp
+    const int32_t slices =
+        args.links * (args.size.channels / Part<scalar_t>::kChannels);
+    of_warped.load(args);
+    of_weight.load();
+    of_warped.store(warped[0]);
+    of_weight.store(weight[0]);
+    __syncthreads();
+    for (int32_t s = 0; s < slices; ++s) {
+      const bool more = s + 1 < slices;
+      if (more) {
+        of_warped.load(args);
+        of_weight.load();
+      }
+      if (multiplies) products.add(warped[s % 2], weight[s % 2]);
+      if (more) {
+        of_warped.store(warped[(s + 1) % 2]);
+        of_weight.store(weight[(s + 1) % 2]);
+      }
+      __syncthreads();
+    }
+    // The warped values have been read: there is room for a fragment of each warp.
+    constexpr int kSums = kSide * Products::kSumStride;
+    static_assert(kFusedThreads / kLanes * kSums * sizeof(float) <= 2 * sizeof(Warped));
+    float* const sums = reinterpret_cast<float*>(warped);
+    if (multiplies) {
+      products.write(args, tile, sums + threadIdx.x / kLanes * kSums);
+    }
+  }
+}
+
+}  // namespace trajgru_ext::cuda
