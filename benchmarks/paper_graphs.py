@@ -41,8 +41,7 @@ def rows(layer: paper.Layer) -> Iterator[list[str]]:
     """A step of training: its kernels, microseconds of each way, and their ratio."""
     for name, device in paper.DEVICES.items():
         for precision in paper.PRECISIONS:
-            parts = paper.chunks(layer, device, precision) if layer.links else 1
-            forward, backward = paper.OURS[layer.kind](layer, parts)
+            forward, backward = paper.ours(layer, device, precision)
             works = forward + backward
             host = launches(works) * HOST
             gpu = paper.seconds(works, device, precision)

@@ -23,7 +23,12 @@ namespace {
 constexpr uintptr_t kSector = 32;
 constexpr uintptr_t kBanks = 32, kWord = 4;
 
-using Bytes = std::pair<uintptr_t, uintptr_t>;  // from, to
+struct Access {
+  uintptr_t from, to;
+  unsigned thread;
+
+  auto operator<=>(const Access&) const = default;
+};
 
 struct Place {
   const char* kind;
@@ -51,7 +56,7 @@ struct Turn {
 
 std::map<Place, Count> counts;
 std::unordered_map<unsigned, Thread> threads;  // of the block
-std::map<Turn, std::vector<Bytes>> turns;
+std::map<Turn, std::vector<Access>> turns;
 
 constexpr auto kBank = "bank";
 
@@ -60,8 +65,8 @@ void note(const char* kind, uintptr_t at, uintptr_t bytes, void* from) {
   Place place{kind, bytes, thread.calls};
   place.path.push_back(reinterpret_cast<uintptr_t>(from));
   const unsigned number = thread.turns[place]++;
-  turns[{place, emulation::self->index / emulation::kWarp, number}].emplace_back(
-      at, at + bytes);
+  const unsigned index = emulation::self->index;
+  turns[{place, index / emulation::kWarp, number}].push_back({at, at + bytes, index});
 }
 
 void access(const char* kind, const volatile void* data, uintptr_t bytes, void* from) {
@@ -71,16 +76,17 @@ void access(const char* kind, const volatile void* data, uintptr_t bytes, void* 
   note(kind, at, bytes, from);
 }
 
-// Of a warp's threads, in their order: as many as want all banks' words go together.
-void count_wavefronts(const std::vector<Bytes>& accesses, uintptr_t bytes,
-                      Count& count) {
+// Of a warp's threads, in their order, which need not be that in which they were run
+// here: as many as want all banks' words go together.
+void count_wavefronts(std::vector<Access>& accesses, uintptr_t bytes, Count& count) {
+  std::sort(accesses.begin(), accesses.end(),
+            [](const Access& a, const Access& b) { return a.thread < b.thread; });
   const size_t together = kBanks * kWord / std::max(bytes, kWord);
   for (size_t first = 0; first < accesses.size(); first += together) {
     std::set<uintptr_t> words;
     const size_t end = std::min(first + together, accesses.size());
     for (size_t n = first; n < end; ++n) {
-      for (uintptr_t w = accesses[n].first / kWord; w * kWord < accesses[n].second;
-           ++w) {
+      for (uintptr_t w = accesses[n].from / kWord; w * kWord < accesses[n].to; ++w) {
         words.insert(w);
       }
     }
@@ -102,7 +108,7 @@ void end_block() {
     std::sort(accesses.begin(), accesses.end());
     std::set<uintptr_t> sectors;
     uintptr_t distinct = 0, end = 0;
-    for (const auto& [from, to] : accesses) {
+    for (const auto& [from, to, thread] : accesses) {
       for (uintptr_t s = from / kSector; s * kSector < to; ++s) sectors.insert(s);
       distinct += std::max(end, to) - std::max(end, from);
       end = std::max(end, to);

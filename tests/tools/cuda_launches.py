@@ -64,7 +64,8 @@ def counts() -> Counter[str]:
     for name, often, size in zip(*torch.ops.emulated.counts(), strict=True):
         kind = next(k for k, those in KINDS.items() if re.fullmatch(those, name))
         found[kind] += often
-        found["bytes"] += size if kind in MOVED else 0
+        if kind in MOVED:
+            found["bytes"] += size
     return found
 
 

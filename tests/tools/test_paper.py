@@ -3,6 +3,7 @@
 import cuda_launches
 import paper
 import paper_graphs
+import paper_kernels
 import pytest
 import torch
 from emulation import device
@@ -86,7 +87,7 @@ def test_no_time_is_below_the_limit(layer, precision):
 def test_chunks_are_those_of_the_operator(layer, precision):
     device.load()
     for of in paper.DEVICES.values():
-        limits = [int(of.cache * 2**20), of.multiprocessors, paper.TILE]
+        limits = [int(of.cache * 2**20), of.multiprocessors, paper_kernels.TILE]
         row = layer.links * layer.features * paper.PRECISIONS[precision]
         outputs = 3 * layer.features
         rows = torch.ops.emulated.chunk_rows(row, outputs, limits)
