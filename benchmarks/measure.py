@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -187,6 +188,11 @@ def print_table(title: str, times: dict[str, float], ours: str) -> None:
         print(f"  {name:<32} {ms:9.3f} ms   {ms / times[ours]:6.2f} x ours")
 
 
+def _on_one_line(items: re.Match[str]) -> str:
+    """A list of JSON that has no other within."""
+    return f"[{' '.join(line.strip() for line in items[1].splitlines())}]"
+
+
 def write(path: Path, records: list[dict[str, object]]) -> None:
     """Write the figures with the machine they were measured on.
 
@@ -200,5 +206,7 @@ def write(path: Path, records: list[dict[str, object]]) -> None:
             precision = {"float32": collect()["float32 on a GPU"]}
         records = [precision | record for record in records]
     report = {"machine": machine() | rates, "records": records}
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    text = json.dumps(report, indent=1)
+    text = re.sub(r"\[\n([^][{}]*)\]", _on_one_line, text)
+    path.write_text(text + "\n")
     print(f"\nwritten to {path}")

@@ -137,8 +137,10 @@ def skill_tables(records: list[Record]) -> Iterator[str]:
         words = [", ".join(f"{k} {v:.2f}" for k, v in one.items()) for one in each]
         size = "×".join(map(str, r["size"]))
         slow.append([f"{r['event']}, {size}", *words])
-    for kind in dict.fromkeys(r["pixels"] for r in those):
-        of = [r for r in those if r["pixels"] == kind]
+    for kind, size in dict.fromkeys((r["pixels"], tuple(r["size"])) for r in those):
+        of = [r for r in those if (r["pixels"], tuple(r["size"])) == (kind, size)]
+        if len(of) == 1:
+            continue
         for k, threshold in enumerate(of[0]["thresholds_mm_h"]):
             row = [f"mean of {len(of)} events, {kind}, {threshold:g} mm/h"]
             for side in sides:
