@@ -190,7 +190,7 @@ def print_table(title: str, times: dict[str, float], ours: str) -> None:
 
 def _on_one_line(items: re.Match[str]) -> str:
     """A list of JSON that has no other within."""
-    return f"[{' '.join(line.strip() for line in items[1].splitlines())}]"
+    return f"[{' '.join(items[1].split())}]"
 
 
 def write(path: Path, records: list[dict[str, object]]) -> None:

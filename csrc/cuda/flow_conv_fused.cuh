@@ -143,7 +143,8 @@ class WarpedPart {
   }
 
   __device__ void store(Slice<scalar_t, kTilePixels>& slice) const {
-    part_.store(slice, blend(corners_, target_, values_));
+    part_.store(slice, blend<Part<scalar_t>::kVector>(
+                           corners_, target_, [&](int k) { return values_[k]; }));
   }
 
  private:

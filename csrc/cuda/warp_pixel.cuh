@@ -90,21 +90,21 @@ TRAJGRU_HOST_DEVICE Corners<scalar_t, coord_t> find_corners(
   return corners;
 }
 
-// sum_k weight_k values_k: some channels of a warp. Of corners that are not read, the
-// values are not, either.
-template <int kVector, typename scalar_t, typename coord_t>
-TRAJGRU_HOST_DEVICE Vector<scalar_t, kVector> blend(
-    const Corners<scalar_t, coord_t>& corners, FlowTarget target,
-    const Vector<scalar_t, kVector> (&values)[kCorners]) {
+// sum_k weight_k values_of(k): some channels of a warp. values_of is asked for corners
+// that are read alone.
+template <int kVector, typename scalar_t, typename coord_t, typename F>
+__device__ Vector<scalar_t, kVector> blend(const Corners<scalar_t, coord_t>& corners,
+                                           FlowTarget target, const F& values_of) {
   coord_t sum[kVector];
 #pragma unroll
   for (int n = 0; n < kVector; ++n) sum[n] = value_without_cell<coord_t>(target);
 #pragma unroll
   for (int k = 0; k < kCorners; ++k) {
     if (corners.first[k] != nullptr) {
+      const Vector<scalar_t, kVector> values = values_of(k);
 #pragma unroll
       for (int n = 0; n < kVector; ++n) {
-        sum[n] += corners.weight[k] * static_cast<coord_t>(values[k].value[n]);
+        sum[n] += corners.weight[k] * static_cast<coord_t>(values.value[n]);
       }
     }
   }
@@ -126,16 +126,10 @@ __device__ void warp_pixel(const Site<index_t>& site, int group, FlowTarget targ
       find_corners(site, target, cell, size, input);
   const index_t stride = static_cast<index_t>(kVector) << group;
   for (index_t c = site.lane * kVector; c < size.channels; c += stride) {
-    Values values[kCorners];
-#pragma unroll
-    for (int k = 0; k < kCorners; ++k) {
-      if (corners.first[k] != nullptr) {
-        values[k] =
-            *reinterpret_cast<const Values*>(corners.first[k] + c * input.channel);
-      }
-    }
     *reinterpret_cast<Values*>(output + c * channel) =
-        blend<kVector>(corners, target, values);
+        blend<kVector>(corners, target, [&](int k) {
+          return *reinterpret_cast<const Values*>(corners.first[k] + c * input.channel);
+        });
   }
 }
 
