@@ -104,8 +104,9 @@ def leaves(results):
 def test_symbolic_trace(name):
     module, image = made(name)
     graph = torch.fx.symbolic_trace(module)
-    pairs = zip(leaves(graph(image)), leaves(module(image)), strict=True)
-    assert all(torch.equal(got, want) for got, want in pairs)
+    # A cell's step is one call, a traced one several, which may convolve otherwise.
+    for got, want in zip(leaves(graph(image)), leaves(module(image)), strict=True):
+        torch.testing.assert_close(got, want)
 
 
 @EVERY
@@ -125,7 +126,7 @@ def test_tensor_subclasses(name):
     module, image = made(name)
     got, wanted = module(image.as_subclass(Named)), module(image)
     for one, other in zip(leaves(got), leaves(wanted), strict=True):
-        assert torch.equal(one.as_subclass(torch.Tensor), other)
+        torch.testing.assert_close(one.as_subclass(torch.Tensor), other)
     assert any(isinstance(one, Named) for one in leaves(got))
 
 
