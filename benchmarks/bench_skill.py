@@ -37,7 +37,12 @@ from torch import Tensor
 from trajgru_ext.nowcasting import PROFILES, Archive, FramesError, Reading, carry_on
 from trajgru_ext.nowcasting.archive import Series
 from trajgru_ext.nowcasting.baselines import BASELINES, LEAST_RAIN
-from trajgru_ext.nowcasting.exceedance import KILOMETRE, MODEL, Exceedance, exceedance
+from trajgru_ext.nowcasting.exceedance import (
+    MODEL,
+    Exceedance,
+    exceedance,
+    pixel_metres,
+)
 from trajgru_ext.nowcasting.fit import CROP, fit, gathered, starts, wettest
 from trajgru_ext.nowcasting.motion import estimate_motion
 from trajgru_ext.nowcasting.radar import ZR, pixels_to_rain, rain_to_pixels
@@ -195,14 +200,14 @@ class Event:
                 one.add(start, seen, came)
 
 
-def metres_of(series: Series) -> float:
-    return series.kind.grid.pixel_metres if series.kind.grid else KILOMETRE
-
-
 def forecast_event(
     series: Series, sides: dict[str, Maker], wanted: int, size: int
 ) -> Event:
-    zr, minutes, metres = series.archive.zr, series.archive.minutes, metres_of(series)
+    zr, minutes, metres = (
+        series.archive.zr,
+        series.archive.minutes,
+        pixel_metres(series),
+    )
     leads = round(MINUTES[-1] / minutes)
     kept = [round(m / minutes) - 1 for m in MINUTES]
     event = Event(zr, tuple(max(1, round(1000 * k / metres)) for k in KILOMETRES))
@@ -354,7 +359,7 @@ def main() -> None:
     nets = fitted(events, options) if options.fit and len(events) > 1 else {}
     sums = {}
     for name, series in events.items():
-        sides, scale = makers(), (series.archive.minutes, metres_of(series))
+        sides, scale = makers(), (series.archive.minutes, pixel_metres(series))
         if name in nets:
             sides[MODEL] = by_chances(nets[name], *scale, turned=False)
             sides[f"{MODEL}, turned"] = by_chances(nets[name], *scale, turned=True)

@@ -32,22 +32,20 @@ struct Operand {
   static constexpr bool kExists = false;
 };
 
-template <>
-struct Operand<c10::Half> {
+template <typename scalar_t, typename T>
+struct HalfOperand {
   static constexpr bool kExists = true;
-  using type = __half;
-  using stored = __half;
-  static __device__ c10::Half rounded(c10::Half value) { return value; }
+  using type = T;
+  using stored = T;
+  static __device__ scalar_t rounded(scalar_t value) { return value; }
 };
+
+template <>
+struct Operand<c10::Half> : HalfOperand<c10::Half, __half> {};
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 template <>
-struct Operand<c10::BFloat16> {
-  static constexpr bool kExists = true;
-  using type = __nv_bfloat16;
-  using stored = __nv_bfloat16;
-  static __device__ c10::BFloat16 rounded(c10::BFloat16 value) { return value; }
-};
+struct Operand<c10::BFloat16> : HalfOperand<c10::BFloat16, __nv_bfloat16> {};
 
 template <>
 struct Operand<float> {

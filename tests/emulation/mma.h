@@ -107,28 +107,29 @@ float operand(stored value) {
   return std::bit_cast<float>(std::bit_cast<uint32_t>(wide) >> kDropped << kDropped);
 }
 
-template <typename T, int kK>
-void load_matrix_sync(fragment<matrix_a, 16, 16, kK, T, row_major>& to,
-                      const stored_t<T>* from, unsigned stride) {
+// The n-th line that a thread keeps is number_of(n) of those in memory.
+template <typename T, unsigned kLines, int kK>
+void load_lines(float (&to)[kLines][kK], const stored_t<T>* from, unsigned stride,
+                unsigned (*number_of)(unsigned)) {
   static_assert(kK == kDepth<T>);
   check_operand(from, stride);
   note_rows(from, stride);
-  for (unsigned n = 0; n < kRows; ++n) {
-    const stored_t<T>* const line = from + row(n) * stride;
-    for (int k = 0; k < kK; ++k) to.of_rows[n][k] = operand<T>(line[k]);
+  for (unsigned n = 0; n < kLines; ++n) {
+    const stored_t<T>* const line = from + number_of(n) * stride;
+    for (int k = 0; k < kK; ++k) to[n][k] = operand<T>(line[k]);
   }
+}
+
+template <typename T, int kK>
+void load_matrix_sync(fragment<matrix_a, 16, 16, kK, T, row_major>& to,
+                      const stored_t<T>* from, unsigned stride) {
+  load_lines<T>(to.of_rows, from, stride, row);
 }
 
 template <typename T, int kK>
 void load_matrix_sync(fragment<matrix_b, 16, 16, kK, T, col_major>& to,
                       const stored_t<T>* from, unsigned stride) {
-  static_assert(kK == kDepth<T>);
-  check_operand(from, stride);
-  note_rows(from, stride);
-  for (unsigned n = 0; n < kColumns; ++n) {
-    const stored_t<T>* const line = from + column(n) * stride;
-    for (int k = 0; k < kK; ++k) to.of_columns[n][k] = operand<T>(line[k]);
-  }
+  load_lines<T>(to.of_columns, from, stride, column);
 }
 
 template <int kK>

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from trajgru_ext.nn._recurrent import check_positive
+from trajgru_ext.nowcasting.archive import Series
 from trajgru_ext.nowcasting.baselines import LEAST_RAIN
 from trajgru_ext.nowcasting.extrapolation import carried_along, first_known, moved_past
 from trajgru_ext.nowcasting.motion import (
@@ -169,6 +170,11 @@ def still_features(levels: Tensor, pixels_per_km: float) -> Tensor:
     held = torch.stack(seen) * weights
     widths = [one * pixels_per_km for one in KILOMETRES]
     return torch.cat([held[[0, -1]], *means(held, weights, widths)])
+
+
+def pixel_metres(series: Series) -> float:
+    """A pixel of an event's frames: a kilometre if they do not say."""
+    return series.kind.grid.pixel_metres if series.kind.grid else KILOMETRE
 
 
 def frames_read(minutes: float) -> int:

@@ -20,13 +20,13 @@ from trajgru_ext.nowcasting import cli
 from trajgru_ext.nowcasting.archive import Series
 from trajgru_ext.nowcasting.exceedance import (
     FURTHEST,
-    KILOMETRE,
     RATES,
     STILL,
     Exceedance,
     Scene,
     check_times,
     frames_read,
+    pixel_metres,
     save,
 )
 from trajgru_ext.nowcasting.extrapolation import carried_along
@@ -184,7 +184,7 @@ def gathered(
     past, ahead = frames_read(minutes), int(FURTHEST / minutes)
     check_times(past, ahead, minutes)
     bound = pixel_thresholds(RATES[:1], zr).item()
-    metres = series.kind.grid.pixel_metres if series.kind.grid else KILOMETRE
+    metres = pixel_metres(series)
     parts = []
     for end in tqdm(starts(series, bound, past, ahead, count), desc="reading"):
         frames = series[slice(end - past + 1, end + 1 + ahead)]

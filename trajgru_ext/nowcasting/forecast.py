@@ -17,12 +17,12 @@ from trajgru_ext.nowcasting.baselines import BASELINES
 from trajgru_ext.nowcasting.datasets import Forecast, write_geotiffs, write_netcdf
 from trajgru_ext.nowcasting.exceedance import (
     FURTHEST,
-    KILOMETRE,
     MODEL,
     check_times,
     exceedance,
     frames_read,
     load,
+    pixel_metres,
 )
 from trajgru_ext.nowcasting.frames import Frames
 from trajgru_ext.nowcasting.nowcaster import Nowcaster
@@ -190,8 +190,7 @@ def _by_chances(
     count = frames_read(minutes)
     check_times(count, ahead, minutes)
     series, past = _past(archive, count, args.time)
-    grid = series.kind.grid
-    metres = grid.pixel_metres if grid else KILOMETRE
+    metres = pixel_metres(series)
     made, _ = exceedance(net, past, ahead, archive.zr, minutes, metres)
     return made, series, past
 
