@@ -33,9 +33,11 @@ from paper_kernels import (
     Work,
     chunks,
     fused,
+    fused_step,
     is_fused,
     ours,
     traj_gru,
+    updates_gates,
 )
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -178,7 +180,8 @@ def rows(layer: Layer) -> Iterator[list[str]]:
 
 
 def flow_conv_rows(layer: Layer) -> Iterator[list[str]]:
-    """Device, precision, microseconds of `flow_conv` both ways, and which is taken."""
+    """Device, precision, microseconds of `flow_conv` in chunks and in one kernel, the
+    latter with the update of the gates apart and in it, and what is taken."""
     for name, device in DEVICES.items():
         for precision in PRECISIONS:
             if precision == "float32":
@@ -186,11 +189,13 @@ def flow_conv_rows(layer: Layer) -> Iterator[list[str]]:
             parts = chunks(layer, device, precision)
             forward, _ = traj_gru(layer, parts)
             chunked = [one for one in forward if one.name in ("gather", "product")]
-            times = [
-                seconds(works, device, precision)
-                for works in (chunked, [fused(layer, device)])
-            ]
+            whole = fused(layer, device)
+            update = [one for one in forward if one.name == "gru_step"]
+            ways = [chunked, [whole], [whole, *update], [fused_step(layer, device)]]
+            times = [seconds(works, device, precision) for works in ways]
             taken = "one kernel" if is_fused(layer, device, precision) else "chunks"
+            if updates_gates(layer, device, precision):
+                taken = "one kernel, gates in it"
             yield [name, precision, *(f"{1e6 * one:.0f}" for one in times), taken]
 
 
@@ -216,7 +221,8 @@ def main() -> None:
             print(f"| {' | '.join(row)} |")
         if layer.links:
             print("\nIts flow_conv, forward: us\n")
-            header = ["device", "precision", "in chunks", "in one kernel", "taken"]
+            header = ["device", "precision", "in chunks", "in one kernel"]
+            header += ["and gates apart", "gates in it", "taken"]
             for row in [header, ["---"] * len(header), *flow_conv_rows(layer)]:
                 print(f"| {' | '.join(row)} |")
 

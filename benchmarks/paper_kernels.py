@@ -245,13 +245,33 @@ def conv_lstm(layer: Layer, _: int) -> tuple[Pass, Pass]:
     return forward, backward
 
 
+def fused_step(layer: Layer, device: Device) -> Work:
+    """The same with the update of the gates, whose sums it has in registers.
+
+    It reads the inputs' part and leaves gates, candidate and state.
+    """
+    work = fused(layer, device)
+    n, f = layer.pixels, layer.features
+    work.name = "flow_conv and gru_step in one kernel"
+    work.elements += n * (12 - 2 * 3) * f  # three are neither written nor read
+    return work
+
+
+def updates_gates(layer: Layer, device: Device, precision: str) -> bool:
+    """Whether that is taken, by csrc/cuda/flow_conv_fused.cu."""
+    return is_fused(layer, device, precision) and layer.features % 16 == 0
+
+
 def ours(layer: Layer, device: Device, precision: str) -> tuple[Pass, Pass]:
     """Ours on a GPU."""
     forward, backward = OURS[layer.kind](layer, chunks(layer, device, precision))
     if is_fused(layer, device, precision):
         names = [one.name for one in forward]
-        at = names.index("gather")
-        forward[at : at + 2] = [fused(layer, device)]
+        at = names.index("gather")  # then the product, and gru_step
+        if updates_gates(layer, device, precision):
+            forward[at : at + 3] = [fused_step(layer, device)]
+        else:
+            forward[at : at + 2] = [fused(layer, device)]
     return forward, backward
 
 

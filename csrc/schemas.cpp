@@ -18,6 +18,7 @@ TRAJGRU_LIBRARY(m) {
   m.def("gru_output_into(Tensor u, Tensor candidate, Tensor h, float[] options, Tensor? zoneout_mask, Tensor(a!) output) -> ()");
   m.def("gru_output_backward(Tensor grad, Tensor u, Tensor candidate, Tensor h, float[] options, Tensor? zoneout_mask, bool u_grad, bool candidate_grad, bool h_grad) -> (Tensor, Tensor, Tensor)");
   m.def("gru_step(Tensor(a!) gates, Tensor h_gates, Tensor h, bool has_inputs, float[] options, Tensor? zoneout_mask, Tensor(b!)? candidate, Tensor(c!) output, Tensor? x_bias, Tensor? h_bias) -> ()");
+  m.def("flow_conv_gru_step(Tensor(a!) gates, Tensor h, Tensor flows, Tensor weight, float flow_scale, bool has_inputs, float[] options, Tensor? zoneout_mask, Tensor(b!)? candidate, Tensor(c!) output, Tensor? x_bias, Tensor? h_bias) -> ()");
   m.def("gru_step_backward(Tensor gates, Tensor candidate, Tensor h, Tensor grad, float[] options, Tensor? zoneout_mask, Tensor(a!) gates_grad, Tensor(b!) h_gates_grad, Tensor(c!) h_grad) -> ()");
   m.def("lstm_gates(Tensor? x_gates, Tensor? h_gates, Tensor c, Tensor? w_ci, Tensor? w_cf, Tensor? w_co, float[] options) -> (Tensor, Tensor)");
   m.def("lstm_gates_backward(Tensor? h_grad, Tensor? c_grad, Tensor? x_gates, Tensor? h_gates, Tensor c, Tensor? w_ci, Tensor? w_cf, Tensor? w_co, float[] options, bool gates_grad, bool c_input_grad, bool peephole_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <tuple>
 
+#include "cuda/flow_conv.h"
 #include "cuda/flow_conv_fused.h"
 #include "cuda/images.h"
 #include "cuda/ordered_sums.h"
@@ -138,6 +139,8 @@ Tensor rows_of(const Tensor& image) {
   return image.permute({0, 2, 3, 1}).view({pixels(image), image.size(1)});
 }
 
+}  // namespace
+
 Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
                  const OptionalTensor& bias, double flow_scale) {
   check_flow_conv(input, flows, weight, bias);
@@ -164,6 +167,8 @@ Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
   });
   return in_form_of(output, image);
 }
+
+namespace {
 
 // The rows of the gradient to the output, copied where its channels do not lie
 // together.

@@ -1,6 +1,6 @@
-#include "cuda/flow_conv_fused.cuh"
-
 #include "cuda/flow_conv_fused.h"
+
+#include "cuda/flow_conv_gru_step.cuh"
 #include "cuda/images.h"
 #include "tensors/tf32.h"
 
@@ -29,22 +29,28 @@ FusedSizes sizes_of(const Tensor& input, const Tensor& flows, const Tensor& weig
           flows.size(1) / 2, weight.size(0)};
 }
 
-template <typename scalar_t>
+template <typename scalar_t, typename Results>
 void launch_tiles(const Tensor& input, const Tensor& flows, const Tensor& weight,
-                  const Tensor& bias, double flow_scale, const Tensor& output) {
-  const FlowConvTiles<scalar_t> args{
-      image_size<int32_t>(input),
-      static_cast<int32_t>(flows.size(1) / 2),
-      static_cast<int32_t>(weight.size(0)),
-      image_view<const scalar_t, int32_t>(input),
-      image_view<const float, int32_t>(flows),
-      static_cast<float>(flow_scale),
-      weight.const_data_ptr<scalar_t>(),
+                  double flow_scale, const Results& results) {
+  const FlowConvTiles<scalar_t> args{image_size<int32_t>(input),
+                                     static_cast<int32_t>(flows.size(1) / 2),
+                                     static_cast<int32_t>(weight.size(0)),
+                                     image_view<const scalar_t, int32_t>(input),
+                                     image_view<const float, int32_t>(flows),
+                                     static_cast<float>(flow_scale),
+                                     weight.const_data_ptr<scalar_t>()};
+  const auto tiles = static_cast<unsigned>(fused_tiles(sizes_of(input, flows, weight)));
+  launch(flow_conv_fused_kernel<scalar_t, Results>, dim3(tiles), dim3(kFusedThreads), 0,
+         current_stream(), args, results);
+}
+
+template <typename scalar_t>
+void write_tiles(const Tensor& input, const Tensor& flows, const Tensor& weight,
+                 const Tensor& bias, double flow_scale, const Tensor& output) {
+  const OutputTiles<scalar_t> results{
       bias.defined() ? bias.const_data_ptr<scalar_t>() : nullptr,
       image_view<scalar_t, int32_t>(output)};
-  const auto tiles = static_cast<unsigned>(fused_tiles(sizes_of(input, flows, weight)));
-  launch(flow_conv_fused_kernel<scalar_t>, dim3(tiles), dim3(kFusedThreads), 0,
-         current_stream(), args);
+  launch_tiles<scalar_t>(input, flows, weight, flow_scale, results);
 }
 
 }  // namespace
@@ -63,10 +69,30 @@ void flow_conv_fused(const Tensor& input, const Tensor& flows, const Tensor& wei
                      const OptionalTensor& bias, double flow_scale,
                      const Tensor& output) {
   const Tensor offsets = bias.has_value() ? bias->contiguous() : Tensor();
-  const auto run = input.scalar_type() == at::kHalf       ? launch_tiles<at::Half>
-                   : input.scalar_type() == at::kBFloat16 ? launch_tiles<at::BFloat16>
-                                                          : launch_tiles<float>;
+  const auto run = input.scalar_type() == at::kHalf       ? write_tiles<at::Half>
+                   : input.scalar_type() == at::kBFloat16 ? write_tiles<at::BFloat16>
+                                                          : write_tiles<float>;
   run(input, flows, weight, offsets, flow_scale, output);
 }
+
+bool flow_conv_updates_gates(const Tensor& h, const Tensor& flows,
+                             const Tensor& weight) {
+  return weight.size(0) == kGates * h.size(1) && h.size(1) % kSide == 0 &&
+         flow_conv_is_fused(h, flows, weight);
+}
+
+template <typename scalar_t>
+void flow_conv_gru_step(const Tensor& h, const Tensor& flows, const Tensor& weight,
+                        double flow_scale, const Step<scalar_t>& step) {
+  launch_tiles<scalar_t>(h, flows, weight, flow_scale, GruTiles<scalar_t>{step});
+}
+
+#define TRAJGRU_GRU_STEP(scalar_t)                                              \
+  template void flow_conv_gru_step(const Tensor&, const Tensor&, const Tensor&, \
+                                   double, const Step<scalar_t>&);
+TRAJGRU_GRU_STEP(float)
+TRAJGRU_GRU_STEP(at::Half)
+TRAJGRU_GRU_STEP(at::BFloat16)
+#undef TRAJGRU_GRU_STEP
 
 }  // namespace trajgru_ext::cuda

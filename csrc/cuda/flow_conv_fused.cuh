@@ -5,6 +5,9 @@
 // warped values and fetches the weights into shared memory, and multiplies them by
 // tensor cores. Slices take turns in two buffers: while one is multiplied, what the
 // next is made of is on its way.
+//
+// What becomes of the sums is the kernel's second argument: OutputTiles writes them,
+// and GruTiles (flow_conv_gru_step.cuh) updates a GRU's gates by them.
 
 #include <mma.h>
 
@@ -72,8 +75,6 @@ struct FlowConvTiles {
   ImageView<const float, int32_t> flows;
   float flow_scale;
   const scalar_t* weight;  // [outputs, links, channels]
-  const scalar_t* bias;    // [outputs], or null
-  ImageView<scalar_t, int32_t> output;
 };
 
 // A block's first pixel.
@@ -172,13 +173,15 @@ class WarpedPart {
 template <typename scalar_t>
 class WeightPart {
  public:
-  __device__ explicit WeightPart(const FlowConvTiles<scalar_t>& args) {
+  template <typename Results>
+  __device__ WeightPart(const FlowConvTiles<scalar_t>& args, const Results& results) {
 #pragma unroll
     for (int n = 0; n < kParts; ++n) {
       const Part<scalar_t> part = number(n);
       if (part.row < args.outputs) {
         from_[n] =
-            args.weight + part.row * args.links * args.size.channels + part.channel;
+            args.weight + part.channel +
+            results.output_of(part.row, args.outputs) * args.links * args.size.channels;
       }
     }
   }
@@ -212,6 +215,10 @@ class WeightPart {
   Values values_[kParts] = {};
 };
 
+// From a pixel to the next of sums in shared memory: stores of two by two, and loads of
+// every second pixel, then use each bank once.
+constexpr int kSumStride = 24;
+
 // A warp's part of the products.
 template <typename scalar_t>
 class WarpProducts {
@@ -242,16 +249,18 @@ class WarpProducts {
     }
   }
 
-  // Adds the bias and writes the pixels that are inside the image. to: of the warp.
-  __device__ void write(const FlowConvTiles<scalar_t>& args, const Tile& tile,
-                        float* to) const {
+  // Leaves fragment by fragment in shared memory, where f(i, j) finds the 16 pixels of
+  // the tile's line row() + i and the 16 columns from column() + 16 j on. to: of the
+  // warp.
+  template <typename F>
+  __device__ void visit(float* to, const F& f) const {
 #pragma unroll
     for (int i = 0; i < kWarpRows; ++i) {
 #pragma unroll
       for (int j = 0; j < kWarpColumns; ++j) {
         wmma::store_matrix_sync(to, sums_[i][j], kSumStride, wmma::mem_row_major);
         __syncwarp();
-        write(args, tile, to, row() + i, column() + j * kSide);
+        f(i, j);
         __syncwarp();
       }
     }
@@ -264,10 +273,6 @@ class WarpProducts {
   static __device__ int column() {
     return threadIdx.x / kLanes % kWarpsAcross * kWarpColumns * kSide;
   }
-
-  // Of sums in shared memory: stores of two by two, and loads of four by four of every
-  // second row, then use each bank once.
-  static constexpr int kSumStride = 24;
 
  private:
   using Type = typename Operand<scalar_t>::type;
@@ -285,12 +290,32 @@ class WarpProducts {
     return reinterpret_cast<const Stored*>(slice.value) + row * kStride;
   }
 
-  static __device__ void write(const FlowConvTiles<scalar_t>& args, const Tile& tile,
-                               const float* sums, int line, int first) {
+  Sums sums_[kWarpRows][kWarpColumns];
+};
+
+// Adds the bias and writes the pixels that are inside the image.
+template <typename scalar_t>
+struct OutputTiles {
+  const scalar_t* bias;  // [outputs], or null
+  ImageView<scalar_t, int32_t> output;
+
+  // Of which output a column is.
+  __device__ int output_of(int column, int /*outputs*/) const { return column; }
+
+  __device__ void take(const FlowConvTiles<scalar_t>& args, const Tile& tile,
+                       const WarpProducts<scalar_t>& products, float* sums) const {
+    products.visit(sums, [&](int i, int j) {
+      write(args, tile, sums, products.row() + i, products.column() + j * kSide);
+    });
+  }
+
+ private:
+  __device__ void write(const FlowConvTiles<scalar_t>& args, const Tile& tile,
+                        const float* sums, int line, int first) const {
     constexpr int kCount = kOutputsAtOnce;
     const int lane = threadIdx.x % kLanes;
     const int fourth = lane / 4;
-    const int output = first + lane % 4 * kCount;
+    const int to = first + lane % 4 * kCount;
     const int32_t row = tile.row + line;
 #pragma unroll
     for (int half = 0; half < kSide; half += kSide / 2) {
@@ -298,28 +323,25 @@ class WarpProducts {
       const auto sum = load_shared(reinterpret_cast<const Vector<float, kCount>*>(
           sums + pixel * kSumStride + lane % 4 * kCount));
       const int32_t col = tile.col + pixel;
-      if (row >= args.size.height || col >= args.size.width || output >= args.outputs) {
+      if (row >= args.size.height || col >= args.size.width || to >= args.outputs) {
         continue;
       }
       Vector<scalar_t, kCount> result;
 #pragma unroll
       for (int n = 0; n < kCount; ++n) {
-        const float bias =
-            args.bias == nullptr ? 0.0f : static_cast<float>(args.bias[output + n]);
-        result.value[n] = static_cast<scalar_t>(sum.value[n] + bias);
+        const float added = bias == nullptr ? 0.0f : static_cast<float>(bias[to + n]);
+        result.value[n] = static_cast<scalar_t>(sum.value[n] + added);
       }
-      scalar_t* const at = args.output.data + tile.sample * args.output.batch +
-                           row * args.output.row + col * args.output.col + output;
+      scalar_t* const at = output.data + tile.sample * output.batch + row * output.row +
+                           col * output.col + to;
       *reinterpret_cast<Vector<scalar_t, kCount>*>(at) = result;
     }
   }
-
-  Sums sums_[kWarpRows][kWarpColumns];
 };
 
-template <typename scalar_t>
+template <typename scalar_t, typename Results>
 __global__ void __launch_bounds__(kFusedThreads)
-    flow_conv_fused_kernel(FlowConvTiles<scalar_t> args) {
+    flow_conv_fused_kernel(FlowConvTiles<scalar_t> args, Results results) {
   using Warped = Slice<scalar_t, kTilePixels>;
   using Weight = Slice<scalar_t, kTileOutputs>;
   TRAJGRU_SHARED(Warped, warped, 2);
@@ -328,7 +350,7 @@ __global__ void __launch_bounds__(kFusedThreads)
     using Products = WarpProducts<scalar_t>;
     const Tile tile(blockIdx.x, args.size);
     WarpedPart<scalar_t> of_warped(args, tile);
-    WeightPart<scalar_t> of_weight(args);
+    WeightPart<scalar_t> of_weight(args, results);
     Products products;
     const bool multiplies = Products::column() < args.outputs;  // all of a warp
     const int32_t slices =
@@ -352,11 +374,11 @@ __global__ void __launch_bounds__(kFusedThreads)
       __syncthreads();
     }
     // The warped values have been read: there is room for a fragment of each warp.
-    constexpr int kSums = kSide * Products::kSumStride;
+    constexpr int kSums = kSide * kSumStride;
     static_assert(kFusedThreads / kLanes * kSums * sizeof(float) <= 2 * sizeof(Warped));
     float* const sums = reinterpret_cast<float*>(warped);
     if (multiplies) {
-      products.write(args, tile, sums + threadIdx.x / kLanes * kSums);
+      results.take(args, tile, products, sums + threadIdx.x / kLanes * kSums);
     }
   }
 }

@@ -126,10 +126,12 @@ __device__ void warp_pixel(const Site<index_t>& site, int group, FlowTarget targ
       find_corners(site, target, cell, size, input);
   const index_t stride = static_cast<index_t>(kVector) << group;
   for (index_t c = site.lane * kVector; c < size.channels; c += stride) {
-    *reinterpret_cast<Values*>(output + c * channel) =
-        blend<kVector>(corners, target, [&](int k) {
-          return *reinterpret_cast<const Values*>(corners.first[k] + c * input.channel);
-        });
+    // By its name, for a host's compiler else has blend() write to the output unseen by
+    // the sanitizers.
+    const Values blended = blend<kVector>(corners, target, [&](int k) {
+      return *reinterpret_cast<const Values*>(corners.first[k] + c * input.channel);
+    });
+    *reinterpret_cast<Values*>(output + c * channel) = blended;
   }
 }
 

@@ -33,8 +33,20 @@ void flow_conv_add_grads(const at::Tensor& grad, const at::Tensor& input,
                          const OptionalTensor& weight_sum,
                          const OptionalTensor& bias_sum);
 
+// gru_step of the gates whose state's part is flow_conv of the state h, in one kernel
+// where that pays: a step of TrajGRU on devices that add biases in their steps
+// (SequencePlan::adds_biases). h_bias: of the product; the others, and what becomes of
+// them, as gru_step has them, but for the output, which is not h.
+void flow_conv_gru_step(const at::Tensor& gates, const at::Tensor& h,
+                        const at::Tensor& flows, const at::Tensor& weight,
+                        double flow_scale, bool has_inputs,
+                        at::ArrayRef<double> options, const OptionalTensor& mask,
+                        const OptionalTensor& candidate, const at::Tensor& output,
+                        const OptionalTensor& x_bias, const OptionalTensor& h_bias);
+
 namespace call {
 TRAJGRU_OPERATOR(flow_conv, flow_conv_kernel);
+TRAJGRU_OPERATOR(flow_conv_gru_step, trajgru_ext::flow_conv_gru_step);
 TRAJGRU_OPERATOR(flow_conv_add_grads, trajgru_ext::flow_conv_add_grads);
 TRAJGRU_OPERATOR(flow_conv_backward, flow_conv_backward_kernel);
 TRAJGRU_OPERATOR(gru_step, GruStepOperators<AnyDevice>::step);

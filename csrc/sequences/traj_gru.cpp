@@ -143,23 +143,30 @@ void TrajGru::generate_flows_in_kernels(const TrajGruBlock& block, int64_t k,
 void TrajGru::step(const TrajGruBlock& block, int64_t k, const Tensor& state,
                    const Tensor& output) const {
   const Conv& ret = layers.ret;
-  Tensor h_gates;
-  const auto bias_of = [&](const Conv& conv, bool in_step) {
-    return plan.adds_biases == in_step ? conv.bias : std::nullopt;
+  const Tensor gates = of_step(block.gates, k);
+  const OptionalTensor mask = mask_of(block.first + k);
+  OptionalTensor candidate;
+  if (block.candidates.defined()) candidate = of_step(block.candidates, k);
+  if (state.defined() && plan.adds_biases) {
+    call::flow_conv_gru_step(gates, state, of_step(block.flows, k), ret.weight,
+                             kTrajGruFlowScale, inputs.defined(), options, mask,
+                             candidate, output, layers.i2h.bias, ret.bias);
+    return;
+  }
+  const auto bias_of = [&](const Conv& conv) {
+    return plan.adds_biases ? conv.bias : std::nullopt;
   };
+  Tensor h_gates;
   if (state.defined()) {
-    h_gates = call::flow_conv(state, of_step(block.flows, k), ret.weight,
-                              bias_of(ret, false), kTrajGruFlowScale);
+    h_gates = call::flow_conv(state, of_step(block.flows, k), ret.weight, ret.bias,
+                              kTrajGruFlowScale);
   } else if (plan.adds_biases) {
     h_gates = images(1, 3 * features).zero_();
   } else {
     h_gates = images(1, 3 * features).copy_(conv_of_zero(ret));
   }
-  OptionalTensor candidate;
-  if (block.candidates.defined()) candidate = of_step(block.candidates, k);
-  call::gru_step(of_step(block.gates, k), h_gates, or_zero(state), inputs.defined(),
-                 options, mask_of(block.first + k), candidate, output,
-                 bias_of(layers.i2h, true), bias_of(ret, true));
+  call::gru_step(gates, h_gates, or_zero(state), inputs.defined(), options, mask,
+                 candidate, output, bias_of(layers.i2h), bias_of(ret));
 }
 
 namespace {

@@ -33,7 +33,7 @@ from emulation import device  # noqa: E402 - from the folder above
 TABLE = ROOT / "tests" / "golden" / "cuda_launches.csv"
 DOCUMENT = ROOT / "docs" / "gpu.md"
 BEGIN, END = "<!-- from tests/tools/cuda_launches.py -->\n", "<!-- end -->\n"
-SIZES = {"B": 2, "C": 8, "F": 8, "G": 8, "L": 2, "H": 6, "W": 7}
+SIZES = {"B": 2, "C": 16, "F": 16, "G": 16, "L": 2, "H": 3, "W": 7}
 FEW, MORE = 4, 8
 FORMATS = {
     "contiguous": torch.contiguous_format,

@@ -24,6 +24,7 @@ from reproducible_results import SIZES, derivatives, samples
 from torch.utils._pytree import tree_map
 
 from trajgru_ext.ops._catalog import Case
+from trajgru_ext.ops._options import GruOptions
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "tests"))
@@ -90,7 +91,8 @@ def traced_samples(layout: str, outputs: int) -> dict[str, tuple[Case, dict]]:
     given = samples(sizes, layout=FORMATS[layout])
     del given["traj_gru"]  # Its kernels are flow_conv's and conv_gru's.
     ramp = torch.linspace(1, -1, 32).expand(2, 1, 16, 32)
-    for title, flow, links in ("flow_warp", "flow", 1), ("flow_conv", "flows", 2):
+    moved = ("flow_warp", "flow", 1), ("flow_warp, border", "flow", 1)
+    for title, flow, links in (*moved, ("flow_conv", "flows", 2)):
         flows = 0.4 * ramp.sign().repeat(1, 2 * links, 1, 1)
         flows[:, 1::2] = 0.4 * torch.linspace(1, -1, 16).sign()[:, None]
         given[title][1][flow] = flows.contiguous(memory_format=FORMATS[layout])
@@ -99,8 +101,9 @@ def traced_samples(layout: str, outputs: int) -> dict[str, tuple[Case, dict]]:
     return given
 
 
-# Of a flow_conv: what products of matrices multiply, and what its own kernel does.
-OUTPUTS = {"chunks": SIZES["O"], "tiles": 192}
+# Of a flow_conv: what products of matrices multiply, what its own kernel does, and this
+# in a step of as many features as there are channels.
+OUTPUTS = {"chunks": SIZES["O"], "tiles": 192, "step": 96}
 
 
 def cases(layout: str, only: list[str] | None) -> list[tuple[Case, dict]]:
@@ -112,6 +115,20 @@ def cases(layout: str, only: list[str] | None) -> list[tuple[Case, dict]]:
         for case, given in found.values()
         if only is None or case.operator.name in only
     ]
+
+
+def step_in_tiles(layout: str, dtype: torch.dtype) -> None:
+    """A step of TrajGRU in one kernel, which no public operator is alone."""
+    given = traced_samples(layout, OUTPUTS["step"])["flow_conv"][1]
+    h, weight = (given[name].to(device.NAME, dtype) for name in ("input", "weight"))
+    flows = given["flows"].to(device.NAME, torch.float32)
+    gates = h.repeat(1, 3, 1, 1).contiguous(memory_format=FORMATS["channels last"])
+    mask = torch.zeros_like(h, dtype=torch.bool)
+    numbers = GruOptions.choose("").numbers()
+    torch.ops.trajgru_ext.flow_conv_gru_step(
+        *(gates, h, flows, weight, -1.0, True, numbers),
+        *(mask, torch.empty_like(h), torch.empty_like(h), None, None),
+    )
 
 
 def measure(only: list[str] | None) -> list[dict[str, str]]:
@@ -128,6 +145,9 @@ def measure(only: list[str] | None) -> list[dict[str, str]]:
                     derivatives(case, given, dtype, device.NAME)
                     torch.accelerator.synchronize()
                 torch.use_deterministic_algorithms(False)
+                if case.operator.name == "flow_conv" and layout == "channels last":
+                    step_in_tiles(layout, dtype)
+                    torch.accelerator.synchronize()
                 for kernel, line, kind, sectors, fewest in trace.read():
                     for part in "", line:
                         count = counts[layout, kernel, kind, part]

@@ -45,7 +45,7 @@ def compile_operator(fault: Fault, tree: Path) -> dict[str, str]:
     Returns what they run under.
     """
     sources = tree / "csrc"
-    compiled = {sources / one for one in (fault.compiled, *CALLED)}
+    compiled = {sources / one for one in (*fault.compiled.split(), *CALLED)}
     for source in (*sources.rglob("*.cpp"), *sources.rglob("*.cu")):
         if source not in compiled:
             source.unlink()
@@ -119,7 +119,9 @@ def run_tests(
     """Whether the tests notice, and the first that does."""
     which = "cpu"
     if fault.compiled.endswith(".cu"):  # of which there is one operator alone
-        which = f"cuda-emulated and {Path(fault.compiled).stem} and not traj_gru"
+        which = (
+            f"cuda-emulated and {Path(fault.compiled.split()[0]).stem} and not traj_gru"
+        )
     if fault.sanitizer:
         which += " and naive_formula and float32"
     files = [f"tests/ops/test_{one}.py" for one in fault.tests.split()]
@@ -136,8 +138,10 @@ def run_tests(
     tests = re.findall(r"^(tests/\S+?::.*?) *(?:FAILED|$)", done.stdout, re.MULTILINE)
     # A crash leaves the name of its test; ThreadSanitizer ends what it finds with 66.
     how = {1: "", 66: "ThreadSanitizer in "}
-    if done.returncode >= 0 and done.returncode not in how:
-        return False, done.stdout[-300:] if done.returncode else ""
+    if done.returncode == 0:
+        return False, ""
+    if done.returncode > 0 and done.returncode not in how:
+        raise SystemExit(f"{fault.name}: its tests did not run\n{done.stdout[-2000:]}")
     return True, how.get(done.returncode, "a crash of ") + tests[-1]
 
 

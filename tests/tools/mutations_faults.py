@@ -20,6 +20,10 @@ BORDERS = "return row >= 0 && row < height && col >= 0 && col < width;"
 IN_ORDER = ("cuda/flow_warp.cu", "fixed_order")
 ON_DEVICES = ("cuda/flow_conv.cu", "devices")
 FUSED = ("cuda/flow_conv.cu", "flow_conv_fused")
+IN_TILES = (
+    "cuda/flow_conv_gru_step.cu cuda/flow_conv.cu cuda/gru_step.cu",
+    "flow_conv_gru_step",
+)
 # What operators are compiled with, whichever it is.
 CALLED = ("cuda/ordered_sums.cu", "cuda/flow_conv_fused.cu")
 FAULTS = [
@@ -81,6 +85,14 @@ FAULTS = [
     Fault(
         *("operands that are not rounded", "cuda/flow_conv_fused.cuh"),
         *("return wmma::__float_to_tf32(value)", "return value", *FUSED),
+    ),
+    Fault(
+        *("a gate taken for another", "cuda/flow_conv_gru_step.cuh"),
+        *("column / kSide % kGates", "(column / kSide + 1) % kGates", *IN_TILES),
+    ),
+    Fault(
+        *("the state of the next pixel", "cuda/flow_conv_gru_step.cuh"),
+        *("{0, first + col, feature}", "{0, first + (col ^ 1), feature}", *IN_TILES),
     ),
     Fault(
         *("sums in any order", "cuda/flow_warp.cu"),

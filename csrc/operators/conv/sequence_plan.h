@@ -24,7 +24,8 @@ struct SequencePlan {
   // Whether all images of a sequence are brought into channels last, and out of it, at
   // once.
   bool at_once = false;
-  // Whether gru_step and lstm_step take biases, and conv_sum is there.
+  // Whether gru_step and lstm_step take biases, and conv_sum and flow_conv_gru_step are
+  // there.
   bool adds_biases = false;
 
   template <typename F>

@@ -74,7 +74,18 @@ struct GruStepOperators {
                    const OptionalTensor& mask, const OptionalTensor& candidate,
                    const Tensor& output, const OptionalTensor& x_bias,
                    const OptionalTensor& h_bias) {
-    static constexpr const char* op = "gru_step";
+    with_step("gru_step", gates, h_gates, h, has_inputs, options, mask, candidate,
+              output, x_bias, h_bias, [](const auto& args) { Device::run(args); });
+  }
+
+  // f(args) of a step, checked. Without h_gates, f has that part of the gates.
+  template <typename F>
+  static void with_step(const char* op, const Tensor& gates,
+                        const OptionalTensor& h_gates, const Tensor& h, bool has_inputs,
+                        at::ArrayRef<double> options, const OptionalTensor& mask,
+                        const OptionalTensor& candidate, const Tensor& output,
+                        const OptionalTensor& x_bias, const OptionalTensor& h_bias,
+                        const F& f) {
     check_step(op, gates, h_gates, h, mask, candidate, output);
     const GruOptions chosen = gru_options(op, options, 3);
     const typename Device::Guard guard(h.device());
@@ -88,7 +99,7 @@ struct GruStepOperators {
     if (left.defined()) check_buffers(op, layout, dtype, {left});
     check_step_biases<Device>(op, layout, x_bias, h_bias, gates);
     if (h.numel() == 0) return;
-    AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, dtype, op, [&] {
+    AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, dtype, "gru_step", [&] {
       GruStep<GateDtypes<scalar_t, scalar_t>> args{};
       in.fill(args, chosen);
       args.has_inputs = has_inputs;
@@ -98,7 +109,7 @@ struct GruStepOperators {
       layout.show_bias(args.h_bias, h_bias);
       layout.show(args.candidate, left);
       layout.show(args.output, output);
-      Device::run(args);
+      f(args);
     });
   }
 
