@@ -181,11 +181,10 @@ def rows(layer: Layer) -> Iterator[list[str]]:
 
 def flow_conv_rows(layer: Layer) -> Iterator[list[str]]:
     """Device, precision, microseconds of `flow_conv` in chunks and in one kernel, the
-    latter with the update of the gates apart and in it, and what is taken."""
+    latter with the update of the gates apart and in it, at which share of the peak of
+    products it would be as fast as the chunks, and what is taken."""
     for name, device in DEVICES.items():
         for precision in PRECISIONS:
-            if precision == "float32":
-                continue
             parts = chunks(layer, device, precision)
             forward, _ = traj_gru(layer, parts)
             chunked = [one for one in forward if one.name in ("gather", "product")]
@@ -196,7 +195,10 @@ def flow_conv_rows(layer: Layer) -> Iterator[list[str]]:
             taken = "one kernel" if is_fused(layer, device, precision) else "chunks"
             if updates_gates(layer, device, precision):
                 taken = "one kernel, gates in it"
-            yield [name, precision, *(f"{1e6 * one:.0f}" for one in times), taken]
+            rate = getattr(device, precision) * 1e12
+            even = 2 * whole.multiplications / rate / (times[0] - LAUNCH)
+            cells = [f"{1e6 * one:.0f}" for one in times]
+            yield [name, precision, *cells, f"{even:.0%}", taken]
 
 
 SIDES = ["ours", "port", "limit"]
@@ -222,7 +224,7 @@ def main() -> None:
         if layer.links:
             print("\nIts flow_conv, forward: us\n")
             header = ["device", "precision", "in chunks", "in one kernel"]
-            header += ["and gates apart", "gates in it", "taken"]
+            header += ["and gates apart", "gates in it", "even at", "taken"]
             for row in [header, ["---"] * len(header), *flow_conv_rows(layer)]:
                 print(f"| {' | '.join(row)} |")
 
