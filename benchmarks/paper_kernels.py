@@ -134,8 +134,7 @@ def tiles(layer: Layer) -> int:
 def is_fused(layer: Layer, device: Device, precision: str) -> bool:
     """Whether `flow_conv` is one kernel forward, by csrc/cuda/fused_tiles.h."""
     return (
-        precision != "float32"
-        and layer.links > 0
+        layer.links > 0
         and layer.features * PRECISIONS[precision] % SLICE_BYTES == 0
         and 3 * layer.features <= TILE_OUTPUTS
         and 3 * layer.features % 4 == 0

@@ -1,5 +1,7 @@
 #include "cuda/flow_conv_fused.h"
 
+#include <type_traits>
+
 #include "cuda/flow_conv_gru_step.cuh"
 #include "cuda/images.h"
 #include "tensors/tf32.h"
@@ -9,17 +11,19 @@ namespace {
 
 using at::Tensor;
 
-// By tensor cores, as a 1x1 convolution may be: not what stays float32, nor float64.
-bool has_fragments(at::ScalarType dtype) {
+// Tensor cores round float32, where convolutions may: this one stands for one.
+bool float32_is_rounded() {
+  return convolutions_take_tf32() && compute_capability() >= 80;
+}
+
+bool has_products(at::ScalarType dtype) {
   switch (dtype) {
     case at::kHalf:
       return compute_capability() >= 75;
     case at::kBFloat16:
       return compute_capability() >= 80;
-    case at::kFloat:
-      return convolutions_take_tf32() && compute_capability() >= 80;
     default:
-      return false;
+      return dtype == at::kFloat;
   }
 }
 
@@ -29,9 +33,9 @@ FusedSizes sizes_of(const Tensor& input, const Tensor& flows, const Tensor& weig
           flows.size(1) / 2, weight.size(0)};
 }
 
-template <typename scalar_t, typename Results>
-void launch_tiles(const Tensor& input, const Tensor& flows, const Tensor& weight,
-                  double flow_scale, const Results& results) {
+template <template <typename> typename Products, typename scalar_t, typename Results>
+void launch_products(const Tensor& input, const Tensor& flows, const Tensor& weight,
+                     double flow_scale, const Results& results) {
   const FlowConvTiles<scalar_t> args{image_size<int32_t>(input),
                                      static_cast<int32_t>(flows.size(1) / 2),
                                      static_cast<int32_t>(weight.size(0)),
@@ -40,8 +44,20 @@ void launch_tiles(const Tensor& input, const Tensor& flows, const Tensor& weight
                                      static_cast<float>(flow_scale),
                                      weight.const_data_ptr<scalar_t>()};
   const auto tiles = static_cast<unsigned>(fused_tiles(sizes_of(input, flows, weight)));
-  launch(flow_conv_fused_kernel<scalar_t, Results>, dim3(tiles), dim3(kFusedThreads), 0,
-         current_stream(), args, results);
+  launch(flow_conv_fused_kernel<scalar_t, Products, Results>, dim3(tiles),
+         dim3(kFusedThreads), 0, current_stream(), args, results);
+}
+
+template <typename scalar_t, typename Results>
+void launch_tiles(const Tensor& input, const Tensor& flows, const Tensor& weight,
+                  double flow_scale, const Results& results) {
+  if constexpr (std::is_same_v<scalar_t, float>) {
+    if (!float32_is_rounded()) {
+      return launch_products<MultiplyAdds, float>(input, flows, weight, flow_scale,
+                                                  results);
+    }
+  }
+  launch_products<TensorCores, scalar_t>(input, flows, weight, flow_scale, results);
 }
 
 template <typename scalar_t>
@@ -57,7 +73,7 @@ void write_tiles(const Tensor& input, const Tensor& flows, const Tensor& weight,
 
 bool flow_conv_is_fused(const Tensor& input, const Tensor& flows,
                         const Tensor& weight) {
-  if (!has_fragments(input.scalar_type())) return false;
+  if (!has_products(input.scalar_type())) return false;
   const auto address = reinterpret_cast<uintptr_t>(weight.const_data_ptr());
   return tiles_pay(sizes_of(input, flows, weight), chunk_limits().multiprocessors) &&
          aligned(input, kVectorBytes / input.element_size()) &&

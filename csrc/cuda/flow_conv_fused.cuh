@@ -2,70 +2,17 @@
 
 // flow_conv in one kernel. A block takes a tile of pixels, a row of its products each,
 // and all outputs, a column each. Slice by slice of the links' channels it gathers the
-// warped values and fetches the weights into shared memory, and multiplies them by
-// tensor cores. Slices take turns in two buffers: while one is multiplied, what the
-// next is made of is on its way.
+// warped values and fetches the weights into shared memory, and multiplies them
+// (tile_products.cuh). Slices take turns in two buffers: while one is multiplied, what
+// the next is made of is on its way.
 //
 // What becomes of the sums is the kernel's second argument: OutputTiles writes them,
 // and GruTiles (flow_conv_gru_step.cuh) updates a GRU's gates by them.
 
-#include <mma.h>
-
-#include "cuda/fused_tiles.h"
+#include "cuda/tile_products.cuh"
 #include "cuda/warp_pixel.cuh"
 
 namespace trajgru_ext::cuda {
-
-namespace wmma = nvcuda::wmma;
-
-constexpr int kTilePixels = kTileWidth * kTileHeight;
-constexpr int kFusedThreads = 256;
-constexpr int kLanes = 32, kSide = 16;  // of a warp, of a fragment
-// A warp multiplies 64 rows and 48 columns: few operands for many products.
-constexpr int kWarpRows = 4, kWarpColumns = 3;
-constexpr int kWarpsAcross = kTileOutputs / (kWarpColumns * kSide);
-static_assert(kTileWidth == kSide && kTileHeight % kWarpRows == 0);
-static_assert(kFusedThreads / kLanes == kWarpsAcross * kTileHeight / kWarpRows);
-// 16 bytes beyond a slice: the same part of eight rows then lies in all banks, once.
-constexpr int kRowBytes = kSliceBytes + 16;
-
-// The tensor cores' operands for a dtype, where the architecture has them.
-template <typename scalar_t>
-struct Operand {
-  static constexpr bool kExists = false;
-};
-
-template <typename scalar_t, typename T>
-struct HalfOperand {
-  static constexpr bool kExists = true;
-  using type = T;
-  using stored = T;
-  static __device__ scalar_t rounded(scalar_t value) { return value; }
-};
-
-template <>
-struct Operand<c10::Half> : HalfOperand<c10::Half, __half> {};
-
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-template <>
-struct Operand<c10::BFloat16> : HalfOperand<c10::BFloat16, __nv_bfloat16> {};
-
-template <>
-struct Operand<float> {
-  static constexpr bool kExists = true;
-  using type = wmma::precision::tf32;
-  using stored = float;
-  // Of what it is given, the hardware drops the bits beyond TF32's.
-  static __device__ float rounded(float value) { return wmma::__float_to_tf32(value); }
-};
-#endif
-
-// A slice of some rows, of warped values or weights.
-template <typename scalar_t, int kRows>
-struct alignas(kSliceBytes) Slice {
-  static constexpr int kStride = kRowBytes / sizeof(scalar_t);
-  scalar_t value[kRows * kStride];
-};
 
 template <typename scalar_t>
 struct FlowConvTiles {
@@ -96,7 +43,6 @@ struct Tile {
 template <typename scalar_t>
 struct Part {
   static constexpr int kVector = 16 / sizeof(scalar_t);
-  static constexpr int kChannels = kSliceBytes / sizeof(scalar_t);
   using Values = Vector<scalar_t, kVector>;
   int row, channel;
 
@@ -104,19 +50,21 @@ struct Part {
       : row(number / kLanes * kSide + number % kSide),
         channel(number / kSide % 2 * kVector) {}
 
-  template <int kRows>
+  template <typename Products, int kRows>
   __device__ void store(Slice<scalar_t, kRows>& slice, Values values) const {
 #pragma unroll
-    for (scalar_t& one : values.value) one = Operand<scalar_t>::rounded(one);
+    for (scalar_t& one : values.value) one = Products::rounded(one);
     store_shared(reinterpret_cast<Values*>(&slice.value[row * slice.kStride + channel]),
                  values);
   }
 };
 
 // Gathers warped values, slice by slice: the channels of the first link, of the next.
-template <typename scalar_t>
+template <typename Products>
 class WarpedPart {
  public:
+  using scalar_t = typename Products::scalar_t;
+
   __device__ WarpedPart(const FlowConvTiles<scalar_t>& args, const Tile& tile)
       : part_(threadIdx.x),
         row_(tile.row + part_.row / kTileWidth),
@@ -138,12 +86,13 @@ class WarpedPart {
                                                       part_.channel);
       }
     }
-    channel_ += Part<scalar_t>::kChannels;
+    channel_ += kSliceChannels<scalar_t>;
   }
 
   __device__ void store(Slice<scalar_t, kTilePixels>& slice) const {
-    part_.store(slice, blend<Part<scalar_t>::kVector>(
-                           corners_, target_, [&](int k) { return values_[k]; }));
+    part_.template store<Products>(
+        slice, blend<Part<scalar_t>::kVector>(corners_, target_,
+                                              [&](int k) { return values_[k]; }));
   }
 
  private:
@@ -170,9 +119,11 @@ class WarpedPart {
 };
 
 // Fetches weights, whose rows are more than threads have parts of.
-template <typename scalar_t>
+template <typename Products>
 class WeightPart {
  public:
+  using scalar_t = typename Products::scalar_t;
+
   template <typename Results>
   __device__ WeightPart(const FlowConvTiles<scalar_t>& args, const Results& results) {
 #pragma unroll
@@ -191,7 +142,7 @@ class WeightPart {
     for (int n = 0; n < kParts; ++n) {
       if (from_[n] == nullptr) continue;
       values_[n] = *reinterpret_cast<const Values*>(from_[n]);
-      from_[n] += Part<scalar_t>::kChannels;
+      from_[n] += kSliceChannels<scalar_t>;
     }
   }
 
@@ -199,7 +150,7 @@ class WeightPart {
 #pragma unroll
     for (int n = 0; n < kParts; ++n) {
       const Part<scalar_t> part = number(n);
-      if (part.row < kTileOutputs) part.store(slice, values_[n]);
+      if (part.row < kTileOutputs) part.template store<Products>(slice, values_[n]);
     }
   }
 
@@ -215,84 +166,6 @@ class WeightPart {
   Values values_[kParts] = {};
 };
 
-// From a pixel to the next of sums in shared memory: stores of two by two, and loads of
-// every second pixel, then use each bank once.
-constexpr int kSumStride = 24;
-
-// A warp's part of the products.
-template <typename scalar_t>
-class WarpProducts {
- public:
-  __device__ WarpProducts() {
-#pragma unroll
-    for (auto& row : sums_) {
-#pragma unroll
-      for (auto& sum : row) wmma::fill_fragment(sum, 0.0f);
-    }
-  }
-
-  __device__ void add(const Slice<scalar_t, kTilePixels>& warped,
-                      const Slice<scalar_t, kTileOutputs>& weight) {
-    Right right[kWarpColumns];
-#pragma unroll
-    for (int j = 0; j < kWarpColumns; ++j) {
-      wmma::load_matrix_sync(right[j], row_of(weight, column() + j * kSide), kStride);
-    }
-#pragma unroll
-    for (int i = 0; i < kWarpRows; ++i) {
-      Left left;
-      wmma::load_matrix_sync(left, row_of(warped, (row() + i) * kSide), kStride);
-#pragma unroll
-      for (int j = 0; j < kWarpColumns; ++j) {
-        wmma::mma_sync(sums_[i][j], left, right[j], sums_[i][j]);
-      }
-    }
-  }
-
-  // Leaves fragment by fragment in shared memory, where f(i, j) finds the 16 pixels of
-  // the tile's line row() + i and the 16 columns from column() + 16 j on. to: of the
-  // warp.
-  template <typename F>
-  __device__ void visit(float* to, const F& f) const {
-#pragma unroll
-    for (int i = 0; i < kWarpRows; ++i) {
-#pragma unroll
-      for (int j = 0; j < kWarpColumns; ++j) {
-        wmma::store_matrix_sync(to, sums_[i][j], kSumStride, wmma::mem_row_major);
-        __syncwarp();
-        f(i, j);
-        __syncwarp();
-      }
-    }
-  }
-
-  // The warp's first of the tile's lines, and of the outputs.
-  static __device__ int row() {
-    return threadIdx.x / kLanes / kWarpsAcross * kWarpRows;
-  }
-  static __device__ int column() {
-    return threadIdx.x / kLanes % kWarpsAcross * kWarpColumns * kSide;
-  }
-
- private:
-  using Type = typename Operand<scalar_t>::type;
-  using Stored = typename Operand<scalar_t>::stored;
-  static constexpr int kStride = kRowBytes / sizeof(scalar_t);
-  static constexpr int kDepth = Part<scalar_t>::kChannels;
-  using Left =
-      wmma::fragment<wmma::matrix_a, kSide, kSide, kDepth, Type, wmma::row_major>;
-  using Right =
-      wmma::fragment<wmma::matrix_b, kSide, kSide, kDepth, Type, wmma::col_major>;
-  using Sums = wmma::fragment<wmma::accumulator, kSide, kSide, kDepth, float>;
-
-  template <int kRows>
-  static __device__ const Stored* row_of(const Slice<scalar_t, kRows>& slice, int row) {
-    return reinterpret_cast<const Stored*>(slice.value) + row * kStride;
-  }
-
-  Sums sums_[kWarpRows][kWarpColumns];
-};
-
 // Adds the bias and writes the pixels that are inside the image.
 template <typename scalar_t>
 struct OutputTiles {
@@ -302,10 +175,11 @@ struct OutputTiles {
   // Of which output a column is.
   __device__ int output_of(int column, int /*outputs*/) const { return column; }
 
+  template <typename Products>
   __device__ void take(const FlowConvTiles<scalar_t>& args, const Tile& tile,
-                       const WarpProducts<scalar_t>& products, float* sums) const {
+                       const Products& products, float* sums) const {
     products.visit(sums, [&](int i, int j) {
-      write(args, tile, sums, products.row() + i, products.column() + j * kSide);
+      write(args, tile, sums, warp_line() + i, warp_column() + j * kSide);
     });
   }
 
@@ -339,22 +213,20 @@ struct OutputTiles {
   }
 };
 
-template <typename scalar_t, typename Results>
+template <typename scalar_t, template <typename> typename Products, typename Results>
 __global__ void __launch_bounds__(kFusedThreads)
     flow_conv_fused_kernel(FlowConvTiles<scalar_t> args, Results results) {
   using Warped = Slice<scalar_t, kTilePixels>;
   using Weight = Slice<scalar_t, kTileOutputs>;
   TRAJGRU_SHARED(Warped, warped, 2);
   TRAJGRU_SHARED(Weight, weight, 2);
-  if constexpr (Operand<scalar_t>::kExists) {
-    using Products = WarpProducts<scalar_t>;
+  if constexpr (kExists<Products, scalar_t>) {
     const Tile tile(blockIdx.x, args.size);
-    WarpedPart<scalar_t> of_warped(args, tile);
-    WeightPart<scalar_t> of_weight(args, results);
-    Products products;
-    const bool multiplies = Products::column() < args.outputs;  // all of a warp
-    const int32_t slices =
-        args.links * (args.size.channels / Part<scalar_t>::kChannels);
+    WarpedPart<Products<scalar_t>> of_warped(args, tile);
+    WeightPart<Products<scalar_t>> of_weight(args, results);
+    Products<scalar_t> products;
+    const bool multiplies = warp_column() < args.outputs;  // all of a warp
+    const int32_t slices = args.links * (args.size.channels / kSliceChannels<scalar_t>);
     of_warped.load(args);
     of_weight.load();
     of_warped.store(warped[0]);

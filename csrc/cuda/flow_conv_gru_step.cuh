@@ -35,8 +35,9 @@ struct GruTiles {
     return gate * (outputs / kGates) + feature_of(column);
   }
 
+  template <typename Products>
   __device__ void take(const FlowConvTiles<scalar_t>& args, const Tile& tile,
-                       const WarpProducts<scalar_t>& products, float* sums) const {
+                       const Products& products, float* sums) const {
     // Half of the lanes has one pixel's features, half the pixel's after the next.
     constexpr int kPixels = kSide * kSide / kLanes;
     const int lane = threadIdx.x % kLanes;
@@ -48,9 +49,9 @@ struct GruTiles {
         of_gate[j][n] = load_shared(sums + pixel_of(n) * kSumStride + lane % kSide);
       }
       if (j + 1 < kGates) return;
-      const int32_t row = tile.row + products.row() + i;
+      const int32_t row = tile.row + warp_line() + i;
       const int32_t first = (tile.sample * args.size.height + row) * args.size.width;
-      const int feature = feature_of(products.column()) + lane % kSide;
+      const int feature = feature_of(warp_column()) + lane % kSide;
 #pragma unroll
       for (int n = 0; n < kPixels; ++n) {
         const int32_t col = tile.col + pixel_of(n);

@@ -1,4 +1,4 @@
-"""flow_conv by tensor cores, in one kernel: its values, and where it is taken."""
+"""flow_conv in one kernel: its values, and where it is taken."""
 
 import math
 
@@ -14,15 +14,22 @@ from traj_gru_inputs import in_dtype, sample_arguments
 from trajgru_ext import flow_conv, reference, traj_gru
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-EVERY = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+# Tensor cores but for float32 that stays what it is.
+EVERY = pytest.mark.parametrize(
+    ("dtype", "rounds"),
+    [*((dtype, True) for dtype in DTYPES), (torch.float32, False)],
+    indirect=["rounds"],
+    ids=[*map(str, DTYPES), "ieee"],
+)
 OFF_CPU = pytest.mark.parametrize("backend", ["cuda-emulated", "cuda"], indirect=True)
 EMULATED = pytest.mark.parametrize("backend", ["cuda-emulated"], indirect=True)
 
 
 @pytest.fixture(autouse=True)
-def _convolutions_may_round():
+def rounds(request):
+    """Whether convolutions of float32 may round to TF32: as torch has it by default."""
     before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = getattr(request, "param", True)
     yield
     torch.backends.cudnn.allow_tf32 = before
 
@@ -48,7 +55,8 @@ def one_kernel(arguments, **options) -> bool:
 
 def kept(dtype: torch.dtype) -> float:
     """The distance from 1 to what the tensor cores have next to it."""
-    return 2.0**-10 if dtype == torch.float32 else torch.finfo(dtype).eps
+    rounded = dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+    return 2.0**-10 if rounded else torch.finfo(dtype).eps
 
 
 def compare(input, flows, weight, bias, scale=1.0) -> Tensor:
@@ -198,15 +206,6 @@ def test_same_bits_in_any_order_of_threads(monkeypatch, backend, dtype):
 def test_where_it_is_taken(backend, dtype, size, links, outputs, fused):
     arguments = sample_inputs(backend.device, dtype, size, links, outputs, FORMATS[1])
     assert one_kernel(arguments) == fused
-
-
-@EMULATED
-def test_float32_where_convolutions_may_not_round(backend):
-    torch.backends.cudnn.allow_tf32 = False
-    arguments = sample_inputs(
-        backend.device, torch.float32, (2, 8, 4, 5), 2, 8, FORMATS[1]
-    )
-    assert not one_kernel(arguments)
 
 
 @EMULATED

@@ -8,10 +8,10 @@ from test_flow_conv_fused import (
     EMULATED,
     EVERY,
     OFF_CPU,
-    _convolutions_may_round,  # noqa: F401 - a fixture
     images,
     kept,
     launches,
+    rounds,  # noqa: F401 - a fixture
 )
 from torch import Tensor
 
@@ -142,15 +142,6 @@ def test_an_image_of_one_pixel(backend, dtype):
     """Is in both memory formats."""
     tensors, options = sample(backend, dtype, size=(1, 1)), GruOptions.choose("")
     compare(run(STEP, tensors, options), tensors, options)
-
-
-@EMULATED
-def test_float32_where_convolutions_may_not_round(backend):
-    torch.backends.cudnn.allow_tf32 = False
-    tensors, options = sample(backend, torch.float32), GruOptions.choose("")
-    found = launches(lambda: run(STEP, tensors, options))
-    assert found["kernels"] > 1
-    assert found["products"] > 0
 
 
 @OFF_CPU

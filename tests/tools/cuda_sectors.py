@@ -138,15 +138,20 @@ def measure(only: list[str] | None) -> list[dict[str, str]]:
     for layout in FORMATS:
         for dtype in (torch.float32, torch.bfloat16):
             for case, given in cases(layout, only):
-                # Where a fixed order is asked for, other kernels are launched.
-                warps = case.operator.family == "flow"
-                for fixed_order in (False, True) if warps else (False,):
+                flow = case.operator.family == "flow"
+                tiles = case.operator.name == "flow_conv"
+                # Where a fixed order is asked for, or float32 stays what it is, other
+                # kernels are launched.
+                for fixed_order in (False, True) if flow else (False,):
                     torch.use_deterministic_algorithms(fixed_order)
                     derivatives(case, given, dtype, device.NAME)
                     torch.accelerator.synchronize()
                 torch.use_deterministic_algorithms(False)
-                if case.operator.name == "flow_conv" and layout == "channels last":
-                    step_in_tiles(layout, dtype)
+                for rounds in (True, False) if tiles else ():
+                    torch.backends.cudnn.allow_tf32 = rounds
+                    derivatives(case, given, dtype, device.NAME)
+                    if layout == "channels last":
+                        step_in_tiles(layout, dtype)
                     torch.accelerator.synchronize()
                 for kernel, line, kind, sectors, fewest in trace.read():
                     for part in "", line:

@@ -78,13 +78,17 @@ FAULTS = [
         *("sample = line / down;", "sample = (line + 1) / down;", *FUSED),
     ),
     Fault(
-        *("a fragment of the columns beside its own", "cuda/flow_conv_fused.cuh"),
-        *("column() + j * kSide), kStride", "column() + (2 - j) * kSide), kStride"),
-        *FUSED,
+        *("a fragment of the columns beside its own", "cuda/tile_products.cuh"),
+        "row_of(weight, warp_column() + j * kSide)",
+        *("row_of(weight, warp_column() + (2 - j) * kSide)", *FUSED),
     ),
     Fault(
-        *("operands that are not rounded", "cuda/flow_conv_fused.cuh"),
+        *("operands that are not rounded", "cuda/tile_products.cuh"),
         *("return wmma::__float_to_tf32(value)", "return value", *FUSED),
+    ),
+    Fault(
+        *("a sum in its neighbour's place", "cuda/tile_products.cuh"),
+        *("(across ^ (other ? 1 : 0))", "across", *FUSED),
     ),
     Fault(
         *("a gate taken for another", "cuda/flow_conv_gru_step.cuh"),
