@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from trajgru_ext.ops._arguments import check_sizes, check_tensors
+from trajgru_ext.ops._arguments import check_sizes, check_tensor
 
 MOST_BRANCHES = 16
 
@@ -21,7 +21,7 @@ def check_list(op: str, branches: Any, least: int) -> tuple[Tensor, ...]:
             f"got {len(branches)}"
         )
     for m, branch in enumerate(branches):
-        check_tensors(op, **{f"branches[{m}]": branch})
+        check_tensor(op, "branches", branch, m)
     return tuple(branches)
 
 
