@@ -78,7 +78,8 @@ void flow_conv_tiles(const FlowConv<scalar_t>& args, const Tensor& kernel,
       {kernel.const_data_ptr<coord_t>(), depth, outputs, 1, depth}, kernel.options());
   const ImageView<scalar_t> out = image_view<scalar_t>(output);
   const bool in_place = out.channel == 1 && std::is_same_v<scalar_t, coord_t>;
-  for_items(args.size.batch * tiles, [&](int64_t begin, int64_t end) {
+  const int64_t every = args.size.batch * pixels * kernel.numel();
+  for_items(args.size.batch * tiles, every, [&](int64_t begin, int64_t end) {
     const int64_t row = apart<coord_t>(depth);
     const Tensor warped = at::empty({most, row}, kernel.options());
     const Tensor result =
@@ -233,7 +234,7 @@ void images_grad(const FlowConv<scalar_t>& args, const Share& share, const Tenso
 // The sum over all pixels, each sample by one thread and in one order.
 Tensor sum_pixels(const Tensor& rows) {
   std::vector<Tensor> sums(rows.size(0));
-  for_items(rows.size(0), [&](int64_t begin, int64_t end) {
+  for_items(rows.size(0), rows.numel(), [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) sums[n] = rows.select(0, n).sum(0);
   });
   Tensor total = at::zeros({rows.size(2)}, rows.options());
@@ -253,6 +254,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
   const int64_t batch = input.size(0), channels = input.size(1);
   const int64_t pixels = input.size(2) * input.size(3), outputs = weight.size(0);
   const int64_t links = flows.size(1) / 2;
+  const int64_t every = batch * pixels * weight.numel();
   // Chosen by the sizes alone, and added up in their order: the result does not depend
   // on the threads.
   const int64_t parts = std::min(batch, kWeightParts);
@@ -296,7 +298,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
             flow_conv_args<scalar_t>(input, coordinates, flow_scale, storage);
         const Tensor grad_rows = pixel_rows<scalar_t>(grad).to(sums).contiguous();
         if (input_grad || flows_grad) {
-          for_items(count, [&](int64_t begin, int64_t end) {
+          for_items(count, every, [&](int64_t begin, int64_t end) {
             for (int64_t n = begin; n < end; ++n) {
               const int64_t block = n % blocks;
               images_grad(args, shares[n], grad_rows, block_weight[block], input_rows,
@@ -313,7 +315,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> flow_conv_backward(
           const int64_t most_links =
               fair_share(count, links, std::max<int64_t>(links, 1), 1);
           const int64_t groups = divide_up(links, most_links);
-          for_items(count * groups, [&](int64_t begin, int64_t end) {
+          for_items(count * groups, every, [&](int64_t begin, int64_t end) {
             for (int64_t n = begin; n < end; ++n) {
               const Share& share = shares[n / groups];
               const int64_t link = n % groups * most_links;

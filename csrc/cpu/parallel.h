@@ -75,16 +75,21 @@ inline int64_t fair_share(int64_t batches, int64_t units, int64_t most, int64_t 
   return best;
 }
 
+// Products that one thread has sooner than several wake up.
+constexpr int64_t kFewProducts = 1 << 21;
+
 // Runs f(begin, end) over items that call torch's own operators each, by one thread
-// each. With a second, empty item at::parallel_for always opens a parallel region where
-// it can, so that this does not depend on the count of items.
+// each; products: of all items together. As a thread alone is told to use no more than
+// itself, where there is one item or little to do the results are the same.
 template <typename F>
-void for_items(int64_t items, const F& f) {
-  at::parallel_for(0, std::max<int64_t>(items, 2), 1, [&](int64_t begin, int64_t end) {
-    const PlainDispatch plain;
-    [[maybe_unused]] const OneThread alone;
-    if (begin < items) f(begin, std::min(end, items));
-  });
+void for_items(int64_t items, int64_t products, const F& f) {
+  const int64_t each = std::max<int64_t>(products / std::max<int64_t>(items, 1), 1);
+  at::parallel_for(0, items, divide_up(kFewProducts, each),
+                   [&](int64_t begin, int64_t end) {
+                     const PlainDispatch plain;
+                     [[maybe_unused]] const OneThread alone;
+                     f(begin, end);
+                   });
 }
 
 }  // namespace trajgru_ext

@@ -143,3 +143,32 @@ def test_weights_that_change(name):
     fresh.load_state_dict(cell.state_dict())
     for one, other in zip(step(cell, x, states), step(fresh, x, states), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", CELLS)
+def test_a_sequence_of_one_small_step_is_a_step(name, training):
+    cell, x = make(name, (3, 5, 3)), image(3, "contiguous")
+    parameters = list(cell.parameters())
+    found = []
+    with torch.set_grad_enabled(training):
+        for run in (
+            lambda: cell.sequence(x[None]),
+            lambda: cell.sequence(x[None], recompute="gates"),
+        ):
+            torch.manual_seed(1)  # of a zoneout
+            outputs, last = run()
+            states = [outputs, *(last if isinstance(last, tuple) else (last,))]
+            storages = {one.untyped_storage().data_ptr() for one in states}
+            assert len(storages) == len(states)
+            if training:
+                total = sum((one * one).sum() for one in states)
+                grads = torch.autograd.grad(total, parameters, allow_unused=True)
+                states += [one for one in grads if one is not None]
+            found.append(states)
+        torch.manual_seed(1)
+        alone = cell(x)
+    by_step = alone[0] if isinstance(alone, tuple) else alone
+    assert torch.equal(found[0][0][0], by_step)
+    for got, want in zip(*found, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)

@@ -235,7 +235,7 @@ class Layers(ByWeights):
     def _check_first(self, inputs: Tensor) -> None:
         """Raise an error for inputs that the first layer cannot read."""
         kind, name = type(self).__name__, self.inputs_name
-        cell: Any = self.cell_list[0]
+        cell: Any = next(iter(self.cell_list))
         letters = "[B, T, C, H, W]" if self.batch_first else "[T, B, C, H, W]"
         other = self._change_of(cell) is not None
         channels = getattr(cell, "input_channels", -1)

@@ -13,7 +13,12 @@ from trajgru_ext.nn._as_built import ByWeights, hooked
 from trajgru_ext.nn._recurrent import own_parameters
 from trajgru_ext.ops._arguments import recorded_by_jit
 from trajgru_ext.ops._autograd import transforming
+from trajgru_ext.ops._overrides import PLAIN
 from trajgru_ext.ops._registry import replaced
+
+# As csrc/cpu/parallel.h has them: so few products in a convolution one thread computes
+# alone, and its results are the same bits for any number of threads.
+_FEW_PRODUCTS = 1 << 21
 
 
 def own_or_attribute(module: nn.Module, name: str) -> Any:
@@ -51,6 +56,33 @@ class PlainSteps(ByWeights):
             input, states, channels, features, self._own_parameters()
         )
         return fits
+
+    def _only_step(
+        self,
+        inputs: Tensor | None,
+        lengths: Any,
+        steps: int | None,
+        recompute: str,
+    ) -> Tensor | None:
+        """The input of a sequence of one small step, which is sooner taken as a step.
+
+        None for any other sequence. A large step's convolutions need not be the same
+        bits for any number of threads, as a sequence's are.
+        """
+        if (
+            _more_than_computed()
+            or type(inputs) not in PLAIN
+            or inputs is None
+            or inputs.dim() != 5
+            or inputs.shape[0] != 1
+            or steps not in (1, None)
+            or lengths is not None
+            or recompute != "none"
+        ):
+            return None
+        pixels = inputs.numel() // max(inputs.shape[2], 1)
+        most = max(one.numel() for one in self._own_parameters())
+        return inputs[0] if pixels * most <= _FEW_PRODUCTS else None
 
     def _own_parameters(self) -> list[Tensor]:
         """Those of the cell and its convolutions, quicker than `parameters`."""

@@ -75,11 +75,20 @@ def own_parameters(module: nn.Module) -> Mapping[str, Tensor | None]:
 
 def any_tensor(module: nn.Module) -> Tensor:
     """A tensor of the module's, on its device and in its dtype."""
-    for inner in module.modules():
-        for tensor in (*own_parameters(inner).values(), *inner._buffers.values()):
-            if tensor is not None:
-                return tensor
-    return torch.empty(0, device="cpu")
+    found = _first_tensor(module)
+    return torch.empty(0, device="cpu") if found is None else found
+
+
+def _first_tensor(module: nn.Module) -> Tensor | None:
+    """The same, or None; `modules` takes several times as long."""
+    for tensor in (*own_parameters(module).values(), *module._buffers.values()):
+        if tensor is not None:
+            return tensor
+    for inner in module._modules.values():
+        found = None if inner is None else _first_tensor(inner)
+        if found is not None:
+            return found
+    return None
 
 
 def check_inputs(

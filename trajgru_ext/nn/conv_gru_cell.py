@@ -176,12 +176,20 @@ class ConvGRUCell(Cell):
             TypeError, ValueError: as `conv_gru`.
 
         """
-        if self._is_plain(input, h):
-            zoneout, h = self.zoneout if self.training else 0, self._complete(input, h)
-            mask = zoneout_mask(zoneout, None, h, self.hidden_channels, 1)
-            return self._plain_step(input, h, None if mask is None else mask[0])
+        if (after := self._plain_step_or_none(input, h)) is not None:
+            return after
         inputs = self._one_step(input)
         return self._sequence("input", inputs, h, steps=1)[0][0]
+
+    def _plain_step_or_none(
+        self, input: Tensor | None, h: Tensor | None
+    ) -> Tensor | None:
+        """Take a step of plain arguments, where they are; a state of None is 0."""
+        if not self._is_plain(input, h):
+            return None
+        zoneout, h = self.zoneout if self.training else 0, self._complete(input, h)
+        mask = zoneout_mask(zoneout, None, h, self.hidden_channels, 1)
+        return self._plain_step(input, h, None if mask is None else mask[0])
 
     def sequence(
         self,
@@ -196,6 +204,11 @@ class ConvGRUCell(Cell):
 
         The other arguments are those of `conv_gru`.
         """
+        input = self._only_step(inputs, lengths, steps, recompute)
+        if input is not None:
+            after = self._plain_step_or_none(input, h)
+            if after is not None:
+                return after[None], after.clone()
         return self._sequence("inputs", inputs, h, lengths, steps, recompute)
 
     def _sequence(

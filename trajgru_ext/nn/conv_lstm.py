@@ -151,18 +151,27 @@ class ConvLSTMCell(Cell):
             if type(state) is tuple and len(state) == 2
             else (self._both_states(state))
         )
-        if self._is_plain(input, h, c):
-            if h is None or c is None:
-                h, c = self._complete(input, (h, c))
-            if (
-                self.peephole != "element"
-                or self.Wci is None
-                or self.Wci.shape[1:] == c.shape[1:]
-            ):
-                return self._plain_step(input, h, c)
+        if (after := self._plain_step_or_none(input, h, c)) is not None:
+            return after
         inputs = self._one_step(input)
         outputs, (_, c) = self._sequence("input", inputs, state, steps=1)
         return outputs[0], c
+
+    def _plain_step_or_none(
+        self, input: Tensor | None, h: Tensor | None, c: Tensor | None
+    ) -> State | None:
+        """Take a step of plain arguments, where they are; states may be None, for 0."""
+        if not self._is_plain(input, h, c):
+            return None
+        if h is None or c is None:
+            h, c = self._complete(input, (h, c))
+        if (
+            self.peephole != "element"
+            or self.Wci is None
+            or self.Wci.shape[1:] == c.shape[1:]
+        ):
+            return self._plain_step(input, h, c)
+        return None
 
     def sequence(
         self,
@@ -177,6 +186,12 @@ class ConvLSTMCell(Cell):
 
         The other arguments are those of `conv_lstm`.
         """
+        input = self._only_step(inputs, lengths, steps, recompute)
+        if input is not None:
+            after = self._plain_step_or_none(input, *self._both_states(state))
+            if after is not None:
+                h, c = after
+                return h[None], (h.clone(), c)
         return self._sequence("inputs", inputs, state, lengths, steps, recompute)
 
     def _sequence(

@@ -24,11 +24,25 @@ def recorded_by_jit() -> bool:
 def check_tensors(op: str, **tensors: Any) -> None:
     """Raise a TypeError naming the first argument that is no dense Tensor."""
     for name, value in tensors.items():
-        if not isinstance(value, Tensor):
-            kind = type(value).__name__
-            raise TypeError(f"{op}: {name} must be a Tensor, got {kind}")
-        if value.layout != torch.strided:
-            raise TypeError(f"{op}: {name} must be a dense Tensor, got {value.layout}")
+        check_tensor(op, name, value)
+
+
+def check_optional(op: str, **tensors: Any) -> None:
+    """Raise a TypeError naming the first that is neither a dense Tensor nor None."""
+    for name, value in tensors.items():
+        if value is not None:
+            check_tensor(op, name, value)
+
+
+def check_tensor(op: str, name: str, value: Any, place: int | None = None) -> None:
+    """Raise a TypeError for what is no dense Tensor; place: in a list of this name."""
+    if isinstance(value, Tensor) and value.layout == torch.strided:
+        return
+    name = name if place is None else f"{name}[{place}]"
+    if not isinstance(value, Tensor):
+        kind = type(value).__name__
+        raise TypeError(f"{op}: {name} must be a Tensor, got {kind}")
+    raise TypeError(f"{op}: {name} must be a dense Tensor, got {value.layout}")
 
 
 def check_number(op: str, name: str, value: Any) -> None:

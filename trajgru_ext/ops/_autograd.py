@@ -12,6 +12,8 @@ from torch.autograd import forward_ad
 from trajgru_ext import _C
 from trajgru_ext.ops import _registry
 
+_compiled: dict[str, type] = {}  # the Functions that have one, by their derivative
+
 
 class Function(torch.autograd.Function):
     """An autograd Function that may have forward-mode derivatives.
@@ -26,7 +28,11 @@ class Function(torch.autograd.Function):
     """
 
     derivative: ClassVar[str] = ""
-    """The operator whose first derivative csrc/autograd has, where it has."""
+    """The operator whose first derivative csrc/autograd has, where it has.
+
+    It takes tensors and numbers, which are of `forward`'s arguments those that
+    `tensors_of` and `numbers_of` find.
+    """
 
     Arguments: ClassVar[Callable[..., Any]]
     gradients: ClassVar[Callable[..., tuple[Any, ...]]]
@@ -34,6 +40,8 @@ class Function(torch.autograd.Function):
     def __init_subclass__(cls, **options: Any) -> None:
         """Name the arguments as the signature of the subclass's own `forward` does."""
         super().__init_subclass__(**options)
+        if cls.__dict__.get("derivative"):
+            _compiled[cls.derivative] = cls
         if "forward" not in cls.__dict__:
             return
         parameters = inspect.signature(cls.forward).parameters
@@ -60,6 +68,24 @@ class Function(torch.autograd.Function):
         raise NotImplementedError
 
     @classmethod
+    def tensors_of(cls, args: Sequence[Any]) -> Sequence[Any]:
+        """What belongs to the tensors: as they come, all but the options."""
+        return args[:-1]
+
+    @classmethod
+    def numbers_of(cls, args: Sequence[Any]) -> Sequence[float]:
+        """The numbers among the arguments."""
+        numbers: list[float] = args[-1].numbers()
+        return numbers
+
+    @classmethod
+    def arguments_of(
+        cls, tensors: Sequence[Any], numbers: list[float]
+    ) -> tuple[Any, ...]:
+        """Undo the two."""
+        return *tensors, cls.options_of(numbers)
+
+    @classmethod
     def call(cls, *args: Any) -> Any:
         """Apply the Function; with its forward-mode derivative where eager.
 
@@ -73,9 +99,11 @@ class Function(torch.autograd.Function):
             return function.apply(*args)
         if transforming():
             return _with_jvp(cls).apply(*args)
+        if cls.derivative:
+            tensors, numbers = cls.tensors_of(args), cls.numbers_of(args)
+            results = _C.differentiable(cls.derivative, tensors, numbers)
+            return results[0] if len(results) == 1 else tuple(results)
         if _differentiating(args):
-            if cls.derivative:
-                return _by_compiled_derivative(cls.derivative, args)
             # What torch's own `apply` adds for transforms (it inspects the signature)
             # takes as long as a small operator.
             plain: Any = super(torch.autograd.Function, _with_jvp(cls))
@@ -93,11 +121,25 @@ class Function(torch.autograd.Function):
         return cls.forward(*args) if compiling else cls.call(*args)
 
 
-def _by_compiled_derivative(name: str, args: tuple[Any, ...]) -> Any:
-    """Call an operator of some tensors and options."""
-    *tensors, options = args
-    results = _C.differentiable(name, tensors, options.numbers())
-    return results[0] if len(results) == 1 else tuple(results)
+class FunctionOfTensors(Function):
+    """One whose arguments are all tensors."""
+
+    @classmethod
+    def tensors_of(cls, args: Sequence[Any]) -> Sequence[Any]:
+        """All of them."""
+        return args
+
+    @classmethod
+    def numbers_of(cls, args: Sequence[Any]) -> Sequence[float]:
+        """None."""
+        return ()
+
+    @classmethod
+    def arguments_of(
+        cls, tensors: Sequence[Any], numbers: list[float]
+    ) -> tuple[Any, ...]:
+        """The tensors."""
+        return tuple(tensors)
 
 
 class _Context:
@@ -126,12 +168,11 @@ def _differentiate_again(
     grads: list[Tensor | None],
 ) -> list[Tensor | None]:
     """The gradients to the tensors as functions that can be differentiated."""
-    (function,) = (one for one in Function.__subclasses__() if one.derivative == name)
-    options = function.options_of(numbers)
-    context = _Context((*needs, False))
-    function.setup_context(context, (*tensors, options), None)
-    found = function.backward(context, *grads)
-    return list(found[: len(tensors)])
+    function: Any = _compiled[name]
+    # Of what is no tensor nobody asks whether it needs a gradient.
+    context = _Context(function.arguments_of(needs, numbers))
+    function.setup_context(context, function.arguments_of(tensors, numbers), None)
+    return list(function.tensors_of(function.backward(context, *grads)))
 
 
 _C.set_differentiate_again(_differentiate_again)

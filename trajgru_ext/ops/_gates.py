@@ -8,6 +8,7 @@ from torch import Tensor
 
 from trajgru_ext.ops._arguments import (
     check_device,
+    check_optional,
     check_sizes,
     check_tensors,
 )
@@ -28,8 +29,7 @@ _EXACT = (torch.float32, torch.float64)
 
 def check_gates(op: str, x_gates: Any, h_gates: Any) -> None:
     """Raise a TypeError for gates that are neither a Tensor nor None."""
-    given = {"x_gates": x_gates, "h_gates": h_gates}
-    check_tensors(op, **{k: v for k, v in given.items() if v is not None})
+    check_optional(op, x_gates=x_gates, h_gates=h_gates)
 
 
 @leaf

@@ -115,6 +115,16 @@ class GruOptions(NamedTuple):
             reset_before=reset == "before",
         )
 
+    @classmethod
+    def choose_reset(cls, op: str, order: str) -> "GruOptions":
+        """Check the order of reset and update gate alone."""
+        return _remembered(cls._choose_reset, op, order)
+
+    @classmethod
+    def _choose_reset(cls, op: str, order: str) -> "GruOptions":
+        r, u = gate_order(op, order, "ru", "ru")
+        return cls(reset_slice=r, update_slice=u)
+
     @property
     def slices(self) -> tuple[int, int, int]:
         """Where the slices of r, u and n lie."""
@@ -144,6 +154,17 @@ class LstmOptions(NamedTuple):
         i, f, g, o = gate_order(op, order, "ifog", "ifgo")
         check_number(op, "forget_bias", forget_bias)
         return cls(i, f, g, o, float(forget_bias))
+
+    @classmethod
+    def choose_memory(cls, op: str, order: str, forget_bias: float) -> "LstmOptions":
+        """The same without an output gate."""
+        return _remembered(cls._choose_memory, op, order, forget_bias)
+
+    @classmethod
+    def _choose_memory(cls, op: str, order: str, forget_bias: float) -> "LstmOptions":
+        i, f, g = gate_order(op, order, "ifg", "ifg")
+        check_number(op, "forget_bias", forget_bias)
+        return cls(i, f, g, forget_bias=float(forget_bias))
 
     @property
     def slices(self) -> tuple[int, int, int, int]:

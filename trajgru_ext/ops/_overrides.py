@@ -35,12 +35,11 @@ def leaf(
 
     @functools.wraps(function)
     def whole(*args: P.args, **kwargs: P.kwargs) -> R:
-        # Without a list nothing has to be looked into, which takes as long as a small
-        # operator.
+        # This much is asked at every call, and takes little beside a small operator.
         if not (
             has_torch_function_variadic(*args, *kwargs.values())
-            or _has_list(args)
-            or (kwargs and _has_list(kwargs.values()))
+            or _any_in_lists(args)
+            or (kwargs and _any_in_lists(kwargs.values()))
         ):
             return function(*args, **kwargs)
         operands = tuple(_operands((*args, *kwargs.values())))
@@ -60,10 +59,13 @@ def overridable(function: Callable[P, R]) -> Callable[P, R]:
     return public
 
 
-def _has_list(values: Iterable[Any]) -> bool:
+def _any_in_lists(values: Iterable[Any]) -> bool:
+    """Whether what a list holds may override; a class there, `_operands` drops."""
     for one in values:
         kind = type(one)
-        if kind is list or kind is tuple or issubclass(kind, (list, tuple)):
+        if (
+            kind is list or kind is tuple or issubclass(kind, (list, tuple))
+        ) and has_torch_function_variadic(*one):
             return True
     return False
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trajgru_ext.ops._autograd import Function, fold, unfold
+from trajgru_ext.ops._autograd import FunctionOfTensors, fold, unfold
 from trajgru_ext.ops._branches import check_branches, check_list
 from trajgru_ext.ops._overrides import overridable
 from trajgru_ext.ops._registry import decomposition, fake, operator
@@ -68,7 +68,15 @@ def _by_pytorch(branches: Sequence[Tensor]) -> Tensor:
     return total.mean((2, 3)).to(first.dtype)
 
 
-class _ChannelMean(Function):
+class _ChannelMean(FunctionOfTensors):
+    derivative = "channel_mean"
+
+    @classmethod
+    def numbers_of(cls, args: Sequence[Any]) -> Sequence[float]:
+        """The height and width, from which the gradient is made."""
+        sizes: Sequence[float] = args[0].shape[2:]
+        return sizes
+
     @staticmethod
     def forward(*branches: Tensor) -> Tensor:
         mean: Tensor = operator("channel_mean")(list(branches))

@@ -11,7 +11,7 @@ from trajgru_ext.ops import (
     _gates,
     _sequences,
 )
-from trajgru_ext.ops._arguments import check_sizes, check_tensors
+from trajgru_ext.ops._arguments import check_optional, check_sizes, check_tensor
 from trajgru_ext.ops._autograd import (
     Function,
     fill_empty,
@@ -115,10 +115,9 @@ def conv_gru(
 
     """
     op = "conv_gru"
-    tensors = {"inputs": inputs, "h": h, "x_weight": x_weight, "x_bias": x_bias}
-    tensors["h_bias"] = h_bias
-    given = {name: t for name, t in tensors.items() if t is not None}
-    check_tensors(op, h_weight=h_weight, **given)
+    check_tensor(op, "h_weight", h_weight)
+    check_optional(op, inputs=inputs, h=h)
+    check_optional(op, x_weight=x_weight, x_bias=x_bias, h_bias=h_bias)
     options = GruOptions.choose(op, order, activation, negative_slope, update, reset)
     check_slope(op, negative_slope)
     check_choice(op, "recompute", recompute, _sequences.RECOMPUTE)

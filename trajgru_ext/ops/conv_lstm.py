@@ -11,7 +11,7 @@ from trajgru_ext.ops import (
     _gates,
     _sequences,
 )
-from trajgru_ext.ops._arguments import check_sizes, check_tensors
+from trajgru_ext.ops._arguments import check_optional, check_sizes, check_tensor
 from trajgru_ext.ops._autograd import (
     Function,
     fill_empty,
@@ -116,10 +116,9 @@ def conv_lstm(
 
     """
     op = "conv_lstm"
-    tensors = {"inputs": inputs, "h": h, "c": c, "x_weight": x_weight}
-    tensors |= {"x_bias": x_bias, "h_bias": h_bias}
-    given = {name: t for name, t in tensors.items() if t is not None}
-    check_tensors(op, h_weight=h_weight, **given)
+    check_tensor(op, "h_weight", h_weight)
+    check_optional(op, inputs=inputs, h=h, c=c)
+    check_optional(op, x_weight=x_weight, x_bias=x_bias, h_bias=h_bias)
     weights = peephole_weights(op, peephole)
     options = LstmOptions.choose(op, order, forget_bias)
     check_choice(op, "recompute", recompute, _sequences.RECOMPUTE)

@@ -7,7 +7,7 @@ from torch import Tensor
 from trajgru_ext.ops import _gates
 from trajgru_ext.ops._arguments import check_tensors
 from trajgru_ext.ops._gate_sums import fake_gradients, update_of_sums
-from trajgru_ext.ops._options import GruOptions, gate_order
+from trajgru_ext.ops._options import GruOptions
 from trajgru_ext.ops._overrides import overridable
 from trajgru_ext.ops._registry import fake
 
@@ -60,8 +60,7 @@ def gru_reset(
     op = "gru_reset"
     _gates.check_gates(op, x_gates, h_gates)
     check_tensors(op, h=h)
-    r, u = gate_order(op, order, "ru", "ru")
-    options = GruOptions(reset_slice=r, update_slice=u)
+    options = GruOptions.choose_reset(op, order)
     halves: tuple[Tensor, Tensor] = _GruReset.call(x_gates, h_gates, h, options)
     return halves
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trajgru_ext.ops import _gates
-from trajgru_ext.ops._arguments import check_sizes, check_tensors
+from trajgru_ext.ops._arguments import check_optional, check_sizes
 from trajgru_ext.ops._autograd import (
     Function,
     fill_empty,
@@ -85,8 +85,7 @@ def hff_concat(
             f"{op}: skipped must be 0 to {len(branches) - 1}, below the number of "
             f"branches, got {skipped!r}"
         )
-    given = {"scale": scale, "shift": shift, "slope": slope}
-    check_tensors(op, **{k: v for k, v in given.items() if v is not None})
+    check_optional(op, scale=scale, shift=shift, slope=slope)
     if (scale is None) != (shift is None):
         raise ValueError(f"{op}: scale and shift must be given together")
     output: Tensor = _HffConcat.call(skipped, scale, shift, slope, *branches)
@@ -174,6 +173,25 @@ def _by_pytorch(
 
 
 class _HffConcat(Function):
+    derivative = "hff_concat"
+
+    @classmethod
+    def tensors_of(cls, args: Sequence[Any]) -> Sequence[Any]:
+        """All but `skipped`."""
+        return args[1:]
+
+    @classmethod
+    def numbers_of(cls, args: Sequence[Any]) -> Sequence[float]:
+        """`skipped`."""
+        return args[:1]
+
+    @classmethod
+    def arguments_of(
+        cls, tensors: Sequence[Any], numbers: list[float]
+    ) -> tuple[Any, ...]:
+        """Undo the two."""
+        return int(*numbers), *tensors
+
     @staticmethod
     def forward(
         skipped: int,

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from trajgru_ext.ops import _gates
-from trajgru_ext.ops._arguments import check_sizes, check_tensors
+from trajgru_ext.ops._arguments import check_sizes, check_tensor, check_tensors
 from trajgru_ext.ops._autograd import (
     Function,
     fill_empty,
@@ -101,7 +101,7 @@ def peephole_weights(op: str, peephole: Any) -> tuple[Tensor | None, ...]:
             + (f" of {len(peephole)}" if isinstance(peephole, (tuple, list)) else "")
         )
     for k, weight in enumerate(peephole):
-        check_tensors(op, **{f"peephole[{k}]": weight})
+        check_tensor(op, "peephole", weight, k)
     return tuple(peephole)
 
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from trajgru_ext.ops import _gates
-from trajgru_ext.ops._arguments import check_number, check_tensors
+from trajgru_ext.ops._arguments import check_tensors
 from trajgru_ext.ops._gate_sums import fake_gradients, update_of_sums
-from trajgru_ext.ops._options import LstmOptions, gate_order
+from trajgru_ext.ops._options import LstmOptions
 from trajgru_ext.ops._overrides import overridable
 from trajgru_ext.ops._registry import fake
 
@@ -62,9 +62,7 @@ def lstm_memory(
     op = "lstm_memory"
     _gates.check_gates(op, x_gates, h_gates)
     check_tensors(op, c=c)
-    i, f, g = gate_order(op, order, "ifg", "ifg")
-    check_number(op, "forget_bias", forget_bias)
-    options = LstmOptions(i, f, g, forget_bias=float(forget_bias))
+    options = LstmOptions.choose_memory(op, order, forget_bias)
     new_state: Tensor = _LstmMemory.call(x_gates, h_gates, c, options)
     return new_state
 

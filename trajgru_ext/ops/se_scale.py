@@ -6,7 +6,13 @@ from torch import Tensor
 
 from trajgru_ext.ops import _gates
 from trajgru_ext.ops._arguments import check_sizes, check_tensors
-from trajgru_ext.ops._autograd import Function, fill_empty, wanted_only, wanted_or_none
+from trajgru_ext.ops._autograd import (
+    Function,
+    FunctionOfTensors,
+    fill_empty,
+    wanted_only,
+    wanted_or_none,
+)
 from trajgru_ext.ops._branches import check_logits
 from trajgru_ext.ops._layout import empty_image
 from trajgru_ext.ops._overrides import overridable
@@ -83,7 +89,9 @@ def _by_pytorch(input: Tensor, logits: Tensor) -> Tensor:
     return output
 
 
-class _SeScale(Function):
+class _SeScale(FunctionOfTensors):
+    derivative = "se_scale"
+
     @staticmethod
     def forward(input: Tensor, logits: Tensor) -> Tensor:
         output: Tensor = operator("se_scale")(input, logits)

@@ -10,6 +10,7 @@ from trajgru_ext.ops import _gates
 from trajgru_ext.ops._arguments import check_tensors
 from trajgru_ext.ops._autograd import (
     Function,
+    FunctionOfTensors,
     fill_empty,
     fold,
     unfold,
@@ -113,7 +114,9 @@ def _by_pytorch(branches: Sequence[Tensor], logits: Tensor) -> Tensor:
     return output
 
 
-class _SkSelect(Function):
+class _SkSelect(FunctionOfTensors):
+    derivative = "sk_select"
+
     @staticmethod
     def forward(logits: Tensor, *branches: Tensor) -> Tensor:
         output: Tensor = operator("sk_select")(list(branches), logits)

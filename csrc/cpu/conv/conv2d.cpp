@@ -68,9 +68,8 @@ bool by_winograd(const Tensor& input, const Tensor& weight, at::IntArrayRef padd
 
 // Whether the products are so few that one thread has them sooner than several wake up.
 bool few_products(const Tensor& input, const Tensor& weight, at::IntArrayRef padding) {
-  constexpr int64_t kFew = 1 << 21;
   const ConvProblem conv = problem(input, weight, padding);
-  return input.size(0) * conv.height * conv.width * weight.numel() <= kFew;
+  return input.size(0) * conv.height * conv.width * weight.numel() <= kFewProducts;
 }
 
 // f(), by one thread where the products are few.

@@ -34,11 +34,16 @@ bool rounds_by_threads(const Tensor& image, const Tensor& weight) {
   return !one_dnn || (image.size(0) == 1 && image.numel() <= kSmall);
 }
 
+int64_t products(const Tensor& images, const Tensor& weight) {
+  return images.size(0) * images.size(2) * images.size(3) * weight.numel();
+}
+
 // f(image number), by one thread each, put together.
 template <typename F>
-Tensor each_image(const Tensor& images, int64_t channels, const F& f) {
+Tensor each_image(const Tensor& images, int64_t channels, const Tensor& weight,
+                  const F& f) {
   const Tensor output = empty_channels_last(images, channels);
-  for_items(images.size(0), [&](int64_t begin, int64_t end) {
+  for_items(images.size(0), products(images, weight), [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) output.narrow(0, n, 1).copy_(f(n));
   });
   return output;
@@ -111,7 +116,7 @@ Tensor direct_conv(const Tensor& image, const Tensor& weight,
   if (!rounds_by_threads(image, weight)) {
     return channels_last(torch_conv(image, weight, bias, dilation));
   }
-  return each_image(image, weight.size(0), [&](int64_t n) {
+  return each_image(image, weight.size(0), weight, [&](int64_t n) {
     return torch_conv(image.narrow(0, n, 1), weight, bias, dilation);
   });
 }
@@ -121,7 +126,7 @@ Tensor direct_conv_image_grad(const Tensor& grad, const Tensor& image,
   if (!rounds_by_threads(image, weight)) {
     return channels_last(torch_conv_image_grad(grad, image, weight, dilation));
   }
-  return each_image(image, image.size(1), [&](int64_t n) {
+  return each_image(image, image.size(1), weight, [&](int64_t n) {
     return torch_conv_image_grad(grad.narrow(0, n, 1), image.narrow(0, n, 1), weight,
                                  dilation);
   });
@@ -135,7 +140,7 @@ void direct_conv_add_grads(const Tensor& grad, const Tensor& image,
                                       bias_sum.has_value()};
   const std::vector<Piece> all = pieces(image);
   std::vector<std::tuple<Tensor, Tensor>> parts(all.size());
-  for_items(all.size(), [&](int64_t begin, int64_t end) {
+  for_items(all.size(), products(image, weight), [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
       parts[k] = piece_grad(all[k], grad, image, weight, dilation, wanted);
     }
