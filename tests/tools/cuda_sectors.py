@@ -101,9 +101,8 @@ def traced_samples(layout: str, outputs: int) -> dict[str, tuple[Case, dict]]:
     return given
 
 
-# Of a flow_conv: what products of matrices multiply, what its own kernel does, and this
-# in a step of as many features as there are channels.
-OUTPUTS = {"chunks": SIZES["O"], "tiles": 192, "step": 96}
+# Of a flow_conv: what products of matrices multiply, and what its own kernel does.
+OUTPUTS = {"chunks": SIZES["O"], "tiles": 192}
 
 
 def cases(layout: str, only: list[str] | None) -> list[tuple[Case, dict]]:
@@ -117,17 +116,20 @@ def cases(layout: str, only: list[str] | None) -> list[tuple[Case, dict]]:
     ]
 
 
-def step_in_tiles(layout: str, dtype: torch.dtype) -> None:
-    """A step of TrajGRU in one kernel, which no public operator is alone."""
-    given = traced_samples(layout, OUTPUTS["step"])["flow_conv"][1]
+def in_tiles(layout: str, dtype: torch.dtype) -> None:
+    """A flow_conv in one kernel, and a step of TrajGRU, which is no public operator."""
+    given = traced_samples(layout, OUTPUTS["tiles"])["flow_conv"][1]
     h, weight = (given[name].to(device.NAME, dtype) for name in ("input", "weight"))
     flows = given["flows"].to(device.NAME, torch.float32)
-    gates = h.repeat(1, 3, 1, 1).contiguous(memory_format=FORMATS["channels last"])
+    torch.ops.trajgru_ext.flow_conv(h, flows, weight)
+    if layout == "planes":
+        return
+    gates = h.repeat(1, 3, 1, 1).contiguous(memory_format=FORMATS[layout])
     mask = torch.zeros_like(h, dtype=torch.bool)
-    numbers = GruOptions.choose("").numbers()
     torch.ops.trajgru_ext.flow_conv_gru_step(
-        *(gates, h, flows, weight, -1.0, True, numbers),
-        *(mask, torch.empty_like(h), torch.empty_like(h), None, None),
+        *(gates, h, flows, weight[: gates.shape[1]], -1.0, True),
+        *(GruOptions.choose("").numbers(), mask),
+        *(torch.empty_like(h), torch.empty_like(h), None, None),
     )
 
 
@@ -138,20 +140,17 @@ def measure(only: list[str] | None) -> list[dict[str, str]]:
     for layout in FORMATS:
         for dtype in (torch.float32, torch.bfloat16):
             for case, given in cases(layout, only):
-                flow = case.operator.family == "flow"
-                tiles = case.operator.name == "flow_conv"
                 # Where a fixed order is asked for, or float32 stays what it is, other
                 # kernels are launched.
-                for fixed_order in (False, True) if flow else (False,):
+                warps = case.operator.family == "flow"
+                for fixed_order in (False, True) if warps else (False,):
                     torch.use_deterministic_algorithms(fixed_order)
                     derivatives(case, given, dtype, device.NAME)
                     torch.accelerator.synchronize()
                 torch.use_deterministic_algorithms(False)
-                for rounds in (True, False) if tiles else ():
+                for rounds in (False, True) if case.title == "flow_conv" else ():
                     torch.backends.cudnn.allow_tf32 = rounds
-                    derivatives(case, given, dtype, device.NAME)
-                    if layout == "channels last":
-                        step_in_tiles(layout, dtype)
+                    in_tiles(layout, dtype)
                     torch.accelerator.synchronize()
                 for kernel, line, kind, sectors, fewest in trace.read():
                     for part in "", line:
