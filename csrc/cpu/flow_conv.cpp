@@ -234,9 +234,10 @@ void images_grad(const FlowConv<scalar_t>& args, const Share& share, const Tenso
 // The sum over all pixels, each sample by one thread and in one order.
 Tensor sum_pixels(const Tensor& rows) {
   std::vector<Tensor> sums(rows.size(0));
-  for_items(rows.size(0), rows.numel(), [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) sums[n] = rows.select(0, n).sum(0);
-  });
+  for_items(rows.size(0), kProductsOfSum * rows.numel(),
+            [&](int64_t begin, int64_t end) {
+              for (int64_t n = begin; n < end; ++n) sums[n] = rows.select(0, n).sum(0);
+            });
   Tensor total = at::zeros({rows.size(2)}, rows.options());
   for (const Tensor& sum : sums) total.add_(sum);
   return total;

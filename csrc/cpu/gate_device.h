@@ -41,12 +41,13 @@ struct CpuGateDevice {
   static at::Tensor sum_pixels(const at::Tensor& sums) {
     const at::Tensor totals =
         at::empty({sums.size(0), sums.size(1), 1, 1}, sums.options());
-    for_items(sums.size(0), sums.numel(), [&](int64_t begin, int64_t end) {
-      for (int64_t n = begin; n < end; ++n) {
-        at::Tensor total = totals.narrow(0, n, 1);
-        at::sum_out(total, sums.narrow(0, n, 1), {2, 3}, /*keepdim=*/true);
-      }
-    });
+    for_items(sums.size(0), kProductsOfSum * sums.numel(),
+              [&](int64_t begin, int64_t end) {
+                for (int64_t n = begin; n < end; ++n) {
+                  at::Tensor total = totals.narrow(0, n, 1);
+                  at::sum_out(total, sums.narrow(0, n, 1), {2, 3}, /*keepdim=*/true);
+                }
+              });
     return totals;
   }
 };

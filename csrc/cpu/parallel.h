@@ -83,13 +83,15 @@ constexpr int64_t kFewProducts = 1 << 21;
 // itself, where there is one item or little to do the results are the same.
 template <typename F>
 void for_items(int64_t items, int64_t products, const F& f) {
-  const int64_t each = std::max<int64_t>(products / std::max<int64_t>(items, 1), 1);
-  at::parallel_for(0, items, divide_up(kFewProducts, each),
-                   [&](int64_t begin, int64_t end) {
-                     const PlainDispatch plain;
-                     [[maybe_unused]] const OneThread alone;
-                     f(begin, end);
-                   });
+  const int64_t together = products <= kFewProducts ? std::max<int64_t>(items, 1) : 1;
+  at::parallel_for(0, items, together, [&](int64_t begin, int64_t end) {
+    const PlainDispatch plain;
+    [[maybe_unused]] const OneThread alone;
+    f(begin, end);
+  });
 }
+
+// What takes as long as a number that is read from memory to be added up.
+constexpr int64_t kProductsOfSum = 16;
 
 }  // namespace trajgru_ext
