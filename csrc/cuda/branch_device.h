@@ -41,7 +41,12 @@ struct BranchDevice {
  protected:
   template <typename Args>
   static void sum(const Args& args, const BranchSize& size) {
-    const int64_t items = size.batch * BranchLane::groups(size) * size.chunks();
+    warps(args, size.batch * BranchLane::groups(size) * size.chunks());
+  }
+
+  // A warp an item.
+  template <typename Args>
+  static void warps(const Args& args, int64_t items) {
     launch(branch_sums_kernel<Args>, grid_size(items * kWarpThreads), kBlock, 0,
            current_stream(), args, items);
   }

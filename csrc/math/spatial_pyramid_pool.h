@@ -30,7 +30,10 @@ struct PyramidAxis {
         kernel(divide_up(size, bins)),
         padding((kernel * bins - size + 1) / 2) {}
 
-  TRAJGRU_HOST_DEVICE int64_t bin(int64_t at) const { return (at + padding) / kernel; }
+  // In 32 bits, which divide sooner: an image has fewer than 2^31 pixels.
+  TRAJGRU_HOST_DEVICE int64_t bin(int64_t at) const {
+    return static_cast<uint32_t>(at + padding) / static_cast<uint32_t>(kernel);
+  }
 
   // The part of a bin that lies inside the image; it is empty where end <= begin.
   TRAJGRU_HOST_DEVICE int64_t begin(int64_t bin) const {
@@ -49,7 +52,21 @@ struct PyramidSize {
   bool largest;  // the largest value of a bin, else the mean
 
   TRAJGRU_HOST_DEVICE int64_t pixels() const { return height * width; }
+  TRAJGRU_HOST_DEVICE int64_t row(int64_t pixel) const {
+    return static_cast<uint32_t>(pixel) / static_cast<uint32_t>(width);
+  }
+
+  // The bin of level n that a pixel lies in.
+  TRAJGRU_HOST_DEVICE int64_t bin(int64_t n, int64_t pixel) const {
+    const int64_t h = row(pixel), w = pixel - h * width;
+    return PyramidAxis(height, n).bin(h) * n + PyramidAxis(width, n).bin(w);
+  }
   TRAJGRU_HOST_DEVICE int64_t bins() const { return bins_below(levels + 1); }
+
+  // Of a bin of level n, with its padding.
+  TRAJGRU_HOST_DEVICE int64_t area(int64_t n) const {
+    return PyramidAxis(height, n).kernel * PyramidAxis(width, n).kernel;
+  }
 
   // The offset of bin `number` of level n in the result.
   TRAJGRU_HOST_DEVICE int64_t place(int64_t b, int64_t c, int64_t n,

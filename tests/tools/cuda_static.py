@@ -1,13 +1,14 @@
 """What is known of the CUDA kernels as nvcc compiles them, for each architecture.
 
 `python tests/tools/cuda_static.py [--architectures 80 90 120] [--write]` compiles every
-kernel and reads registers, stack, spills and shared memory from `ptxas -v`, from which
-follows how many of a multiprocessor's warps can be resident, and the bytes of the
-loads and stores, and the tensor cores' instructions, from the disassembly (by
-cuobjdump: on PATH, or triton's). It ends with status 1 where a kernel spills or has a
-stack, or where something is worse than in the table tests/golden/cuda_static.csv, which
---write writes anew, for all architectures; `--sources flow_conv_fused` looks at some
-sources alone, and leaves the rows of others.
+kernel and has cuobjdump (on PATH, or triton's) say its registers, stack, to which
+registers are spilled, and shared memory, from which follows how many of a
+multiprocessor's warps can be resident, and the bytes of the loads and stores and the
+tensor cores' instructions in its machine code. It ends with status 1 where a kernel has
+a stack, or where something is worse than in the table tests/golden/cuda_static.csv,
+which --write writes anew, for all architectures; `--sources flow_conv_fused` looks at
+some sources alone, and leaves the rows of others. `--library trajgru_ext/_C.*.so` reads
+what a build of the package holds instead, and compiles nothing.
 """
 
 import argparse
@@ -55,7 +56,6 @@ class Kernel:
     sm: str
     registers: int
     stack: int
-    spilled: int
     shared: int
     warps: int
     loads: str
@@ -80,13 +80,23 @@ def resident_warps(architecture: str, registers: int, shared: int) -> int:
     return 100 * blocks * per_block // warps
 
 
-def disassembler() -> str | None:
-    """The folder of cuobjdump, and of nvdisasm, which it runs."""
+def cuobjdump(binary: Path, *options: str) -> str:
+    """What it says of a binary's machine code."""
     found = shutil.which("cuobjdump")
     if found is None and (triton := find_spec("triton")):
         folder = Path(triton.origin).parent / "backends" / "nvidia" / "bin"
         found = shutil.which("cuobjdump", path=folder)
-    return found and str(Path(found).parent)
+    if found is None:
+        raise SystemExit("no cuobjdump: it has to be on PATH, or triton be installed")
+    # It runs nvdisasm, which lies beside it.
+    path = os.pathsep.join([str(Path(found).parent), os.environ["PATH"]])
+    return subprocess.run(
+        [found, *options, str(binary)],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
 
 
 def read_code(disassembly: str) -> dict[tuple[str, str], Code]:
@@ -139,68 +149,57 @@ def contracted(disassembly: str) -> set[str]:
 
 
 def compile_kernels(source: Path, architectures: list[str]) -> list[Kernel]:
-    """Compile one source, and read what ptxas says of it and what it made."""
+    """Compile one source, and read what came of it."""
     includes = [ROOT / "csrc", *cpp_extension.include_paths()]
-    flags = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Xptxas", "-v"]
+    flags = ["-std=c++20", "-O3", "--expt-relaxed-constexpr"]
     if torch.version.cuda is None:
         flags.append("-DC10_CUDA_NO_CMAKE_CONFIGURE_FILE")
     for architecture in architectures:
         code = f"arch=compute_{architecture},code=sm_{architecture}"
         flags += ["-gencode", code]
-    sass = ""
     with tempfile.TemporaryDirectory() as folder:
-        binary = f"{folder}/kernels.fatbin"
+        binary = Path(folder) / "kernels.fatbin"
         command = ["nvcc", *flags, *(f"-I{path}" for path in includes), "-fatbin"]
-        command += [str(source), "-o", binary]
+        command += [str(source), "-o", str(binary)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"nvcc failed on {source}:\n{done.stderr}")
-        if tools := disassembler():
-            path = os.pathsep.join([tools, os.environ["PATH"]])
-            sass = subprocess.run(
-                [f"{tools}/cuobjdump", "-sass", binary],
-                env={**os.environ, "PATH": path},
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout
-            if kernels := contracted(sass):
-                raise SystemExit(
-                    f"{source}: a product must be rounded before its fraction is taken "
-                    f"(math/rounded_product.h) in {', '.join(sorted(kernels))}"
-                )
-    return parse(done.stdout + done.stderr, read_code(sass))
+        return read_kernels(binary)
 
 
-def parse(log: str, codes: dict[tuple[str, str], Code]) -> list[Kernel]:
-    """Read the kernels out of the output of `ptxas -v`."""
-    pattern = re.compile(
-        r"Compiling entry function '(?P<name>\w+)' for 'sm_(?P<sm>\w+)'.*?"
-        r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
-        r"(?P<loads>\d+) bytes spill loads.*?"
-        r"Used (?P<registers>\d+) registers(?P<rest>[^\n]*)",
-        re.DOTALL,
-    )
+def read_kernels(binary: Path) -> list[Kernel]:
+    """The kernels in a binary, the project's own."""
+    sass = cuobjdump(binary, "-sass")
+    if kernels := contracted(sass):
+        raise SystemExit(
+            f"{binary}: a product must be rounded before its fraction is taken "
+            f"(math/rounded_product.h) in {', '.join(sorted(kernels))}"
+        )
+    codes = read_code(sass)
     kernels = []
-    for found in pattern.finditer(log):
-        shared = re.search(r"(\d+) bytes smem", found["rest"])
-        registers, bytes_shared = (
-            int(found["registers"]),
-            int(shared[1] if shared else 0),
-        )
-        code = codes.get((found["sm"], found["name"]), ("", "", ""))
-        kernels.append(
-            Kernel(
-                demangle(found["name"]),
-                found["sm"],
-                registers,
-                int(found["stack"]),
-                int(found["stores"]) + int(found["loads"]),
-                bytes_shared,
-                resident_warps(found["sm"], registers, bytes_shared),
-                *code,
+    architecture = name = ""
+    for line in cuobjdump(binary, "-res-usage").splitlines():
+        if header := re.match(r"arch = sm_(\w+)", line):
+            architecture = header[1]
+        elif header := re.match(r"\s*Function (\w+):", line):
+            name = header[1]
+        elif used := re.match(
+            r"\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line
+        ):
+            registers, stack, shared, local = map(int, used.groups())
+            if shared and int(architecture) >= 90:
+                shared -= 1024  # what a block takes for itself is counted there
+            kernels.append(
+                Kernel(
+                    demangle(name),
+                    architecture,
+                    registers,
+                    stack + local,
+                    shared,
+                    resident_warps(architecture, registers, shared),
+                    *codes[architecture, name],
+                )
             )
-        )
     return kernels
 
 
@@ -223,18 +222,16 @@ def worse(kernel: Kernel, before: Kernel) -> list[str]:
         return max(map(int, accesses.split()), default=0)
 
     said = []
-    for name in ("registers", "stack", "spilled", "shared"):
+    for name in ("registers", "stack", "shared"):
         if getattr(kernel, name) > getattr(before, name):
             said.append(name)
     if kernel.warps < before.warps:
         said.append("warps")
     for name in ("loads", "stores"):
-        # Without a disassembler nothing is known of them.
-        found, old = getattr(kernel, name), getattr(before, name)
-        if found and widest(found) < widest(old):
+        if widest(getattr(kernel, name)) < widest(getattr(before, name)):
             said.append(name)
     # Of tensor cores, any kind and number will do, but none.
-    if kernel.loads and before.products and not kernel.products:
+    if before.products and not kernel.products:
         said.append("products")
     return said
 
@@ -257,25 +254,32 @@ def write_table(kernels: list[Kernel]) -> None:
         writer.writerows(asdict(kernel) for kernel in kernels)
 
 
+def compile_all(only: list[str] | None, architectures: list[str]) -> list[Kernel]:
+    if shutil.which("nvcc") is None:
+        raise SystemExit("nvcc is not on PATH")
+    sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+    sources += sorted((ROOT / "tests" / "emulation").glob("*.cu"))
+    sources = [one for one in sources if not only or one.stem in only]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(lambda source: compile_kernels(source, architectures), sources)
+        return [kernel for kernels in found for kernel in kernels]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--architectures", nargs="+", default=["80", "90", "120"])
     parser.add_argument("--write", action="store_true", help="the table, anew")
     parser.add_argument("--sources", nargs="+", help="names, of some of the sources")
+    parser.add_argument("--library", type=Path, help="a build, which is read instead")
     options = parser.parse_args()
-    architectures = list(LIMITS) if options.write else options.architectures
-    if shutil.which("nvcc") is None:
-        raise SystemExit("nvcc is not on PATH")
-    if disassembler() is None:
-        print("no cuobjdump: the widths of loads and stores are not compared")
-    sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-    sources += sorted((ROOT / "tests" / "emulation").glob("*.cu"))
-    if options.sources:
-        sources = [one for one in sources if one.stem in options.sources]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(lambda s: compile_kernels(s, architectures), sources)
-        # Several sources have some kernels in common.
-        by_name = {(k.kernel, k.sm): k for kernels in found for k in kernels}
+    if options.library:
+        found = read_kernels(options.library)
+        architectures = {kernel.sm for kernel in found} or options.architectures
+    else:
+        architectures = list(LIMITS) if options.write else options.architectures
+        found = compile_all(options.sources, architectures)
+    # Several sources have some kernels in common.
+    by_name = {(k.kernel, k.sm): k for k in found}
     kernels = sorted(by_name.values(), key=lambda k: (k.kernel, int(k.sm)))
     counts = defaultdict(int)
     for kernel in kernels:
@@ -285,15 +289,15 @@ def main() -> int:
         return 1
     table = {(k.kernel, k.sm): k for k in read_table()}
     if options.write:
-        kept = table if options.sources else {}
+        kept = table if options.sources or options.library else {}
         table = kept | {(k.kernel, k.sm): k for k in kernels}
         write_table(sorted(table.values(), key=lambda k: (k.kernel, int(k.sm))))
     bad = 0
     for kernel in kernels:
         before = table.get((kernel.kernel, kernel.sm))
         said = worse(kernel, before) if before else ["not in the table"]
-        if kernel.stack or kernel.spilled:
-            said.append("stack or spills")
+        if kernel.stack:
+            said.append("stack")
         if said:
             bad += 1
             print(f"{', '.join(said)}:\n  {kernel}\n  {before or ''}")

@@ -81,8 +81,7 @@ void for_bins(const PyramidSize& size, const PyramidBins& bins, int64_t h, const
 template <typename F>
 void for_results(const PyramidSize& size, const Group& at, const F& f) {
   for (int64_t n = 1; n <= size.levels; ++n) {
-    const int64_t area =
-        PyramidAxis(size.height, n).kernel * PyramidAxis(size.width, n).kernel;
+    const int64_t area = size.area(n);
     for (int64_t k = 0; k < at.channels; ++k) {
       const int64_t first = size.place(at.sample, at.channel + k, n, 0);
       for (int64_t number = 0; number < n * n; ++number) {
