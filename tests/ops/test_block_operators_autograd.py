@@ -2,11 +2,10 @@
 
 import pytest
 import torch
+from autograd_checks import gradcheck, gradgradcheck, opcheck
 from block_inputs import CASES, seed_like
 from gate_inputs import derivatives, moved
 from test_block_operators import EVERY, LAYOUTS
-from torch.autograd import gradcheck, gradgradcheck
-from torch.library import opcheck
 
 from trajgru_ext import (
     channel_mean,

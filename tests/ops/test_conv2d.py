@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from autograd_checks import opcheck
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -277,10 +278,10 @@ def test_cpu_operator_is_right_for_compilers(kernel):
     x, weight, bias = operands(2, 8, 6, 9, 10, kernel)
     padding = [k // 2 for k in kernel]
     leaves = [one.requires_grad_() for one in (x, weight, bias)]
-    torch.library.opcheck(torch.ops.trajgru_ext.conv2d.default, (*leaves, padding))
+    opcheck(torch.ops.trajgru_ext.conv2d.default, (*leaves, padding))
     leaves[0] = x.detach().contiguous(memory_format=torch.channels_last)
     arguments = (*leaves[:2], None, padding)
-    torch.library.opcheck(torch.ops.trajgru_ext.conv2d.default, arguments)
+    opcheck(torch.ops.trajgru_ext.conv2d.default, arguments)
 
 
 def test_cpu_counts_as_torchs():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from autograd_checks import gradcheck, gradgradcheck, opcheck
 from conv_rnn_inputs import (
     FORMATS,
     PEEPHOLE,
@@ -12,8 +13,6 @@ from conv_rnn_inputs import (
     sample_seeds,
 )
 from test_conv_rnn import EVERY, GRU, LSTM, RECOMPUTE, variants
-from torch.autograd import gradcheck, gradgradcheck
-from torch.library import opcheck
 
 from trajgru_ext.ops._options import GruOptions, LstmOptions
 

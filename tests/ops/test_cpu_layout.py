@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from autograd_checks import gradcheck, gradgradcheck
+from torch.autograd import forward_ad
 
 from trajgru_ext.ops._layout import in_format
 

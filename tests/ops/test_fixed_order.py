@@ -8,10 +8,10 @@ import test_flow_warp
 import test_traj_gru_autograd as traj_gru_cases
 import torch
 from accuracy import DTYPES
+from autograd_checks import gradcheck, gradgradcheck
 from test_flow_conv import rounds_warps
 from test_flow_warp import FORMATS, PADDINGS, STRIDES, strided
 from torch import Tensor
-from torch.autograd import gradcheck, gradgradcheck
 from traj_gru_inputs import sample_arguments, sample_seeds, with_flows
 
 from trajgru_ext import flow_conv, flow_warp

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
+from autograd_checks import gradcheck, gradgradcheck, opcheck
 from test_flow_conv import LAYOUTS, derivatives, sample_inputs
-from torch.autograd import gradcheck, gradgradcheck
-from torch.library import opcheck
 
 from trajgru_ext import flow_conv
 

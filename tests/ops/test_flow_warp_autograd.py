@@ -5,9 +5,8 @@ import sys
 
 import pytest
 import torch
+from autograd_checks import gradcheck, gradgradcheck, opcheck
 from test_flow_warp import FORMATS, PADDINGS, derivatives, sample_inputs
-from torch.autograd import gradcheck, gradgradcheck
-from torch.library import opcheck
 
 from trajgru_ext import flow_warp, reference
 from trajgru_ext.ops._corners import Corners

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from autograd_checks import gradcheck, gradgradcheck, opcheck
 from gate_inputs import FORMATS, derivatives, moved, present
 from test_gru_gates import (
     ACTIVATIONS,
@@ -15,8 +16,6 @@ from test_gru_gates import (
     sample_output,
     zoneout,
 )
-from torch.autograd import gradcheck, gradgradcheck
-from torch.library import opcheck
 
 from trajgru_ext import gru_gates, gru_output, gru_reset
 from trajgru_ext.ops._options import GruOptions

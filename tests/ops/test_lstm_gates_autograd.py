@@ -4,10 +4,9 @@ from functools import partial
 
 import pytest
 import torch
+from autograd_checks import gradcheck, gradgradcheck, opcheck
 from gate_inputs import derivatives, moved, present
 from test_lstm_gates import LAYOUTS, PEEPHOLES, flat, sample_inputs
-from torch.autograd import gradcheck, gradgradcheck
-from torch.library import opcheck
 
 from trajgru_ext import lstm_gates
 from trajgru_ext.ops._options import LstmOptions

@@ -6,10 +6,9 @@ import math
 import pytest
 import torch
 from accuracy import DTYPES
+from autograd_checks import gradcheck, gradgradcheck, opcheck
 from gate_inputs import FORMATS, assert_equal, assert_updates, derivatives, normal
 from test_flow_warp import STRIDES, strided
-from torch.autograd import gradcheck, gradgradcheck
-from torch.library import opcheck
 
 from trajgru_ext import lstm_gates, lstm_memory, reference
 from trajgru_ext.ops._options import LstmOptions

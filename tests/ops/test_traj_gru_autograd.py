@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from torch.autograd import gradcheck, gradgradcheck
-from torch.library import opcheck
+from autograd_checks import gradcheck, gradgradcheck, opcheck
 from traj_gru_inputs import (
     FORMATS,
     derivatives,
