@@ -3,8 +3,8 @@
 # All of them work in a virtual environment in VENV, with the torch that PYTHON can import,
 # else with a tested one; TORCH=torch==2.13.0 picks a version. RADAR=PATH adds the tests
 # that need real radar frames, ARCHIVE=FOLDER those that need files of weather services;
-# DEMO=..., PYTEST=..., BENCH=... and CORES=... pass options on; WORKERS is how many
-# processes share the tests.
+# DEMO=..., PYTEST=..., BENCH=..., CORES=... and STATIC=... pass options on; WORKERS is how
+# many processes share the tests.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,6 +17,7 @@ WORKERS ?= 2
 CASES ?= 20000
 DEMO ?=
 CORES ?=
+STATIC ?=
 
 # Pairs of Python and torch, the oldest first.
 TESTED := 3.11-2.13.0 3.11-2.14.1
@@ -156,7 +157,7 @@ many-cores: build ## how much sooner 4, 16 and 64 threads are done, against its 
 # The CUDA kernels without a GPU, against the tables in tests/golden: what nvcc makes of
 # them, and the memory that they touch when they are run on the host.
 cuda-static: build ## registers, spills and load widths of the CUDA kernels (nvcc)
-	$(BIN)/python tests/tools/cuda_static.py
+	$(BIN)/python tests/tools/cuda_static.py $(STATIC)
 
 cuda-sectors: build ## the memory that the CUDA kernels touch, against its table
 	$(BIN)/python tests/tools/cuda_sectors.py

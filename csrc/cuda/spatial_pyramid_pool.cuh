@@ -142,7 +142,9 @@ __global__ void pyramid_channels_last_backward_kernel(
     PyramidPoolBackward<scalar_t, T> args, int64_t items) {
   TRAJGRU_SHARED(T, grads, kPyramidTile);
   TRAJGRU_SHARED(int32_t, places, kPyramidTile);
-  constexpr int64_t kWarps = kBlock / kWarpThreads, kEach = kPyramidPixels / kWarps;
+  // Of a thread's own pixels and channel; in registers they would fill these.
+  TRAJGRU_SHARED(T, sums, kPyramidPixels * kWarpThreads);
+  const int64_t warps = blockDim.x / kWarpThreads;
   const PyramidSize& size = args.size;
   const int64_t warp = threadIdx.x / kWarpThreads, lane = threadIdx.x % kWarpThreads;
   const int64_t groups = divide_up<int64_t>(size.channels, kWarpThreads);
@@ -152,7 +154,7 @@ __global__ void pyramid_channels_last_backward_kernel(
     const int64_t b = row / chunks, begin = (row - b * chunks) * kPyramidPixels;
     const int64_t rest = size.pixels() - begin;
     const int64_t pixels = rest < kPyramidPixels ? rest : kPyramidPixels;
-    T sums[kEach] = {};
+    for (int64_t k = warp; k < pixels; k += warps) sums[k * kWarpThreads + lane] = 0;
     for (int64_t n = 1; n <= size.levels; ++n) {
       const PyramidAxis rows(size.height, n);
       const int64_t end = (rows.bin(size.row(begin + pixels - 1)) + 1) * n;
@@ -172,24 +174,20 @@ __global__ void pyramid_channels_last_backward_kernel(
         }
         __syncthreads();
         if (channel + lane >= size.channels) continue;
-#pragma unroll
-        for (int64_t k = 0; k < kEach; ++k) {
-          const int64_t pixel = begin + warp + k * kWarps;
-          const int64_t number = size.bin(n, pixel) - first;
+        for (int64_t k = warp; k < pixels; k += warps) {
+          const int64_t number = size.bin(n, begin + k) - first;
           const int64_t at = number * kPyramidStride + lane;
-          if (warp + k * kWarps < pixels && number >= 0 && number < bins &&
-              (!size.largest || places[at] == pixel)) {
-            sums[k] += grads[at];
+          if (number >= 0 && number < bins &&
+              (!size.largest || places[at] == begin + k)) {
+            sums[k * kWarpThreads + lane] += grads[at];
           }
         }
       }
     }
     if (channel + lane >= size.channels) continue;
-#pragma unroll
-    for (int64_t k = 0; k < kEach; ++k) {
-      if (warp + k * kWarps >= pixels) break;
-      *args.input_grad.at(b, channel + lane, begin + warp + k * kWarps) =
-          static_cast<scalar_t>(sums[k]);
+    for (int64_t k = warp; k < pixels; k += warps) {
+      *args.input_grad.at(b, channel + lane, begin + k) =
+          static_cast<scalar_t>(sums[k * kWarpThreads + lane]);
     }
   }
 }

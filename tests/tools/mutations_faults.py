@@ -139,6 +139,17 @@ FAULTS = [
         *("cuda/spatial_pyramid_pool.cu", "fuzz"),
     ),
     Fault(
+        *("a part of a bin left out", "cuda/spatial_pyramid_pool.cuh"),
+        *("part < parts; ++part", "part < 1; ++part"),
+        *("cuda/spatial_pyramid_pool.cu", "spatial_pyramid_pool"),
+    ),
+    Fault(
+        *("bins written before they are pooled", "cuda/spatial_pyramid_pool.cuh"),
+        "    __syncthreads();\n    for (int64_t k = threadIdx.x",
+        "    for (int64_t k = threadIdx.x",
+        *("cuda/spatial_pyramid_pool.cu", "block_operators", "thread"),
+    ),
+    Fault(
         *("x and y swapped", "cpu/vec/flow_warp.cpp", "args.flow_scale * du"),
         *("args.flow_scale * dv", "cpu/vec/flow_warp.cpp", "flow_warp"),
     ),
