@@ -77,10 +77,12 @@ int main() {
   PyramidSize size{k31, 3, 4, 5, 2, true};
   expect("PyramidSize.place", size.place(k31 - 1, 2, 2, 3),
          ((k31 - 1) * 5 + 1) * 3 + 11);
-  const PyramidAxis axis(k33 + 5, 4);
-  for (int64_t bin = 0; bin < 4; ++bin) {
-    expect("PyramidAxis.bin", axis.bin(axis.begin(bin)), bin);
-    expect("PyramidAxis.bin", axis.bin(axis.end(bin) - 1), bin);
+  for (const int64_t bins : {4, 1000}) {
+    const PyramidAxis axis(k31 - 1, bins);  // the most pixels that its image may have
+    for (int64_t bin = 0; bin < bins; ++bin) {
+      expect("PyramidAxis.bin", axis.bin(axis.begin(bin)), bin);
+      expect("PyramidAxis.bin", axis.bin(axis.end(bin) - 1), bin);
+    }
   }
 
   const GateView<char> gates{nullptr, 12 * k31, 4 * k31, k31};
