@@ -4,18 +4,14 @@ import math
 
 import pytest
 import torch
-from gate_inputs import FORMATS, derivatives, exact
+from gate_inputs import derivatives, exact
+from test_flow_conv import LAYOUTS
 from torch.nn.functional import max_pool2d
 
 import trajgru_ext
 from trajgru_ext import reference
 
 pytestmark = pytest.mark.kernels
-
-MODES = pytest.mark.parametrize("mode", ["max", "mean"])
-LAYOUTS = pytest.mark.parametrize(
-    "layout", FORMATS, ids=["contiguous", "channels_last"]
-)
 
 
 def compare(ours, naive, x, **tolerance):
@@ -30,7 +26,7 @@ def compare(ours, naive, x, **tolerance):
         )
 
 
-@MODES
+@pytest.mark.parametrize("mode", ["max", "mean"])
 @LAYOUTS
 @pytest.mark.parametrize(
     "size, levels",
