@@ -322,7 +322,12 @@ def main() -> None:
     parser.add_argument(
         "--radar", nargs="+", help="of bench_skill.py: folders of frames, an .npz"
     )
+    parser.add_argument(
+        "--gpu", action="store_true", help="fail where there is none to measure"
+    )
     options = parser.parse_args()
+    if options.gpu and not gpu_to_use():
+        raise SystemExit("no GPU that this build has kernels for: nothing is measured")
     options.results.mkdir(parents=True, exist_ok=True)
     failed = []
     for name in [] if options.no_run else options.only or NAMES:

@@ -40,6 +40,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--radar", help="real radar frames, fmi_20160928.npz")
     parser.addoption("--radar-archive", help="folder of real files of weather services")
     parser.addoption("--large", action="store_true", help="tensors of many GiB, too")
+    parser.addoption("--gpu", action="store_true", help="fail where there is none")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    usable = torch.cuda.is_available() and not _build.no_cuda_kernels
+    if config.getoption("--gpu") and not usable:
+        raise pytest.UsageError("no GPU that this build has kernels for")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -41,9 +41,12 @@ def _sizes(*sizes: int) -> Sizes:
 FEW = _sizes(2, 1, 3, 2, 2, 2, 2, 3, 4)  # for the naive formula, pixel by pixel
 MANY = _sizes(3, 2, 19, 17, 17, 5, 3, 33, 37)  # which fill no tile, block or vector
 PACKS = _sizes(2, 1, 64, 64, 64, 16, 2, 9, 11)  # whose channels fill them all
-# flow_conv's warped values, more than one chunk of them (csrc/cuda/chunk_rows.h) where
-# a device has up to 150 multiprocessors and 128 MiB of second-level cache.
-CHUNKS = _sizes(1, 1, 64, 1, 1, 136, 13, 112, 112)
+# Of flow_conv, on a device of up to 256 multiprocessors and 128 MiB of second-level
+# cache: a tile for each of these, so that the kernel that also multiplies is taken
+# (csrc/cuda/fused_tiles.h); and more outputs than it has, with more than one chunk of
+# warped values (csrc/cuda/chunk_rows.h).
+TILES = _sizes(2, 4, 16, 16, 48, 4, 2, 64, 128)
+CHUNKS = _sizes(1, 2, 64, 1, 200, 1, 13, 112, 112)
 NAIVE, PYTORCH = "naive formula", "PyTorch"
 GRADCHECK, AGAIN = "finite differences", "a second run"
 AGAINST = (NAIVE, PYTORCH, GRADCHECK, AGAIN)
@@ -132,6 +135,8 @@ def _compare(case: Case, dtype: torch.dtype, device: str) -> Iterator[Finding]:
 
     operator, exact = case.operator, {}
     compared = {"few": (NAIVE, FEW), "many": (PYTORCH, MANY), "packs": (PYTORCH, PACKS)}
+    if operator.name in ("flow_conv", "traj_gru"):
+        compared["tiles"] = (PYTORCH, TILES)
     if operator.name == "flow_conv" and dtype == torch.float32:
         compared["chunks"] = (PYTORCH, CHUNKS)
     for name, (against, sizes) in compared.items():

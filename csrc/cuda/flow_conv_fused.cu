@@ -11,17 +11,24 @@ namespace {
 
 using at::Tensor;
 
+// Whether the code that runs here has the tensor cores' instructions of 8.0; on 7.5
+// they multiply half types alone.
+bool has_all_products() {
+  return code_capability(
+             flow_conv_fused_kernel<float, TensorCores, OutputTiles<float>>) >= 80;
+}
+
 // Tensor cores round float32, where convolutions may: this one stands for one.
 bool float32_is_rounded() {
-  return convolutions_take_tf32() && compute_capability() >= 80;
+  return convolutions_take_tf32() && has_all_products();
 }
 
 bool has_products(at::ScalarType dtype) {
   switch (dtype) {
     case at::kHalf:
-      return compute_capability() >= 75;
+      return true;
     case at::kBFloat16:
-      return compute_capability() >= 80;
+      return has_all_products();
     default:
       return dtype == at::kFloat;
   }

@@ -120,7 +120,10 @@ struct FlowWarpDevice {
           const bool wide =
               aligned(grad, kWide) && aligned(input, kWide) && aligned(sums, kWide);
           const int64_t parts = wide ? grad.size(1) / kWide : grad.size(1);
-          const int group = channels_last(grad) ? group_log2(parts) : 0;
+          // By what is read and added to four times as often as the gradient is read.
+          const bool along_channels =
+              channels_last(to.input_grad.defined() ? sums : input);
+          const int group = along_channels ? group_log2(parts) : 0;
           const bool narrow =
               fits_32_bits(pixels(grad) << group,
                            {grad, to.flow, input, sums, or_grad(to.flow_grad)});

@@ -18,6 +18,7 @@
 #include <optional>
 #include <tuple>
 
+#include "cuda/runtime.h"
 #include "tensors/tensors.h"
 #include "tensors/tf32.h"
 
@@ -40,10 +41,12 @@ class RowProducts {
     if (convolves_) {
       result.copy_(as_rows(at::convolution(as_image(rows), kernel(), bias, {1, 1},
                                            {0, 0}, {1, 1}, false, {0, 0}, 1)));
-    } else if (bias.has_value()) {
+    } else if (bias.has_value() && !ieee_.has_value()) {
       at::addmm_out(result, *bias, rows, weight_.t());
     } else {
+      // With a bias torch may call cuBLASLt, which goes by the flag alone.
       at::mm_out(result, rows, weight_.t());
+      if (bias.has_value()) result.add_(*bias);
     }
   }
 
@@ -68,16 +71,24 @@ class RowProducts {
     }
     const at::Tensor left = grad.t();
     const at::ScalarType dtype = sum.scalar_type();
-    const bool wide = rows.scalar_type() == dtype;
-    if (first) {
-      wide ? at::mm_out(sum, left, rows) : at::mm_out(sum, left, rows, dtype);
+    if (rows.scalar_type() == dtype) {
+      first ? at::mm_out(sum, left, rows) : at::addmm_out(sum, sum, left, rows);
+    } else if (widens(rows.scalar_type())) {
+      first ? at::mm_out(sum, left, rows, dtype)
+            : at::addmm_out(sum, sum, left, rows, dtype);
     } else {
-      wide ? at::addmm_out(sum, sum, left, rows)
-           : at::addmm_out(sum, sum, left, rows, dtype);
+      const at::Tensor wide = left.to(dtype), other = rows.to(dtype);
+      first ? at::mm_out(sum, wide, other) : at::addmm_out(sum, sum, wide, other);
     }
   }
 
  private:
+  // Whether torch multiplies a half type to sums of float32.
+  static bool widens(at::ScalarType dtype) {
+    return dtype == at::kHalf ? !at::globalContext().allowFP16AccumulationCuBLAS()
+                              : compute_capability() >= 80;
+  }
+
   // Rows [n, K] as an image [1, K, n, 1] in channels last, and back; the weight as that
   // of a convolution: views.
   static at::Tensor as_image(const at::Tensor& rows) {

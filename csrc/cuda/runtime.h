@@ -71,6 +71,20 @@ constexpr auto kNotBuiltForThis =
     "the kernels were not built for this GPU: build trajgru_ext again on this machine, "
     "or with its compute capability in TORCH_CUDA_ARCH_LIST";
 
+inline void check_built(cudaError_t error) {
+  TORCH_CHECK(error != cudaErrorNoKernelImageForDevice, kNotBuiltForThis);
+  C10_CUDA_CHECK(error);
+}
+
+// That a kernel's code was compiled for, on the current device: less than the device's
+// own where it is made of an older one's PTX.
+template <typename... Parameters>
+int code_capability(void (*kernel)(Parameters...)) {
+  cudaFuncAttributes code;
+  check_built(cudaFuncGetAttributes(&code, kernel));
+  return code.ptxVersion;
+}
+
 using Stream = cudaStream_t;
 
 using DeviceGuard = c10::cuda::CUDAGuard;
@@ -91,9 +105,7 @@ template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
             Stream stream, Arguments&&... arguments) {
   kernel<<<grid, block, shared_bytes, stream>>>(Parameters(arguments)...);
-  const cudaError_t error = cudaGetLastError();
-  TORCH_CHECK(error != cudaErrorNoKernelImageForDevice, kNotBuiltForThis);
-  C10_CUDA_CHECK(error);
+  check_built(cudaGetLastError());
 }
 
 }  // namespace trajgru_ext::cuda

@@ -5,7 +5,7 @@ import pytest
 import torch
 from emulation import device
 
-from trajgru_ext import flow_conv
+from trajgru_ext import check, flow_conv
 
 # Bytes of the second-level cache and multiprocessors (NVIDIA's white papers).
 DEVICES = {
@@ -14,6 +14,8 @@ DEVICES = {
     "RTX 4090": (72 << 20, 128),
     "A100": (40 << 20, 108),
     "H100": (50 << 20, 132),
+    "B200": (126 << 20, 148),
+    "RTX 5090": (96 << 20, 170),
 }
 TILE = 128
 
@@ -71,6 +73,27 @@ def test_chunks_fill_whole_waves_and_a_third_of_the_cache(
     one_more = rows + wave * TILE
     assert rows == wave * TILE or rows * columns * element <= cache / 3
     assert one_more * columns * element > cache / 3
+
+
+@pytest.mark.parametrize("limits", DEVICES.values(), ids=DEVICES)
+def test_the_check_takes_flow_conv_in_tiles_and_in_chunks(limits):
+    """On any of them, and in every dtype that has tiles."""
+
+    def in_tiles(sizes, element):
+        letters = [sizes[letter] for letter in "BHWCLO"]
+        letters[3] *= element
+        return torch.ops.emulated.tiles_pay(letters, limits[1])
+
+    device.load()
+    assert in_tiles(check.TILES, 2)
+    assert in_tiles(check.TILES, 4)
+    # TrajGRU's outputs are its gates.
+    assert check.TILES["O"] == 3 * check.TILES["F"]
+    sizes = check.CHUNKS
+    assert not in_tiles(sizes, 4)
+    row_bytes = 4 * sizes["L"] * sizes["C"]
+    pixels = sizes["B"] * sizes["H"] * sizes["W"]
+    assert chunk_rows(row_bytes, sizes["O"], limits) < pixels
 
 
 def test_chunks_of_extreme_sizes():

@@ -3,9 +3,11 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = next(p for p in Path(__file__).parents if (p / "Makefile").exists())
 STEPS = ["build", "info", "check", "tests/ops", "benchmarks/run.py"]
@@ -64,10 +66,27 @@ def test_every_step_is_taken(folder, broken):
     failed = [said for said in marks[1::2] if said.startswith("== FAILED, after")]
     assert len(failed) == (broken != "nothing")
     assert ("what went wrong" in written) == (broken != "nothing")
-    assert "benchmarks/run.py --quick" in written
+    assert "benchmarks/run.py --gpu --quick" in written
     # What is built, and the verdict, are seen as well; the rest is in the file alone.
     for said in ("CUDA kernels for 9.0", "all is right"):
         assert said in written
         assert said in done.stdout
     assert "asked for -m trajgru_ext check" in written
     assert "asked for" not in done.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize(
+    "command", [("-m", "pytest", "--gpu", "tests/ops"), ("benchmarks/run.py", "--gpu")]
+)
+def test_what_needs_a_gpu_says_so(command):
+    """And neither skips all tests nor measures the CPU."""
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "no GPU that this build has kernels for" in done.stderr

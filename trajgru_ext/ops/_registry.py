@@ -67,13 +67,20 @@ def register_fakes() -> None:
 
 
 def refuse(key: str, reason: str) -> None:
-    """Let operators without a kernel for a dispatch key say why, in one sentence."""
+    """Let operators without a kernel for a dispatch key say why, in one sentence.
+
+    Those, too, that only other operators call: some are the first to meet a tensor.
+    """
     has: Any = torch._C._dispatch_has_kernel_for_dispatch_key
     make: Any = torch.library.Library
     library = make("trajgru_ext", "IMPL", key)
-    for name in _fakes:
-        whole = f"trajgru_ext::{name}"
-        if not has(whole, key) and not has(whole, "CompositeExplicitAutograd"):
+    every: list[str] = torch._C._dispatch_get_all_op_names()
+    for whole in every:
+        namespace, _, name = whole.partition("::")
+        if namespace != "trajgru_ext":
+            continue
+        composite = "CompositeExplicitAutograd", "CompositeImplicitAutograd"
+        if not any(has(whole, one) for one in (key, *composite)):
             library.impl(name, _refusal(name, key, reason))
     _refusals.append(library)
 

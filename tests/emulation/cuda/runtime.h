@@ -12,6 +12,7 @@
 
 #include "cuda/chunk_rows.h"
 #include "cuda/grid.h"
+#include "capability.h"
 #include "launch.h"
 #include "shared_memory.h"
 
@@ -78,9 +79,13 @@ inline ChunkLimits chunk_limits() {
   return {3 << 14, 2, 8};
 }
 
-// The newest that the kernels are built for.
 inline int compute_capability() {
-  return 120;
+  return emulation::capability();
+}
+
+template <typename... Parameters>
+int code_capability(void (*)(Parameters...)) {
+  return emulation::capability();
 }
 
 using Stream = emulation::Stream;

@@ -9,6 +9,7 @@
 #include <c10/util/ScopeExit.h>
 #include <torch/library.h>
 
+#include "capability.h"
 #include "device/backend.h"
 #include "tensors/tf32.h"
 
@@ -107,6 +108,10 @@ Tensor& addmm_to(const char* name, const std::optional<Tensor>& sum, const Tenso
                   (!sum || sum->scalar_type() == dtype) && a.element_size() == 2 &&
                   b.scalar_type() == a.scalar_type(),
               "emulated: ", name, " has no such dtypes");
+  TORCH_CHECK(a.scalar_type() == at::kHalf
+                  ? !at::globalContext().allowFP16AccumulationCuBLAS()
+                  : capability() >= 80,
+              "emulated: ", name, " makes no sums of float32 of ", a.scalar_type());
   Borrowed lent(name);
   const Tensor to = lent.lend(result, true);
   const Tensor from = sum ? lent.lend(*sum, false) : to;
@@ -128,10 +133,6 @@ Tensor& addmm_dtype_out(const Tensor& sum, const Tensor& a, const Tensor& b,
   return addmm_to("aten::addmm", sum, a, b, beta, alpha, dtype, result);
 }
 
-// Whether cuBLAS would round what is multiplied.
-bool products_round() {
-  return !at::NoTF32Guard::should_disable_tf32() && trajgru_ext::products_take_tf32();
-}
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("mm.dtype_out", &mm_dtype_out);
@@ -143,13 +144,17 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
 
 }  // namespace
 
-// The factors of a product of matrices, among the CPU's operator's arguments.
+// The factors of a product of matrices, among the CPU's operator's arguments, where
+// cuBLAS would round them: by the flag, but for threads that have a guard, of which
+// cuBLASLt, which adds a vector in the same kernel, knows nothing.
 void round_factors(const c10::FunctionSchema& schema, torch::jit::Stack* stack) {
-  if (!products_round()) return;
   const std::string& name = schema.name();
   const bool whole = name == "aten::mm" || name == "aten::bmm";
   if (!whole && name != "aten::addmm" && name != "aten::baddbmm") return;
   const size_t first = stack->size() - schema.arguments().size();
+  const bool by_lt = name == "aten::addmm" && (*stack)[first].toTensor().dim() == 1;
+  const bool guarded = at::NoTF32Guard::should_disable_tf32() && !by_lt;
+  if (guarded || !trajgru_ext::products_take_tf32()) return;
   for (size_t k = 0; k < schema.arguments().size(); ++k) {
     const std::string& argument = schema.arguments()[k].name();
     const bool factor = argument == "self" ? whole : argument != "out";
