@@ -10,7 +10,7 @@ struct PyramidDevice : BranchDevice {
   template <typename scalar_t, typename T>
   static void run(const PyramidPool<scalar_t, T>& args) {
     const PyramidSize& size = args.size;
-    if (args.input.channel != 1) {
+    if (args.input.pixel == 1) {
       warps(args, size.batch * size.channels * rows_below(size.levels + 1));
       return;
     }
@@ -21,7 +21,7 @@ struct PyramidDevice : BranchDevice {
   template <typename scalar_t, typename T>
   static void run(const PyramidPoolBackward<scalar_t, T>& args) {
     const PyramidSize& size = args.size;
-    if (args.input_grad.channel != 1) {
+    if (args.input_grad.pixel == 1) {
       BranchDevice::run(args, size.batch * size.channels * size.pixels());
       return;
     }

@@ -21,16 +21,15 @@ TRAJGRU_HOST_DEVICE int64_t bins_below(int64_t n) {
   return (n - 1) * n * (2 * n - 1) / 6;
 }
 
-// One axis of a level.
+// One axis of a level. An image has fewer than 2^31 pixels, and 32 bits divide sooner.
 struct PyramidAxis {
   int64_t size, kernel, padding;
 
   TRAJGRU_HOST_DEVICE PyramidAxis(int64_t size, int64_t bins)
       : size(size),
-        kernel(divide_up(size, bins)),
+        kernel(divide_up(static_cast<uint32_t>(size), static_cast<uint32_t>(bins))),
         padding((kernel * bins - size + 1) / 2) {}
 
-  // In 32 bits, which divide sooner: an image has fewer than 2^31 pixels.
   TRAJGRU_HOST_DEVICE int64_t bin(int64_t at) const {
     return static_cast<uint32_t>(at + padding) / static_cast<uint32_t>(kernel);
   }
