@@ -229,8 +229,11 @@ __device__ void sum_lane(const PyramidPool<scalar_t, T>& args, int64_t item,
       cuda::PyramidBin<T> part;
       if (inside && cols.bin(w) == j) part = own;
       for (int distance = 16; distance > 0; distance /= 2) {
-        part.join(size.largest, {__shfl_xor_sync(0xffffffffu, part.value, distance),
-                                 __shfl_xor_sync(0xffffffffu, part.place, distance)});
+        cuda::PyramidBin<T> other{__shfl_xor_sync(0xffffffffu, part.value, distance)};
+        if (size.largest) {
+          other.place = __shfl_xor_sync(0xffffffffu, part.place, distance);
+        }
+        part.join(size.largest, other);
       }
       bin.join(size.largest, part);
       if (cols.end(j) > first + length) break;

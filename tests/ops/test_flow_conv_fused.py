@@ -105,6 +105,18 @@ def rounded_to_tf32(tensor: Tensor) -> Tensor:
     return ((bits + (1 << 12)) >> 13 << 13).view(torch.float32)
 
 
+@EMULATED
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_what_code_of_7_5_has(backend, dtype, monkeypatch):
+    """Tensor cores for float16 alone, whatever device runs it."""
+    monkeypatch.setenv("TRAJGRU_CAPABILITY", "75")
+    size = (images(backend), 16, 9, 17)
+    *arguments, _ = sample_inputs(backend.device, dtype, size, 2, 52, FORMATS[1])
+    assert one_kernel(arguments) == (dtype != torch.bfloat16)
+    torch.backends.cudnn.allow_tf32 = False  # as it computes float32, then
+    compare(*arguments)
+
+
 @OFF_CPU
 def test_operands_of_float32_are_rounded_to_the_nearest(backend):
     """To TF32's ten bits: the hardware alone would drop the others."""

@@ -82,7 +82,7 @@ def compare(found: list[Tensor], tensors, options, **how):
 @OFF_CPU
 @EVERY
 @pytest.mark.parametrize("features", [16, 48, 64])
-def test_matches_the_two_operators(backend, dtype, features):
+def test_matches_the_naive_formula(backend, dtype, features):
     tensors, options = sample(backend, dtype, features=features), GruOptions.choose("")
 
     def compared():

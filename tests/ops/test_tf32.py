@@ -80,6 +80,20 @@ def test_flow_conv_rounds_where_convolutions_do(
     assert (relative_error(product, exact) > ROUNDING / 8) == products
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_to_weights_without_products_to_wider_sums(
+    emulated, monkeypatch, dtype
+):
+    """Which torch refuses below 8.0, or where float16 may be added up in float16."""
+    arguments = sample_inputs(emulated, dtype, size=(2, 8, 9, 10), outputs=6)
+    wanted = derivatives(flow_conv, *arguments)
+    monkeypatch.setenv("TRAJGRU_CAPABILITY", "75")
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_fp16_accumulation", True)
+    found = derivatives(flow_conv, *arguments)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_dtypes_are_not_touched(emulated, allow_tf32, dtype):
     arguments = sample_inputs(emulated, dtype, outputs=6)

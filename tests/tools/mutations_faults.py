@@ -150,6 +150,12 @@ FAULTS = [
         *("cuda/spatial_pyramid_pool.cu", "block_operators", "thread"),
     ),
     Fault(
+        *("gradients of bins overwritten while they are read",),
+        *("cuda/spatial_pyramid_pool.cuh", "__syncthreads();  // the bins before"),
+        *("// the bins before", "cuda/spatial_pyramid_pool.cu", "block_operators"),
+        "thread",
+    ),
+    Fault(
         *("x and y swapped", "cpu/vec/flow_warp.cpp", "args.flow_scale * du"),
         *("args.flow_scale * dv", "cpu/vec/flow_warp.cpp", "flow_warp"),
     ),

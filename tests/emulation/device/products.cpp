@@ -133,7 +133,6 @@ Tensor& addmm_dtype_out(const Tensor& sum, const Tensor& a, const Tensor& b,
   return addmm_to("aten::addmm", sum, a, b, beta, alpha, dtype, result);
 }
 
-
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("mm.dtype_out", &mm_dtype_out);
   m.impl("addmm.dtype_out", &addmm_dtype_out);
