@@ -44,24 +44,6 @@ def test_networks(kind, recompute, on):
     assert_close(gradients(moved, frames.to(on)), gradients(net, frames))
 
 
-@SMALL
-@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=str)
-def test_steps_of_training_under_autocast(kind, low):
-    net = make_small(kind).float().to("emulated")
-    frames = sample_frames(3, 2, 2, 4, 6).float().to("emulated")
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
-    scaler, losses = torch.amp.GradScaler("emulated", init_scale=256.0), []
-    for _ in range(6):
-        optimizer.zero_grad()
-        with torch.autocast("emulated", low):
-            found = loss(net, frames)
-        scaler.scale(found).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        losses.append(found.item())
-    assert losses[-1] < losses[0]
-
-
 OPTIMIZERS = {
     "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.02),
     # Which counts its steps on the device.
@@ -148,12 +130,13 @@ def test_function_transforms():
     assert_close(found, all_of(x, flow), 1e-5)
 
 
-def test_onnx(tmp_path):
+@SMALL
+def test_onnx(kind, tmp_path):
     pytest.importorskip("onnxscript", reason="needs trajgru_ext[onnx]")
     onnxruntime = pytest.importorskip("onnxruntime")
     from trajgru_ext.onnx import export
 
-    net = make_small("conv_gru", levels=1).float().eval().to("emulated")
+    net = make_small(kind, levels=1).float().eval().to("emulated")
     frames, file = sample_frames(2, 3, 2, 6, 8).float(), str(tmp_path / "network.onnx")
     export(net, (frames.to("emulated"),), file, verbose=False)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])

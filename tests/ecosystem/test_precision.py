@@ -8,6 +8,15 @@ import torch
 from small_networks import SMALL, make_small, sample_frames
 from torch.utils.checkpoint import checkpoint
 
+
+@pytest.fixture(params=["cpu", "emulated"])
+def device(request):
+    """The CPU, or one whose kernels are those of CUDA."""
+    if request.param == "emulated":
+        request.getfixturevalue("emulated_devices")
+    return request.param
+
+
 LOW = pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=str)
 
 
@@ -31,15 +40,16 @@ def close(got, wanted, share):
 
 @SMALL
 @LOW
-def test_steps_of_training_under_autocast(kind, low):
+def test_steps_of_training_under_autocast(kind, low, device):
     """Scaled, as float16 needs it: gradients are those of float32, the loss falls."""
-    net, frames = make_small(kind).float(), sample_frames(3, 2, 2, 4, 6).float()
+    net = make_small(kind).float().to(device)
+    frames = sample_frames(3, 2, 2, 4, 6).float().to(device)
     wanted = gradients(copy.deepcopy(net), frames)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
-    scaler, losses = torch.amp.GradScaler("cpu", init_scale=256.0), []
+    scaler, losses = torch.amp.GradScaler(device, init_scale=256.0), []
     for step in range(10):
         optimizer.zero_grad()
-        with torch.autocast("cpu", low):
+        with torch.autocast(device, low):
             loss = sample_loss(net, frames)
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
@@ -54,10 +64,11 @@ def test_steps_of_training_under_autocast(kind, low):
 
 
 @SMALL
-def test_a_step_with_infinite_gradients_is_skipped(kind):
-    net, frames = make_small(kind).float(), sample_frames(3, 2, 2, 4, 6).float()
+def test_a_step_with_infinite_gradients_is_skipped(kind, device):
+    net = make_small(kind).float().to(device)
+    frames = sample_frames(3, 2, 2, 4, 6).float().to(device)
     before = copy.deepcopy(net.state_dict())
-    optimizer, scaler = torch.optim.SGD(net.parameters()), torch.amp.GradScaler("cpu")
+    optimizer, scaler = torch.optim.SGD(net.parameters()), torch.amp.GradScaler(device)
     scaler.scale(sample_loss(net, frames * 1e36)).backward()
     scaler.step(optimizer)
     scaler.update()
