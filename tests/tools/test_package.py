@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import trajgru_ext
-from trajgru_ext import _build
+from trajgru_ext import _build, info
 
 ROOT = next(p for p in Path(__file__).parents if (p / "setup.py").exists())
 
@@ -214,3 +214,22 @@ def test_nothing_is_downloaded_started_or_unpickled(tmp_path):
     """
     done = python("-c", textwrap.dedent(script), str(tmp_path / "weights.pt"))
     assert done.returncode == 0, done.stderr
+
+
+def test_info_says_what_to_do_about_a_driver_that_is_too_old(monkeypatch):
+    """As torch says it, where it has CUDA but cannot begin."""
+
+    def too_old():
+        raise RuntimeError(
+            "The NVIDIA driver on your system is too old (found version 11040). Please "
+            "update your GPU driver by downloading and installing a new version"
+        )
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "init", too_old)
+    said = info.cuda_devices()
+    assert said.startswith("none: ")
+    assert "driver" in said
+    assert "update" in said
+    assert "\n" not in said
