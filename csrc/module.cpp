@@ -19,6 +19,7 @@
 #include "cpu/conv/conv_algorithm.h"
 #include "cpu/conv/packed_weights.h"
 #include "cpu/capability.h"
+#include "cpu/parallel.h"
 #include "operators/gates/gru_options.h"
 #include "operators/gates/lstm_options.h"
 
@@ -140,6 +141,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("gru_cell_before", &gru_cell_before, "Its reset before.", unlocked);
   m.def("traj_gru_cell", &traj_gru_cell, "A step of a TrajGRU.", unlocked);
   m.def("set_differentiate_again", &set_again, "Says what the next derivatives are.");
+  m.attr("few_products") = kFewProducts;
   m.def("packed_weights_limit", &packed_weights_limit, "The most bytes kept.");
   m.def("set_packed_weights_limit", &set_packed_weights_limit, "Sets it.");
   m.def("packed_weights_bytes", &packed_weights_bytes, "How many are kept.");

@@ -16,10 +16,6 @@ from trajgru_ext.ops._autograd import transforming
 from trajgru_ext.ops._overrides import PLAIN
 from trajgru_ext.ops._registry import replaced
 
-# As csrc/cpu/parallel.h has them: so few products in a convolution one thread computes
-# alone, and its results are the same bits for any number of threads.
-_FEW_PRODUCTS = 1 << 21
-
 
 def own_or_attribute(module: nn.Module, name: str) -> Any:
     """A parameter, quicker than an attribute where it is one."""
@@ -82,7 +78,8 @@ class PlainSteps(ByWeights):
             return None
         pixels = inputs.numel() // max(inputs.shape[2], 1)
         most = max(one.numel() for one in self._own_parameters())
-        return inputs[0] if pixels * most <= _FEW_PRODUCTS else None
+        # Which one thread computes alone (csrc/cpu/parallel.h).
+        return inputs[0] if pixels * most <= _C.few_products else None
 
     def _own_parameters(self) -> list[Tensor]:
         """Those of the cell and its convolutions, quicker than `parameters`."""
