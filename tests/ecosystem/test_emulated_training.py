@@ -91,7 +91,7 @@ def train_in_process(rank, folder):
         on = DEVICES[rank]
         torch.accelerator.set_device_index(rank)
         group = ByTheHost(distributed.group.WORLD)
-        for kind in ("traj_gru", "conv_lstm"):
+        for kind in ("traj_gru", "conv_lstm", "conv_gru"):
             plain, frames = make_small(kind), sample_batch()
             inner = copy.deepcopy(plain).to(on)
             net = DistributedDataParallel(inner, process_group=group)

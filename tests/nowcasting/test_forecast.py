@@ -300,26 +300,30 @@ def write_archive(folder, count=14):
         dataset.to_netcdf(folder / f"{n}.nc", engine="h5netcdf")
 
 
-def test_from_an_archive_to_scores(tmp_path, capsys):
+@pytest.mark.parametrize("device", ["cpu", "emulated"])
+def test_from_an_archive_to_scores(tmp_path, capsys, request, device):
+    if device == "emulated":
+        request.getfixturevalue("emulated_devices")
+    on = ["--device", device]
     write_archive(tmp_path / "frames")
     out = str(tmp_path / "out")
     data = ["--frames", str(tmp_path / "frames")]
     more = ["--past", "2", "--ahead", "3", "--batch", "2", "--steps", "4"]
     more += ["--model", "conv_gru", "--zr", "223,1.53", "--validation", "event:2"]
-    assert cli.main(["nowcast", "train", *data, *more, "--output", out]) == 0
+    assert cli.main(["nowcast", "train", *data, *more, *on, "--output", out]) == 0
     best = ["--checkpoint", f"{out}/best.pt"]
     made = ["--output", f"{out}/f.nc", "--time", "2016-09-28T14:10", "--members", "3"]
     picture = ["--picture", f"{out}/f.png"]
-    assert cli.main(["nowcast", "forecast", *data, *best, *made, *picture]) == 0
+    assert cli.main(["nowcast", "forecast", *data, *best, *made, *picture, *on]) == 0
     assert (tmp_path / "out" / "f.png").stat().st_size > 1000
     scored = ["--zr", "223,1.53", "--forecasts", f"{out}/f.nc", "--output", f"{out}/a"]
-    assert cli.main(["nowcast", "score", *data, *scored]) == 0
+    assert cli.main(["nowcast", "score", *data, *scored, *on]) == 0
     alone = json.loads((tmp_path / "out" / "a" / "scores.json").read_text())
     assert alone["z_r"] == [223.0, 1.53]
     assert len(alone["forecast"]["crps"]) == 3
     assert alone["events"] == 1
     tested = [*best, "--members", "3", "--output", f"{out}/b", "--thresholds", "1,5"]
-    assert cli.main(["nowcast", "score", *data, *tested]) == 0
+    assert cli.main(["nowcast", "score", *data, *tested, *on]) == 0
     scores = json.loads((tmp_path / "out" / "b" / "scores.json").read_text())
     assert scores["thresholds_mm_h"] == [1, 5]
     assert scores["events"] == 2
