@@ -80,6 +80,16 @@ def test_flow_conv_rounds_where_convolutions_do(
     assert (relative_error(product, exact) > ROUNDING / 8) == products
 
 
+@pytest.fixture
+def _sums_in_float16():
+    products = torch.backends.cuda.matmul
+    before = products.allow_fp16_accumulation
+    products.allow_fp16_accumulation = True
+    yield
+    products.allow_fp16_accumulation = before
+
+
+@pytest.mark.usefixtures("_sums_in_float16")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_gradients_to_weights_without_products_to_wider_sums(
     emulated, monkeypatch, dtype
@@ -88,7 +98,6 @@ def test_gradients_to_weights_without_products_to_wider_sums(
     arguments = sample_inputs(emulated, dtype, size=(2, 8, 9, 10), outputs=6)
     wanted = derivatives(flow_conv, *arguments)
     monkeypatch.setenv("TRAJGRU_CAPABILITY", "75")
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_fp16_accumulation", True)
     found = derivatives(flow_conv, *arguments)
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other)
