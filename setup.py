@@ -59,8 +59,8 @@ from torch.utils import cpp_extension  # noqa: E402 - CUDA_HOME is read by it
 
 # Compute capabilities that torch's own builds have; of these the toolkit knows some.
 CAPABILITIES = ("7.0", "7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
-# What nvcc takes for a source, for one of them and for each one more: docs/gpu.md.
-FIRST_SECONDS, NEXT_SECONDS = 35, 12
+# What nvcc takes for a unit, for one of them and for each one more: docs/gpu.md.
+FIRST_SECONDS, NEXT_SECONDS = 60, 40
 # What the CPU kernels take one core: docs/install.md.
 CPU_MINUTES = 5
 
@@ -87,6 +87,7 @@ UNITS = {
     "cpu": ["csrc/cpu/*.cpp"],
     "conv": ["csrc/cpu/conv/*.cpp"],
 }
+CUDA_UNITS = 4
 
 
 def nvcc_says(*arguments: str) -> str:
@@ -176,11 +177,10 @@ def announce() -> None:
         print(f"{of_cpu}; no CUDA kernels: {NO_CUDA}", flush=True)
         return
     count = len(re.split(r"[; ]", os.environ["TORCH_CUDA_ARCH_LIST"]))
-    files = len(sources("csrc/cuda/*.cu"))
-    minutes = files * (FIRST_SECONDS + (count - 1) * NEXT_SECONDS) / 60
+    minutes = CUDA_UNITS * (FIRST_SECONDS + (count - 1) * NEXT_SECONDS) / 60
     print(
         f"{of_cpu}; CUDA kernels for compute capability "
-        f"{os.environ['TORCH_CUDA_ARCH_LIST']}: {files} sources, which take nvcc about "
+        f"{os.environ['TORCH_CUDA_ARCH_LIST']}, which take nvcc about "
         f"{minutes:.0f} minutes of one core",
         flush=True,
     )
@@ -197,12 +197,19 @@ def unit(name: str, files: list[str]) -> list[str]:
     """A source that includes these; or they themselves."""
     if os.environ.get("TRAJGRU_UNITS") == "0":
         return files
-    written = HERE / "build" / "units" / f"{name}.cpp"
+    written = HERE / "build" / "units" / f"{name}{Path(files[0]).suffix}"
     written.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(f'#include "../../{one}"\n' for one in files)
     if not written.exists() or written.read_text() != text:
         written.write_text(text)
     return [str(written.relative_to(HERE))]
+
+
+def cuda_units() -> list[str]:
+    """Units of every fourth source, which makes them about as long as each other."""
+    files = sources("csrc/cuda/*.cu")
+    some = (unit(f"cuda_{k}", files[k::CUDA_UNITS]) for k in range(CUDA_UNITS))
+    return [one for each in some for one in each]
 
 
 class Build(cpp_extension.BuildExtension):
@@ -234,10 +241,10 @@ class Build(cpp_extension.BuildExtension):
                 depends=ext.depends,
             )
         ext.extra_objects = objects
-        cuda = [one for one in ext.sources if one.endswith(".cu")]
         ext.sources = [
             one for name in UNITS for one in unit(name, sources(*UNITS[name]))
-        ] + cuda
+        ]
+        ext.sources += [] if NO_CUDA else cuda_units()
         super().build_extension(ext)
         architectures = "" if NO_CUDA else os.environ["TORCH_CUDA_ARCH_LIST"]
         note = Path(self.build_lib) / "trajgru_ext" / "_build.py"

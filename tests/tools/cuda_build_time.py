@@ -1,36 +1,38 @@
 """How long nvcc takes for one architecture, and for all that a build may ask for.
 
-`python tests/tools/cuda_build_time.py [flow_warp ...]` compiles sources of csrc/cuda,
-all where none is named, as setup.py does, one after the other, and prints the seconds
-of processor time: what one core takes. nvcc has to be on PATH; a torch without CUDA
-serves, since the sources need only its headers.
+`python tests/tools/cuda_build_time.py` compiles the units of csrc/cuda as setup.py
+does, one after the other, and prints the seconds of processor time: what one core
+takes. nvcc has to be on PATH; a torch without CUDA serves, since the sources need only
+its headers.
 """
 
 import argparse
-import re
+import os
 import resource
+import runpy
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
+import setuptools
 import torch
 from torch.utils import cpp_extension
 
 ROOT = Path(__file__).parents[2]
 
 
-def capabilities() -> list[str]:
-    """All that setup.py builds for, as nvcc has them."""
-    source = (ROOT / "setup.py").read_text()
-    found = re.search(r"^CAPABILITIES = \((.*)\)$", source, re.MULTILINE)[1]
-    nvcc = ["nvcc", "--list-gpu-arch"]
-    said = subprocess.run(nvcc, capture_output=True, text=True, check=True).stdout
-    numbers = (one.replace(".", "") for one in re.findall(r'"([\d.]+)"', found))
-    return [one for one in numbers if f"compute_{one}\n" in said]
+def build() -> SimpleNamespace:
+    """What setup.py defines, with nothing built."""
+    os.environ["TRAJGRU_CUDA"] = "0"
+    cpp_extension.CUDA_HOME = str(Path(shutil.which("nvcc")).parents[1])
+    setuptools.setup = lambda **_: None
+    return SimpleNamespace(**runpy.run_path(str(ROOT / "setup.py")))
 
 
-def seconds(source: Path, architectures: list[str], ptx: bool) -> float:
-    """Processor time of one source, for these and, where wanted, the last one's PTX."""
+def seconds(source: Path, architectures: list[str]) -> float:
+    """Processor time of one source, for these and the last one's PTX."""
     command = ["nvcc", "-c", str(source), *cpp_extension.COMMON_NVCC_FLAGS]
     command += ["-O3", "-std=c++20", "-lineinfo", "--threads=1"]
     command += ["--compiler-options", "-fPIC"]
@@ -40,9 +42,8 @@ def seconds(source: Path, architectures: list[str], ptx: bool) -> float:
     command += [f"-isystem={path}" for path in cpp_extension.include_paths()]
     for one in architectures:
         command += ["-gencode", f"arch=compute_{one},code=sm_{one}"]
-    if ptx:
-        last = architectures[-1]
-        command += ["-gencode", f"arch=compute_{last},code=compute_{last}"]
+    last = architectures[-1]
+    command += ["-gencode", f"arch=compute_{last},code=compute_{last}"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([*command, "-o", f"{folder}/made.o"], check=True)
@@ -52,16 +53,15 @@ def seconds(source: Path, architectures: list[str], ptx: bool) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="of sources in csrc/cuda")
     parser.add_argument("--one", default="90", help="the one architecture")
     options = parser.parse_args()
-    every, totals = capabilities(), [0.0, 0.0]
-    folder = ROOT / "csrc" / "cuda"
-    names = options.names or sorted(one.stem for one in folder.glob("*.cu"))
-    print(f"sm_{options.one}, and {', '.join(f'sm_{one}' for one in every)} with PTX")
-    for name in names:
-        source = folder / f"{name}.cu"
-        each = seconds(source, [options.one], False), seconds(source, every, True)
+    setup = build()
+    chosen = setup.choose_architectures("all", setup.toolkit_capabilities(), [])
+    every = chosen.removesuffix("+PTX").replace(".", "").split(";")
+    totals = [0.0, 0.0]
+    print(f"with PTX: sm_{options.one}, and {', '.join(f'sm_{one}' for one in every)}")
+    for name in setup.cuda_units():
+        each = [seconds(ROOT / name, some) for some in ([options.one], every)]
         totals = [total + one for total, one in zip(totals, each, strict=True)]
         print(f"{name:<24} {each[0]:6.1f} s {each[1]:6.1f} s", flush=True)
     print(f"{'all of these':<24} {totals[0]:6.1f} s {totals[1]:6.1f} s")

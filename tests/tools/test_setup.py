@@ -48,10 +48,9 @@ def test_what_is_said(setup, monkeypatch, capsys):
     monkeypatch.setitem(os.environ, "TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
     setup.announce()
     said = capsys.readouterr().out
-    assert "compute capability 8.0;9.0+PTX: " in said
-    files = len([*(ROOT / "csrc" / "cuda").glob("*.cu")])
-    minutes = files * (setup.FIRST_SECONDS + setup.NEXT_SECONDS) / 60
-    assert f" {files} sources, which take nvcc about {minutes:.0f} minutes of" in said
+    assert "compute capability 8.0;9.0+PTX, " in said
+    minutes = setup.CUDA_UNITS * (setup.FIRST_SECONDS + setup.NEXT_SECONDS) / 60
+    assert f", which take nvcc about {minutes:.0f} minutes of" in said
 
 
 def test_every_source_is_compiled_once(setup, tmp_path, monkeypatch):
@@ -66,6 +65,16 @@ def test_every_source_is_compiled_once(setup, tmp_path, monkeypatch):
     (written,) = setup.unit("all", found)
     lines = (tmp_path / written).read_text().splitlines()
     assert lines == [f'#include "../../{one}"' for one in found]
+
+
+def test_every_cuda_source_is_compiled_once(setup, monkeypatch):
+    found = setup.sources("csrc/cuda/*.cu")
+    units = setup.cuda_units()
+    assert len(units) == setup.CUDA_UNITS
+    lines = [line for one in units for line in (ROOT / one).read_text().splitlines()]
+    assert sorted(lines) == [f'#include "../../{one}"' for one in found]
+    monkeypatch.setenv("TRAJGRU_UNITS", "0")
+    assert sorted(setup.cuda_units()) == found
 
 
 def test_what_the_toolkit_knows(setup, monkeypatch):
