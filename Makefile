@@ -81,7 +81,7 @@ $(READY): pyproject.toml
 	touch $@
 
 $(BUILT): $(READY) $(SOURCES)
-	@echo "building trajgru_ext (five minutes of one core, three of two; with CUDA kernels more)"
+	@$(BIN)/python setup.py --quiet announce
 	$(PIP) --no-build-isolation --editable ".[test]"
 	$(BIN)/python -m trajgru_ext info
 	touch $@
@@ -206,7 +206,7 @@ gpu: ## build, check and measure on this machine's GPU, into out/gpu.txt
 	@mkdir -p out; rm -f out/gpu.txt; status=0; \
 	for step in "$(MAKE) build QUIET=-v" "$(BIN)/python -m trajgru_ext info" \
 	    "$(BIN)/python -m trajgru_ext check --device cuda" \
-	    "$(BIN)/python -m pytest -q -n 1 -k 'cuda and not emulated' --gpu tests/ops" \
+	    "$(BIN)/python -m pytest -q -n 1 -k 'cuda and not emulated' --gpu tests/ops tests/ecosystem" \
 	    "$(BIN)/python benchmarks/run.py --gpu $(BENCH)"; do \
 	  echo "== $$step" | tee -a out/gpu.txt; begun=$$(date +%s); said=done; \
 	  eval "$$step" 2>&1 | tee -a out/gpu.txt | { grep -E "$(SHOWN)" || true; } \

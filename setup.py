@@ -18,8 +18,9 @@ import site
 import subprocess
 import sysconfig
 from pathlib import Path
+from typing import ClassVar
 
-from setuptools import setup
+from setuptools import Command, setup
 from setuptools.command.egg_info import egg_info
 
 HERE = Path(__file__).parent.resolve()
@@ -262,6 +263,21 @@ class Build(cpp_extension.BuildExtension):
         self.copy_file(str(note), str(HERE / "trajgru_ext" / "_build.py"))
 
 
+class Announce(Command):
+    """Say it before pip, which shows nothing of a build unless it is told to."""
+
+    user_options: ClassVar[list[tuple[str, str, str]]] = []
+
+    def initialize_options(self):
+        pass
+
+    def finalize_options(self):
+        pass
+
+    def run(self):
+        announce()
+
+
 class Version(egg_info):
     """Adds to a wheel that is to be given away what it was built against."""
 
@@ -314,5 +330,5 @@ def extension():
 
 setup(
     ext_modules=[extension()],
-    cmdclass={"build_ext": Build, "egg_info": Version},
+    cmdclass={"announce": Announce, "build_ext": Build, "egg_info": Version},
 )

@@ -24,10 +24,12 @@ _OLD_DRIVER = (
     "the GPU's driver is too old for this torch's CUDA: update the driver, or install "
     "a torch for an older CUDA"
 )
-# What CUDA says, and what to do.
+# What CUDA and our launches say, and what to do.
 FAILURES = {
-    "no kernel image": "the kernels were not built for this GPU: build trajgru_ext "
-    "again on this machine, or with its compute capability in TORCH_CUDA_ARCH_LIST",
+    "kernels were not built for this gpu": "the kernels were not built for this GPU: "
+    "build trajgru_ext again on this machine, or with its compute capability in "
+    "TORCH_CUDA_ARCH_LIST",
+    "no kernel image": "this torch has no kernels for this GPU: install one that has",
     "out of memory": "the GPU has no memory left: end what else uses it, which "
     "nvidia-smi lists",
     "driver on your system is too old": _OLD_DRIVER,

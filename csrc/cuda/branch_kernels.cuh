@@ -14,6 +14,11 @@ namespace trajgru_ext::cuda {
 
 constexpr int64_t kWarpThreads = 32;
 
+// How many warps have all channels, a lane each.
+TRAJGRU_HOST_DEVICE int64_t channel_groups(int64_t channels) {
+  return divide_up<int64_t>(channels, kWarpThreads);
+}
+
 template <typename Args>
 __global__ void branch_items_kernel(Args args, int64_t items) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
@@ -42,8 +47,7 @@ struct BranchLane {
   int64_t sample, channel, number, first, end, step;
 
   static TRAJGRU_HOST_DEVICE int64_t groups(const BranchSize& size) {
-    return size.planes ? size.channels
-                       : divide_up<int64_t>(size.channels, kWarpThreads);
+    return size.planes ? size.channels : channel_groups(size.channels);
   }
 
   // Of a channel beyond the last there are no pixels.

@@ -32,7 +32,7 @@ struct PyramidDevice : BranchDevice {
  private:
   // 32 channels of a sample each.
   static int64_t groups(const PyramidSize& size) {
-    return size.batch * divide_up<int64_t>(size.channels, kWarpThreads);
+    return size.batch * channel_groups(size.channels);
   }
 
   // A block an item.

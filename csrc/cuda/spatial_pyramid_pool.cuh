@@ -68,6 +68,11 @@ TRAJGRU_HOST_DEVICE int64_t tiles_of_level(int64_t n) {
   return divide_up(n * n, kPyramidBins);
 }
 
+// Of the tile that begins with the bin `first` of the level n.
+TRAJGRU_HOST_DEVICE int64_t bins_of_tile(int64_t n, int64_t first) {
+  return n * n - first < kPyramidBins ? n * n - first : kPyramidBins;
+}
+
 inline int64_t tiles(int64_t levels) {
   int64_t sum = 0;
   for (int64_t n = 1; n <= levels; ++n) sum += tiles_of_level(n);
@@ -79,14 +84,13 @@ struct PyramidTile {
   int64_t sample, channel, n, first, bins;
 
   __device__ PyramidTile(const PyramidSize& size, int64_t all, int64_t item) {
-    const int64_t groups = divide_up<int64_t>(size.channels, kWarpThreads);
-    const int64_t row = item / all;
+    const int64_t groups = channel_groups(size.channels), row = item / all;
     int64_t rest = item - row * all;
     sample = row / groups;
     channel = (row - sample * groups) * kWarpThreads;
     for (n = 1; rest >= tiles_of_level(n); ++n) rest -= tiles_of_level(n);
     first = rest * kPyramidBins;
-    bins = n * n - first < kPyramidBins ? n * n - first : kPyramidBins;
+    bins = bins_of_tile(n, first);
   }
 };
 
@@ -130,7 +134,7 @@ __global__ void pyramid_channels_last_kernel(PyramidPool<scalar_t, T> args, int6
       store_bin(args, tile.sample, tile.channel + channel, tile.n, tile.first + number,
                 bin);
     }
-    __syncthreads();
+    __syncthreads();  // before those of the next item
   }
 }
 
@@ -147,7 +151,7 @@ __global__ void pyramid_channels_last_backward_kernel(
   const int64_t warps = blockDim.x / kWarpThreads;
   const PyramidSize& size = args.size;
   const int64_t warp = threadIdx.x / kWarpThreads, lane = threadIdx.x % kWarpThreads;
-  const int64_t groups = divide_up<int64_t>(size.channels, kWarpThreads);
+  const int64_t groups = channel_groups(size.channels);
   const int64_t chunks = divide_up(size.pixels(), kPyramidPixels);
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const int64_t row = item / groups, channel = (item - row * groups) * kWarpThreads;
@@ -160,8 +164,7 @@ __global__ void pyramid_channels_last_backward_kernel(
       const int64_t end = (rows.bin(size.row(begin + pixels - 1)) + 1) * n;
       int64_t first = rows.bin(size.row(begin)) * n / kPyramidBins * kPyramidBins;
       for (; first < end; first += kPyramidBins) {
-        const int64_t bins =
-            n * n - first < kPyramidBins ? n * n - first : kPyramidBins;
+        const int64_t bins = bins_of_tile(n, first);
         __syncthreads();  // the bins before have been read
         for (int64_t k = threadIdx.x; k < kWarpThreads * bins; k += blockDim.x) {
           const int64_t c = k / bins, number = k - c * bins;
@@ -172,7 +175,7 @@ __global__ void pyramid_channels_last_backward_kernel(
                                    : args.grad[from] / static_cast<T>(size.area(n));
           if (size.largest) places[to] = args.places[from];
         }
-        __syncthreads();
+        __syncthreads();  // these bins are there
         if (channel + lane >= size.channels) continue;
         for (int64_t k = warp; k < pixels; k += warps) {
           const int64_t number = size.bin(n, begin + k) - first;

@@ -8,8 +8,8 @@ import test_accelerate_by_computation as of_cells
 import torch
 from small_networks import SMALL, make_small
 from test_distributed import adam, assert_same, sample_batch, steps
-from test_emulated_modules import EVERY, each, made
-from test_emulated_modules import assert_same as assert_close
+from test_modules_on_devices import EVERY, each, made
+from test_modules_on_devices import assert_same as assert_close
 from torch.nn.parallel import DataParallel, comm
 from torch.utils._pytree import tree_leaves, tree_map
 

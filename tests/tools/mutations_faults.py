@@ -156,6 +156,18 @@ FAULTS = [
         "thread",
     ),
     Fault(
+        *("gradients of bins read before they are there",),
+        *("cuda/spatial_pyramid_pool.cuh", "__syncthreads();  // these bins"),
+        *("// these bins", "cuda/spatial_pyramid_pool.cu", "block_operators"),
+        "thread",
+    ),
+    Fault(
+        *("bins of the next item among those of the last",),
+        *("cuda/spatial_pyramid_pool.cuh", "__syncthreads();  // before those"),
+        *("// before those", "cuda/spatial_pyramid_pool.cu", "block_operators"),
+        "thread",
+    ),
+    Fault(
         *("x and y swapped", "cpu/vec/flow_warp.cpp", "args.flow_scale * du"),
         *("args.flow_scale * dv", "cpu/vec/flow_warp.cpp", "flow_warp"),
     ),

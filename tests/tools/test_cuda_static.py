@@ -22,6 +22,7 @@ SASS = """
         ("", "@!P0 FFMA R6, R2, R3, -R5", {"test::kernel"}),
         ("", "FFMA R6, R2, R3, -R7", set()),
         ("/*0030*/ MOV R5, R8 ;", "FFMA R6, R2, R3, -R5", set()),
+        ("/*0030*/ MOV R8, R5 ;", "FFMA R6, R2, R3, -R8", {"test::kernel"}),
         ("/*0030*/ FRND.F64.FLOOR R8, R6 ;", "DFMA R6, R2, R3, -R8", {"test::kernel"}),
     ],
 )

@@ -14,6 +14,7 @@ from small_networks import make_small
 from torch.utils._pytree import tree_leaves, tree_map
 
 import trajgru_ext
+from trajgru_ext import check
 from trajgru_ext import nn as nets
 from trajgru_ext.compat import (
     convgru_pytorch,
@@ -114,7 +115,17 @@ def each(kinds):
     return pytest.mark.parametrize("kind", kinds, ids=names)
 
 
-pytestmark = pytest.mark.usefixtures("emulated_devices", "one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(params=["emulated", "cuda"])
+def there(request):
+    """The device that the CPU is compared with."""
+    if request.param == "cuda" and (why_not := check.why_not("cuda")):
+        pytest.skip(why_not)
+    if request.param == "emulated":
+        request.getfixturevalue("emulated_devices")
+    return request.param
 
 
 def made(kind, on="cpu"):
@@ -153,7 +164,7 @@ def assert_same(found, wanted):
             assert error <= 1e-9 * exact.norm().clamp(min=1e-9)
 
 
-def test_nothing_is_left_out_on_the_emulated_devices():
+def test_nothing_is_left_out():
     assert {one.__name__ for one in (*LAYERS, *NETWORKS)} == set(nets.__all__)
     classes = {
         one
@@ -165,16 +176,15 @@ def test_nothing_is_left_out_on_the_emulated_devices():
 
 
 @each(EVERY)
-def test_results_and_gradients(kind):
+def test_results_and_gradients(kind, there):
     module, given = made(kind)
-    moved, there = made(kind, "emulated")
-    found = results(moved, there)
-    assert {one.device.type for one in tree_leaves(found) if one is not None} == {
-        "emulated"
-    }
+    found = results(*made(kind, there))
+    devices = {one.device.type for one in tree_leaves(found) if one is not None}
+    assert devices == {there}
     assert_same(found, results(module, given))
 
 
+@pytest.mark.usefixtures("emulated_devices")
 @each(EVERY | NETWORKS)
 def test_a_graph_can_capture_a_step_of_training(kind):
     module, given = made(kind, "emulated")
@@ -196,6 +206,7 @@ def test_a_graph_can_capture_a_step_of_training(kind):
     assert second.item() != first.item()
 
 
+@pytest.mark.usefixtures("emulated_devices")
 @each(EVERY | NETWORKS)
 def test_a_graph_each_can_capture_both_passes(kind):
     """As by torch.cuda.make_graphed_callables, whose graphs share a pool.
@@ -225,17 +236,17 @@ def test_a_graph_each_can_capture_both_passes(kind):
 
 
 @each(NETWORKS)
-def test_networks_of_published_sizes(kind):
-    module, given = made(kind)
-    moved, there = made(kind, "emulated")
+def test_networks_of_published_sizes(kind, there):
+    (module, given), (moved, sent) = made(kind), made(kind, there)
     with torch.no_grad():
-        assert_same(moved.eval()(*there), module.eval()(*given))
+        assert_same(moved.eval()(*sent), module.eval()(*given))
 
 
 @each(EVERY)
-def test_states_of_modules_come_and_go(kind, tmp_path):
-    """To a file, to the CPU from there, and back."""
-    module, moved = made(kind, "emulated")[0], made(kind, "emulated:1")[0]
+def test_states_of_modules_come_and_go(kind, there, tmp_path):
+    """To a file, to the CPU from there, and to the last of these devices."""
+    last = torch.device(there, torch.get_device_module(there).device_count() - 1)
+    module, moved = made(kind, there)[0], made(kind, last)[0]
     torch.save(module.state_dict(), tmp_path / "state.pt")
     here = made(kind)[0]
     for one in (*here.parameters(), *moved.parameters()):
@@ -243,13 +254,13 @@ def test_states_of_modules_come_and_go(kind, tmp_path):
     state = torch.load(tmp_path / "state.pt", map_location="cpu")
     here.load_state_dict(state)
     moved.load_state_dict(here.state_dict())
-    assert {one.device for one in moved.parameters()} <= {torch.device("emulated:1")}
+    assert {one.device for one in moved.parameters()} <= {last}
     assert_same(moved.state_dict(), module.state_dict())
 
 
 @each(EVERY)
-def test_export(kind):
-    module, given = made(kind, "emulated")
+def test_export(kind, there):
+    module, given = made(kind, there)
     module.eval()
     program = torch.export.export(module, tuple(given)).module()
     with torch.no_grad():
@@ -257,44 +268,43 @@ def test_export(kind):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_accelerated_models(name):
+def test_accelerated_models(name, there):
     """Whole published models, accelerated where they are."""
     model, given = model_and_arguments(name, small=True)
     given = change(given, torch.Tensor.double)
-    moved = copy.deepcopy(model.double()).to("emulated")
+    moved = copy.deepcopy(model.double()).to(there)
     here, found = (trajgru_ext.accelerate(one) for one in (copy.deepcopy(model), moved))
     for what in ("replaced", "gates", "left_alone"):
         assert getattr(found, what) == getattr(here, what)
-    there = change(given, lambda one: one.to("emulated"))
+    sent = change(given, lambda one: one.to(there))
     for net in (model, moved):
         net.eval()
     with torch.no_grad():
-        assert_same(tensors(moved(*there)), tensors(model(*given)))
+        assert_same(tensors(moved(*sent)), tensors(model(*given)))
 
 
-def test_accelerated_classes():
+def test_accelerated_classes(there):
     """One of every published class that is replaced by ours."""
     model, frames = test_accelerate.Model(), test_accelerate.frames()
-    moved = copy.deepcopy(model).to("emulated")
+    moved, sent = copy.deepcopy(model).to(there), frames.to(there)
     # Where the original makes its states.
-    moved.layers["gru"].dtype = frames.to("emulated").type()
+    moved.layers["gru"].dtype = sent.type()
     report = trajgru_ext.accelerate(moved)
     assert report.replaced
     assert not report.left_alone
-    there = frames.to("emulated")
-    assert_same(results(moved, [there]), results(model, [frames]))
+    assert_same(results(moved, [sent]), results(model, [frames]))
     trajgru_ext.restore(moved)
-    assert_same(results(moved, [there]), results(model, [frames]))
+    assert_same(results(moved, [sent]), results(model, [frames]))
 
 
 @of_cells.CELLS
-def test_accelerated_cells(name):
+def test_accelerated_cells(name, there):
     """Known by what they compute alone."""
     module, what = of_cells.made(name)
-    moved, given = copy.deepcopy(module).to("emulated"), of_cells.arguments(name)
+    moved, given = copy.deepcopy(module).to(there), of_cells.arguments(name)
     assert trajgru_ext.accelerate(moved).gates == {"": what}
-    there = tree_map(lambda one: one.to("emulated"), given)
-    assert_same(results(moved, there), results(module, given))
+    sent = tree_map(lambda one: one.to(there), given)
+    assert_same(results(moved, sent), results(module, given))
 
 
 WARPS = {
@@ -307,17 +317,17 @@ WARPS = {
 
 
 @pytest.mark.parametrize("name", WARPS)
-def test_warps(name):
+def test_warps(name, there):
     x, flow = (torch.randn(2, n, *SIZE, dtype=torch.float64) for n in (3, 2))
-    found = results(WARPS[name], [x.to("emulated"), flow.to("emulated")])
+    found = results(WARPS[name], [x.to(there), flow.to(there)])
     assert_same(found, results(WARPS[name], [x, flow]))
 
 
 @test_load.EVERY
-def test_published_checkpoints(name, tmp_path):
+def test_published_checkpoints(name, there, tmp_path):
     trained = test_load.make(test_load.MODELS[name], 1)
-    model = test_load.make(test_load.MODELS[name]).to("emulated")
+    model = test_load.make(test_load.MODELS[name]).to(there)
     torch.save({"state_dict": trained.state_dict()}, tmp_path / "weights.pt")
     load(tmp_path / "weights.pt", model)
-    assert {one.device.type for one in model.parameters()} == {"emulated"}
+    assert {one.device.type for one in model.parameters()} == {there}
     assert_same(model.state_dict(), trained.state_dict())
