@@ -61,7 +61,7 @@ from torch.utils import cpp_extension  # noqa: E402 - CUDA_HOME is read by it
 # Compute capabilities that torch's own builds have; of these the toolkit knows some.
 CAPABILITIES = ("7.0", "7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 # What nvcc takes for a unit, for one of them and for each one more: docs/gpu.md.
-FIRST_SECONDS, NEXT_SECONDS = 60, 40
+FIRST_SECONDS, NEXT_SECONDS = 65, 30
 # What the CPU kernels take one core: docs/install.md.
 CPU_MINUTES = 5
 
