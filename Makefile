@@ -20,7 +20,7 @@ CORES ?=
 STATIC ?=
 
 # Pairs of Python and torch, the oldest first.
-TESTED := 3.11-2.13.0 3.11-2.14.1
+TESTED := 3.10-2.9.1 3.11-2.13.0 3.11-2.14.1
 # Installed where there is none: that of the tables and figures.
 USUAL_TORCH := torch==2.13.0
 OLDEST_TORCH := $(shell sed -n 's/^dependencies = \["torch>=\(.*\)"\]/\1/p' pyproject.toml)

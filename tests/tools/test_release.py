@@ -57,11 +57,14 @@ def test_the_tested_versions():
 
 
 def test_the_versions_of_continuous_integration():
-    """They are a pair that is tested, and the torch that is installed by default."""
+    """Its Pythons are the oldest, the newest and, as python3, that of its torch."""
     makefile = (ROOT / "Makefile").read_text()
-    [tested] = re.findall(r"^TESTED := (.*)$", makefile, re.M)
+    [text] = re.findall(r"^TESTED := (.*)$", makefile, re.M)
+    tested = text.split()
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
-    [python] = re.findall(r'python-version: "(.*)"', workflow)
+    [block] = re.findall(r"python-version: \|\n((?: +3\.\d+\n)+)", workflow)
+    pythons = block.split()
     [torch] = re.findall(r"torch==(\S+)", workflow)
-    assert f"{python}-{torch}" in tested.split()
+    assert f"{pythons[-1]}-{torch}" in tested
+    assert {tested[k].split("-")[0] for k in (0, -1)} <= set(pythons)
     assert f"USUAL_TORCH := torch=={torch}\n" in makefile

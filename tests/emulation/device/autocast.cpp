@@ -1,7 +1,10 @@
-// Autocast for the emulated devices: the lists of operators that CUDA has.
+// Autocast for the emulated devices, by the lists of operators that CUDA has, and
+// autograd.
 
 #include <ATen/Functions.h>
 #include <ATen/autocast_mode.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/library.h>
 
 namespace at::autocast {
@@ -27,3 +30,12 @@ TORCH_LIBRARY_IMPL(aten, AutocastPrivateUse1, m) {
 
 }  // namespace
 }  // namespace at::autocast
+
+// What other devices have in every version of PyTorch: torch 2.9 lacks it for this one.
+TORCH_LIBRARY_IMPL(_, AutogradPrivateUse1, m) {
+  auto& dispatcher = c10::Dispatcher::singleton();
+  if (!dispatcher.hasBackendFallbackForDispatchKey(
+          c10::DispatchKey::AutogradPrivateUse1)) {
+    m.fallback(torch::autograd::basicAutogradNotImplementedFallback());
+  }
+}
