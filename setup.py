@@ -10,6 +10,7 @@ TRAJGRU_UNITS=0 compiles every source by itself: about twice as long at first, b
 after a change in one of them only that one.
 """
 
+import logging
 import os
 import platform
 import re
@@ -56,10 +57,14 @@ if "CUDA_HOME" not in os.environ and shutil.which("nvcc"):
     if found := re.search(r"^#\$ TOP=(.*)$", said, re.MULTILINE):
         os.environ["CUDA_HOME"] = os.path.realpath(found[1])
 
+# A warning that there is no GPU here: `announce` says what is built instead.
+logging.getLogger("torch.utils.cpp_extension").addFilter(
+    lambda record: "No CUDA runtime" not in str(record.msg)
+)
 from torch.utils import cpp_extension  # noqa: E402 - CUDA_HOME is read by it
 
-# Compute capabilities that torch's own builds have; of these the toolkit knows some.
-CAPABILITIES = ("7.0", "7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+# Compute capabilities that the kernels are written for; the toolkit knows some of them.
+CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 # What nvcc takes for a unit, for one of them and for each one more: docs/gpu.md.
 FIRST_SECONDS, NEXT_SECONDS = 65, 30
 # What the CPU kernels take one core: docs/install.md.

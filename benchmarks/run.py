@@ -7,6 +7,7 @@ GPU that the kernels were built for, the benchmarks run there (not yet done).
 """
 
 import argparse
+import functools
 import json
 import math
 import operator
@@ -20,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import torch
+from results_folder import results_folder
 
-from trajgru_ext import _build
+from trajgru_ext.check import why_not
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -44,9 +45,10 @@ README, PERFORMANCE = "README.md", "docs/performance.md"
 Record = dict[str, Any]
 
 
+@functools.cache
 def gpu_to_use() -> bool:
     """Whether the benchmarks run on a GPU."""
-    return torch.cuda.is_available() and not _build.no_cuda_kernels
+    return not why_not("cuda")
 
 
 def run(name: str, results: Path, options: argparse.Namespace) -> None:
@@ -302,14 +304,6 @@ def put(table: str, document: Path) -> None:
     document.write_text(text)
 
 
-def default_results() -> Path:
-    """The folder of the figures that are kept, or on a GPU one named after it."""
-    if not gpu_to_use():
-        return HERE / "results"
-    name = re.sub(r"\W+", "-", torch.cuda.get_device_name().lower())
-    return HERE / f"results-{name}"
-
-
 def main() -> None:
     """Run what is asked for; report what is there."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -318,7 +312,7 @@ def main() -> None:
     parser.add_argument(
         "--no-run", action="store_true", help="report what was measured"
     )
-    parser.add_argument("--results", type=Path, default=default_results())
+    parser.add_argument("--results", type=Path, default=results_folder(gpu_to_use()))
     parser.add_argument(
         "--radar", nargs="+", help="of bench_skill.py: folders of frames, an .npz"
     )
@@ -327,7 +321,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     if options.gpu and not gpu_to_use():
-        raise SystemExit("no GPU that this build has kernels for: nothing is measured")
+        raise SystemExit(f"no GPU to measure: {why_not('cuda')}")
     options.results.mkdir(parents=True, exist_ok=True)
     failed = []
     for name in [] if options.no_run else options.only or NAMES:
@@ -348,6 +342,8 @@ def main() -> None:
         print(table)
         if kept:
             put(table, ROOT / document)
+    if gpu_to_use():
+        print((options.results / "README.md").read_text())
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
 

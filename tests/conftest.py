@@ -12,7 +12,7 @@ from emulation import device as emulated
 from hypothesis import HealthCheck, Phase, settings
 
 from trajgru_ext import _build
-from trajgru_ext.check import ieee_float32
+from trajgru_ext.check import ieee_float32, why_not
 from trajgru_ext.ops import _registry
 
 settings.register_profile(
@@ -44,9 +44,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    usable = torch.cuda.is_available() and not _build.no_cuda_kernels
-    if config.getoption("--gpu") and not usable:
-        raise pytest.UsageError("no GPU that this build has kernels for")
+    if config.getoption("--gpu") and (reason := why_not("cuda")):
+        raise pytest.UsageError(f"no GPU to test: {reason}")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -57,8 +57,10 @@ def check(options: argparse.Namespace) -> int:
         for row in rows:
             if not math.isfinite(row["error"]):
                 row["error"] = None  # JSON has no NaN
+        with proof.ieee_float32():
+            facts = collect()
         report = {"passed": not wrong, "device": options.device, "seconds": seconds}
-        print(json.dumps(report | {"machine": collect(), "findings": rows}, indent=1))
+        print(json.dumps(report | {"machine": facts, "findings": rows}, indent=1))
     else:
         verdict = f"{len(wrong)} are WRONG" if wrong else "all is right"
         print(f"\n{len(made)} comparisons on {options.device}, {seconds} s: {verdict}")

@@ -24,16 +24,21 @@ _OLD_DRIVER = (
     "the GPU's driver is too old for this torch's CUDA: update the driver, or install "
     "a torch for an older CUDA"
 )
-# What CUDA and our launches say, and what to do.
+_NO_MEMORY = "the GPU has no memory left: end what else uses it, which nvidia-smi lists"
+# What CUDA, its libraries and our launches say, and what to do.
 FAILURES = {
     "kernels were not built for this gpu": "the kernels were not built for this GPU: "
     "build trajgru_ext again on this machine, or with its compute capability in "
     "TORCH_CUDA_ARCH_LIST",
     "no kernel image": "this torch has no kernels for this GPU: install one that has",
-    "out of memory": "the GPU has no memory left: end what else uses it, which "
-    "nvidia-smi lists",
+    "out of memory": _NO_MEMORY,
+    "cublas_status_alloc_failed": _NO_MEMORY,
+    "cudnn_status_alloc_failed": _NO_MEMORY,
     "driver on your system is too old": _OLD_DRIVER,
     "driver version is insufficient": _OLD_DRIVER,
+    "unsupported toolchain": _OLD_DRIVER,
+    "unsupported display driver": "the GPU's driver does not fit what runs of it, as "
+    "after an update: start the machine again",
     "found no nvidia driver": "torch finds no GPU, or none with a driver",
 }
 

@@ -72,7 +72,10 @@ constexpr auto kNotBuiltForThis =
     "or with its compute capability in TORCH_CUDA_ARCH_LIST";
 
 inline void check_built(cudaError_t error) {
-  TORCH_CHECK(error != cudaErrorNoKernelImageForDevice, kNotBuiltForThis);
+  if (error == cudaErrorNoKernelImageForDevice) {
+    (void)cudaGetLastError();  // else the next launch of anybody's would report it
+    TORCH_CHECK(false, kNotBuiltForThis);
+  }
   C10_CUDA_CHECK(error);
 }
 

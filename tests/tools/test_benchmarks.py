@@ -142,6 +142,19 @@ def test_a_device_is_busy_before_what_is_timed(monkeypatch):
     assert min(one for one in done if one != "slow") > 0.01
 
 
+def test_a_device_is_not_kept_busy_for_ever_longer(emulated_devices, monkeypatch):
+    """As where a side waits for the device, or launches more than its queue holds."""
+    module, slept = torch.get_device_module("emulated"), [0.01]
+    monkeypatch.setattr(module, "_sleep", lambda cycles: slept.append(cycles / 2e9))
+    with torch.device("emulated"):
+        measure.medians({"waits": lambda: time.sleep(slept[-1])}, 4)
+        assert len(slept) == 5
+        assert max(slept) < 2 * min(slept[1:])
+        slept[:] = [0.2]
+        measure.medians({"waits": lambda: time.sleep(slept[-1])}, 2)
+        assert max(slept[1:]) <= measure.MOST_BUSY
+
+
 @pytest.mark.parametrize("broken", [{"flow_conv"}, set(run.NAMES)], ids=["one", "all"])
 def test_a_gpu_s_figures_have_a_folder_of_their_own(
     broken, monkeypatch, tmp_path, capsys
@@ -169,6 +182,7 @@ def test_a_gpu_s_figures_have_a_folder_of_their_own(
     monkeypatch.setattr(run, "gpu_to_use", lambda: True)
     monkeypatch.setattr(run, "put", untouched)
     monkeypatch.setattr(run, "HERE", tmp_path)
+    monkeypatch.setattr("results_folder.HERE", tmp_path)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
     monkeypatch.setattr(subprocess, "run", runs)
     monkeypatch.setattr(sys, "argv", ["run.py"])
@@ -177,9 +191,9 @@ def test_a_gpu_s_figures_have_a_folder_of_their_own(
     with pytest.raises(SystemExit, match=f"failed: .*{min(broken)}"):
         run.main()
     assert tried == [one for one in run.NAMES if one not in {"conv", "skill"}]
-    assert (
-        "bench_conv.py is of the CPU's operators: left out" in capsys.readouterr().out
-    )
+    said = capsys.readouterr().out
+    assert "bench_conv.py is of the CPU's operators: left out" in said
+    assert "# Benchmarks\n" in said  # the report, for the file that is sent in
     results = tmp_path / "results-nvidia-h200"
     assert {one.stem for one in results.glob("*.json")} == {*tried} - broken
     assert (results / "README.md").exists()

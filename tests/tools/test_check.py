@@ -28,6 +28,8 @@ def test_all_is_right(capsys):
     assert report["passed"]
     assert report["device"] == "cpu"
     assert report["machine"]["torch"] == torch.__version__
+    # As it was compared, whatever is set outside.
+    assert report["machine"]["float32 on a GPU"] == "convolutions ieee, products ieee"
     found = {
         (f["operator"], f["against"], f["dtype"], f["format"])
         for f in report["findings"]
@@ -108,7 +110,11 @@ def test_on_the_emulated_device(monkeypatch, capsys):
         ("CUDA error: no kernel image is available for execution", "this torch has"),
         ("The NVIDIA driver on your system is too old (found 11040)", "too old"),
         ("CUDA driver version is insufficient for CUDA runtime version", "too old"),
+        ("the provided PTX was compiled with an unsupported toolchain.", "too old"),
+        ("system has unsupported display driver / cuda driver combination", "start"),
         ("CUDA out of memory. Tried to allocate 2.00 GiB", "nvidia-smi"),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cub", "nvidia-smi"),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "nvidia-smi"),
         ("something else\nwith lines", "something else"),
     ],
 )

@@ -153,6 +153,7 @@ def flow_conv(s: Source) -> Arguments:
         "strided": {"stride": (2, 1), "dilation": (1, 2)},
     },
     products=True,
+    fixed_order=False,
 )
 def conv2d(s: Source) -> Arguments:
     batch, channels, height, width = s.sizes("BCHW")
