@@ -20,7 +20,7 @@ CORES ?=
 STATIC ?=
 
 # Pairs of Python and torch, the oldest first.
-TESTED := 3.10-2.9.1 3.11-2.13.0 3.11-2.14.1
+TESTED := 3.10-2.9.1 3.12-2.12.1 3.11-2.13.0 3.13-2.14.1
 # Installed where there is none: that of the tables and figures.
 USUAL_TORCH := torch==2.13.0
 OLDEST_TORCH := $(shell sed -n 's/^dependencies = \["torch>=\(.*\)"\]/\1/p' pyproject.toml)
@@ -59,7 +59,9 @@ test: $(BUILT) ## the whole suite
 	  $(if $(ARCHIVE),--radar-archive=$(ARCHIVE)) $(PYTEST)
 
 # Each in a clone of its own, since a folder holds the build of one torch. PATH has to have
-# python3.11 and so on; any other pair has its target too, as test-3.12-2.14.1.
+# python3.11 and so on, or pyenv; any other pair has its target too, as test-3.12-2.14.1.
+PYENV := $(shell command -v pyenv)
+test-3.%: export PYENV_VERSION = $(if $(PYENV),$(shell pyenv version-name):$(shell pyenv versions --bare | paste -sd:))
 test-versions: $(addprefix test-,$(TESTED)) ## the suite with every pair of Python and torch that is tested
 test-3.%:
 	rm -rf build/$@ && git clone --quiet . build/$@

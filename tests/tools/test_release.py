@@ -47,7 +47,10 @@ def test_the_tested_versions():
     pythons, torches = zip(*(pair.split("-") for pair in text.split()), strict=True)
     table = (ROOT / "docs" / "versions.md").read_text()
     for name, found in (("torch", torches), ("Python", pythons)):
-        wanted = f"| {name} | {', '.join(dict.fromkeys(found))} |"
+        by_number = sorted(
+            set(found), key=lambda one: [int(part) for part in one.split(".")]
+        )
+        wanted = f"| {name} | {', '.join(by_number)} |"
         assert wanted in table, wanted
     [oldest] = re.findall(r'"torch>=(.*)"', (ROOT / "pyproject.toml").read_text())
     assert torches[0].startswith(f"{oldest}."), torches

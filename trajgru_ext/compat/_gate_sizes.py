@@ -112,7 +112,8 @@ def is_asserted(frame: types.FrameType) -> bool:
     code = list(dis.get_instructions(frame.f_code))
     places = {one.offset: place for place, one in enumerate(code)}
     place = places[frame.f_lasti]
-    if code[place].opname == "TO_BOOL":
+    # From Python 3.13 on a comparison may itself ask, whose result is then a bool.
+    if code[place].opname in ("TO_BOOL", "COMPARE_OP"):
         place += 1
     jump = code[place]
     if "JUMP" in jump.opname and jump.opname.endswith("IF_TRUE"):
