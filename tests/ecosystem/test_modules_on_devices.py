@@ -207,7 +207,7 @@ def test_a_graph_can_capture_a_step_of_training(kind):
 
 
 @pytest.mark.usefixtures("emulated_devices")
-@each(EVERY | NETWORKS)
+@each(EVERY)
 def test_a_graph_each_can_capture_both_passes(kind):
     """As by torch.cuda.make_graphed_callables, whose graphs share a pool.
 
