@@ -80,7 +80,7 @@ def test_docstrings(thing, tmp_path, monkeypatch):
 def test_links(page):
     """Every link to a file of this repository leads to one."""
     text = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(), flags=re.M | re.S)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for target in re.findall(r"\](?:\(|: )([^)\s]+)", text):
         path = target.partition("#")[0]
         if path and not re.match(r"[a-z]+:", path):
             assert (page.parent / path).exists(), target

@@ -26,7 +26,7 @@ def test_the_cited_version():
 
 
 def test_changelog():
-    """Every entry is one sentence, in a section that Keep a Changelog knows."""
+    """Every entry is one sentence with a link, in a section of Keep a Changelog's."""
     lines = (ROOT / "CHANGELOG.md").read_text().splitlines()
     versions = [line for line in lines if line.startswith("## ")]
     assert versions[0] == "## [Unreleased]"
@@ -38,6 +38,10 @@ def test_changelog():
     assert entries
     for line in entries:
         assert re.search(r"\.$", line) and not re.search(r"\. [A-Z]", line), line
+        assert re.search(r"\[[^]]+\]\([^)\s]+\)", line), f"no link: {line}"
+    for line in versions:
+        name = re.findall(r"\[.*\]", line)[0]
+        assert any(one.startswith(f"{name}: ") for one in lines), f"no {name}: link"
 
 
 def test_the_tested_versions():
