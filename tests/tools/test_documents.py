@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from sybil import Sybil
-from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+from sybil.parsers.markdown import PythonCodeBlockParser
 
 import trajgru_ext
 from trajgru_ext import compat, decompositions, nn, nowcasting, onnx
@@ -26,7 +26,7 @@ ROOT = next(p for p in Path(__file__).parents if (p / "pyproject.toml").exists()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OTHERS = [ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-SYBIL = Sybil(parsers=[PythonCodeBlockParser(doctest_optionflags=FLAGS), SkipParser()])
+SYBIL = Sybil(parsers=[PythonCodeBlockParser(doctest_optionflags=FLAGS)])
 PUBLIC = [
     *(getattr(trajgru_ext, name) for name in trajgru_ext.__all__),
     *(getattr(nn, name) for name in nn.__all__),
