@@ -86,6 +86,12 @@ def test_links(page):
             assert (page.parent / path).exists(), target
 
 
+def test_those_who_migrate_find_their_page_in_the_readme():
+    text = (ROOT / "README.md").read_text()
+    for page in sorted((ROOT / "docs" / "migrating").glob("*.md")):
+        assert f"]({named(page)})" in text
+
+
 def test_pictures(tmp_path, monkeypatch):
     """The program that draws them still does."""
     program = ROOT / "docs" / "make" / "pictures.py"
