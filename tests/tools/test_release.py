@@ -45,7 +45,7 @@ def test_changelog():
 
 
 def test_the_tested_versions():
-    """The table names the pairs of `make test-versions`, the oldest as pip has it."""
+    """The tables name the pairs of `make test-versions`, the oldest as pip has it."""
     makefile = (ROOT / "Makefile").read_text()
     [text] = re.findall(r"^TESTED := (.*)$", makefile, re.M)
     pythons, torches = zip(*(pair.split("-") for pair in text.split()), strict=True)
@@ -53,6 +53,8 @@ def test_the_tested_versions():
     for name, found in (("torch", torches), ("Python", pythons)):
         wanted = f"| {name} | {', '.join(dict.fromkeys(found))} |"
         assert wanted in table, wanted
+    for python, torch in zip(pythons, torches, strict=True):
+        assert re.search(rf"^\| {torch} \| [^|]+ \| {python} \|", table, re.M), torch
     [oldest] = re.findall(r'"torch>=(.*)"', (ROOT / "pyproject.toml").read_text())
     assert torches[0].startswith(f"{oldest}."), torches
     for page in ("install", "versions"):
