@@ -6,6 +6,7 @@ import re
 import runpy
 from pathlib import Path
 
+import derivatives_in_python
 import pytest
 import torch
 from sybil import Sybil
@@ -109,6 +110,19 @@ def test_pictures(tmp_path, monkeypatch):
         "sign.png",
     }
     assert all((ROOT / "docs" / "pictures" / name).exists() for name in names)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_command_of_a_figure_runs(monkeypatch, capsys):
+    """That of the page on the stable interface."""
+    monkeypatch.setattr(derivatives_in_python, "ROUNDS", 1)
+    monkeypatch.setattr(derivatives_in_python, "CALLS", 1)
+    for name in derivatives_in_python.OPERATORS:
+        kind = derivatives_in_python._compiled[name]
+        monkeypatch.setattr(kind, "derivative", kind.derivative)
+    derivatives_in_python.main()
+    said = capsys.readouterr().out
+    assert all(f"{name}: compiled " in said for name in derivatives_in_python.OPERATORS)
 
 
 def test_every_public_name_is_in_the_reference():
