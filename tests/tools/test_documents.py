@@ -103,6 +103,7 @@ def test_pictures(tmp_path, monkeypatch):
             draw()
     names = {picture.name for picture in tmp_path.iterdir()}
     assert names == {
+        "channels.png",
         "corners.png",
         "formats.png",
         "links.png",
