@@ -37,7 +37,7 @@ except ModuleNotFoundError:
     except ModuleNotFoundError:
         raise SystemExit(
             "trajgru_ext: there is no torch here to build against; install it, then "
-            "`pip install .` in the same environment"
+            "`pip install .` in the same environment, or use --no-build-isolation"
         ) from None
 
 oldest = re.search(r'"torch>=([\d.]+)"', (HERE / "pyproject.toml").read_text())[1]
@@ -284,13 +284,23 @@ class Announce(Command):
 
 
 class Version(egg_info):
-    """Adds to a wheel that is to be given away what it was built against."""
+    """Says of a wheel that is to be given away which torch it fits, and asks for that.
+
+    By its version, as 0.1.0+torch2.13.cpu; where torch has CUDA and the wheel has no
+    kernels for it, as 0.1.0+torch2.13.cu130.cpu.
+    """
 
     def finalize_options(self):
         if os.environ.get("TRAJGRU_WHEEL"):
             release = ".".join(torch.__version__.split(".")[:2])
-            cuda = "cpu" if NO_CUDA else f"cu{torch.version.cuda.replace('.', '')}"
-            self.tag_build = f"+torch{release}.{cuda}"
+            cuda = torch.version.cuda and f"cu{torch.version.cuda.replace('.', '')}"
+            kernels = "cpu" if NO_CUDA else ""
+            self.tag_build = "+" + ".".join(
+                filter(None, (f"torch{release}", cuda, kernels))
+            )
+            needs = [f"torch=={release}.*"]
+            self.distribution.install_requires = needs
+            self.distribution.metadata.install_requires = needs
         super().finalize_options()
 
 

@@ -32,7 +32,11 @@ def export(
         file: where to write it.
         dynamic_shapes: which sizes may change, as `torch.export.export` takes it;
             batch, height and width may, where they are at least 2 in `args`.
-        options: of `torch.onnx.export`, as `input_names`.
+        options: those of `torch.onnx.export` that are left: `input_names` and
+            `output_names` (lists of str); `external_data` (weights in a file beside it,
+            True by default); `optimize` (True); `verify` (runs the file by onnxruntime
+            and compares), `report`, `profile`, `dump_exported_program`, `artifacts_dir`
+            and `verbose`; `custom_translation_table`.
 
     Returns:
         The `torch.onnx.ONNXProgram`.

@@ -170,6 +170,38 @@ def draw_formats() -> None:
     save(figure, "formats.png")
 
 
+def draw_channels() -> None:
+    """The order of the channels of three flows, and what each pair of them does."""
+    moves = ((2, 1), (-2, 0), (0, -1))
+    colors = ("tab:orange", "tab:green", "tab:purple")
+    image = torch.zeros(1, 1, 5, 7)
+    image[0, 0, 2, 3] = 1
+    flows = torch.tensor(moves).float().view(1, 6, 1, 1).expand(1, 6, 5, 7)
+    figure, rows = plt.subplot_mosaic(
+        [["strip"] * 3, [0, 1, 2]],
+        figsize=(10, 3.8),
+        height_ratios=(1, 2.6),
+        layout="constrained",
+    )
+    strip = rows["strip"]
+    for channel in range(flows.shape[1]):
+        link, component = divmod(channel, 2)
+        place = {"color": colors[link], "alpha": 0.35 + 0.3 * component}
+        strip.add_patch(plt.Rectangle((channel, 0), 0.96, 1, **place))
+        text = f"channel {channel}\n{'UV'[component]} of link {link}"
+        strip.text(channel + 0.48, 0.5, text, ha="center", va="center", fontsize=9)
+    strip.set_xlim(0, flows.shape[1])
+    strip.set_title("flows [B, 2L, H, W] of L = 3 links", fontsize=9, loc="left")
+    strip.axis("off")
+    for link, pair in enumerate(flows.split(2, dim=1)):
+        u, v = pair[0, :, 0, 0].int().tolist()
+        title = f"link {link}: channels {2 * link} and {2 * link + 1}, ({u}, {v})"
+        cells(rows[link], flow_warp(image, pair, flow_scale=-1)[0, 0], title)
+        arrow(rows[link], (3, 2), (3 + u, 2 + v), colors[link])
+        rows[link].plot(3, 2, "o", color=colors[link])
+    save(figure, "channels.png")
+
+
 def draw_links() -> None:
     """What a pixel of a TrajGRU's new state reads."""
     figure, row = plt.subplots(1, 2, figsize=(7, 3), layout="constrained")
@@ -189,5 +221,8 @@ def draw_links() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    for draw in (draw_motion, draw_sign, draw_corners, draw_formats, draw_links):
+    for draw in (
+        *(draw_motion, draw_sign, draw_corners),
+        *(draw_formats, draw_channels, draw_links),
+    ):
         draw()

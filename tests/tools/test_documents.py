@@ -6,10 +6,11 @@ import re
 import runpy
 from pathlib import Path
 
+import derivatives_in_python
 import pytest
 import torch
 from sybil import Sybil
-from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+from sybil.parsers.markdown import PythonCodeBlockParser
 
 import trajgru_ext
 from trajgru_ext import compat, decompositions, nn, nowcasting, onnx
@@ -26,7 +27,7 @@ ROOT = next(p for p in Path(__file__).parents if (p / "pyproject.toml").exists()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OTHERS = [ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-SYBIL = Sybil(parsers=[PythonCodeBlockParser(doctest_optionflags=FLAGS), SkipParser()])
+SYBIL = Sybil(parsers=[PythonCodeBlockParser(doctest_optionflags=FLAGS)])
 PUBLIC = [
     *(getattr(trajgru_ext, name) for name in trajgru_ext.__all__),
     *(getattr(nn, name) for name in nn.__all__),
@@ -80,10 +81,16 @@ def test_docstrings(thing, tmp_path, monkeypatch):
 def test_links(page):
     """Every link to a file of this repository leads to one."""
     text = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(), flags=re.M | re.S)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for target in re.findall(r"\](?:\(|: )([^)\s]+)", text):
         path = target.partition("#")[0]
         if path and not re.match(r"[a-z]+:", path):
             assert (page.parent / path).exists(), target
+
+
+def test_those_who_migrate_find_their_page_in_the_readme():
+    text = (ROOT / "README.md").read_text()
+    for page in sorted((ROOT / "docs" / "migrating").glob("*.md")):
+        assert f"]({named(page)})" in text
 
 
 def test_pictures(tmp_path, monkeypatch):
@@ -96,6 +103,7 @@ def test_pictures(tmp_path, monkeypatch):
             draw()
     names = {picture.name for picture in tmp_path.iterdir()}
     assert names == {
+        "channels.png",
         "corners.png",
         "formats.png",
         "links.png",
@@ -103,6 +111,19 @@ def test_pictures(tmp_path, monkeypatch):
         "sign.png",
     }
     assert all((ROOT / "docs" / "pictures" / name).exists() for name in names)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_command_of_a_figure_runs(monkeypatch, capsys):
+    """That of the page on the stable interface."""
+    monkeypatch.setattr(derivatives_in_python, "ROUNDS", 1)
+    monkeypatch.setattr(derivatives_in_python, "CALLS", 1)
+    for name in derivatives_in_python.OPERATORS:
+        kind = derivatives_in_python._compiled[name]
+        monkeypatch.setattr(kind, "derivative", kind.derivative)
+    derivatives_in_python.main()
+    said = capsys.readouterr().out
+    assert all(f"{name}: compiled " in said for name in derivatives_in_python.OPERATORS)
 
 
 def test_every_public_name_is_in_the_reference():

@@ -26,7 +26,7 @@ def test_the_cited_version():
 
 
 def test_changelog():
-    """Every entry is one sentence, in a section that Keep a Changelog knows."""
+    """Every entry is one sentence with a link, in a section of Keep a Changelog's."""
     lines = (ROOT / "CHANGELOG.md").read_text().splitlines()
     versions = [line for line in lines if line.startswith("## ")]
     assert versions[0] == "## [Unreleased]"
@@ -38,10 +38,14 @@ def test_changelog():
     assert entries
     for line in entries:
         assert re.search(r"\.$", line) and not re.search(r"\. [A-Z]", line), line
+        assert re.search(r"\[[^]]+\]\([^)\s]+\)", line), f"no link: {line}"
+    for line in versions:
+        name = re.findall(r"\[.*\]", line)[0]
+        assert any(one.startswith(f"{name}: ") for one in lines), f"no {name}: link"
 
 
 def test_the_tested_versions():
-    """The table names the pairs of `make test-versions`, the oldest as pip has it."""
+    """The tables name the pairs of `make test-versions`, the oldest as pip has it."""
     makefile = (ROOT / "Makefile").read_text()
     [text] = re.findall(r"^TESTED := (.*)$", makefile, re.M)
     pythons, torches = zip(*(pair.split("-") for pair in text.split()), strict=True)
@@ -52,6 +56,8 @@ def test_the_tested_versions():
         )
         wanted = f"| {name} | {', '.join(by_number)} |"
         assert wanted in table, wanted
+    for python, torch in zip(pythons, torches, strict=True):
+        assert re.search(rf"^\| {torch} \| [^|]+ \| {python} \|", table, re.M), torch
     [oldest] = re.findall(r'"torch>=(.*)"', (ROOT / "pyproject.toml").read_text())
     assert torches[0].startswith(f"{oldest}."), torches
     for page in ("install", "versions"):

@@ -2,11 +2,15 @@
 
 import os
 import runpy
+import subprocess
+import sys
 import types
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
 import setuptools
+import torch
 
 ROOT = next(p for p in Path(__file__).parents if (p / "setup.py").exists())
 
@@ -95,3 +99,49 @@ def test_a_toolkit_of_another_cuda(setup, monkeypatch, version, other):
     monkeypatch.setitem(names, "nvcc_says", lambda *_: release)
     monkeypatch.setattr(names["torch"].version, "cuda", "13.0")
     assert setup.other_toolkit() == other
+
+
+@pytest.mark.parametrize("given_away", [True, False])
+def test_a_wheel_asks_for_the_torch_that_it_was_built_against(
+    given_away, tmp_path, monkeypatch
+):
+    """In its metadata, where it is to be given away; a build in place takes any."""
+    monkeypatch.setenv("TRAJGRU_CUDA", "0")
+    monkeypatch.setenv("TRAJGRU_WHEEL", "1" if given_away else "")
+    command = [sys.executable, "setup.py", "egg_info", "--egg-base", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    text = (tmp_path / "trajgru_ext.egg-info" / "PKG-INFO").read_text()
+    found = Parser().parsestr(text)
+    needs = [one for one in found.get_all("Requires-Dist") if ";" not in one]
+    _, _, built_for = found["Version"].partition("+")
+    if not given_away:
+        project = (ROOT / "pyproject.toml").read_text()
+        assert f'dependencies = ["{needs[0]}"]' in project
+        assert (len(needs), built_for) == (1, "")
+        return
+    release = ".".join(torch.__version__.split(".")[:2])
+    assert needs == [f"torch=={release}.*"]
+    cuda = torch.version.cuda and f"cu{torch.version.cuda.replace('.', '')}"
+    assert built_for == ".".join(filter(None, (f"torch{release}", cuda, "cpu")))
+
+
+@pytest.mark.parametrize(
+    ("cuda", "no_kernels", "built_for"),
+    [
+        (None, "torch has none", "torch2.13.cpu"),
+        ("13.0", "", "torch2.13.cu130"),
+        ("13.0", "no nvcc", "torch2.13.cu130.cpu"),
+    ],
+)
+def test_the_version_of_a_wheel(setup, monkeypatch, cuda, no_kernels, built_for):
+    """It fits a torch of that CUDA alone, whether or not it has kernels for it."""
+    names = setup.Version.finalize_options.__globals__
+    fake = types.SimpleNamespace(
+        __version__="2.13.0", version=types.SimpleNamespace(cuda=cuda)
+    )
+    monkeypatch.setitem(names, "torch", fake)
+    monkeypatch.setitem(names, "NO_CUDA", no_kernels)
+    monkeypatch.setitem(os.environ, "TRAJGRU_WHEEL", "1")
+    command = setup.Version(setuptools.Distribution({"name": "x", "version": "0"}))
+    command.finalize_options()
+    assert command.egg_version == f"0+{built_for}"

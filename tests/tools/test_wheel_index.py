@@ -16,11 +16,12 @@ no_cuda_kernels = ''
 """
 
 
-def make(path: Path, *libraries: str) -> None:
+def make(path: Path, *libraries: str, needs: str = "torch==2.13.*") -> None:
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr("trajgru_ext/_build.py", NOTE)
         version = path.name.split("-")[1]
         described = f"Metadata-Version: 2.1\nName: trajgru_ext\nVersion: {version}\n"
+        described += f"Requires-Dist: {needs}\nRequires-Dist: torchvision\n"
         wheel.writestr(f"trajgru_ext-{version}.dist-info/METADATA", described)
         tag = "\n".join(["Wheel-Version: 1.0", "Root-Is-Purelib: false", ""])
         wheel.writestr(f"trajgru_ext-{version}.dist-info/WHEEL", tag)
@@ -50,10 +51,13 @@ def test_index(tmp_path):
 
 def test_what_may_not_be_given_away(tmp_path, capsys):
     make(tmp_path / GOOD, "trajgru_ext.libs/libtorch_cpu.so")
-    make(tmp_path / "trajgru_ext-0.1.0-cp311-cp311-linux_x86_64.whl")
+    plain = tmp_path / "trajgru_ext-0.1.0-cp311-cp311-linux_x86_64.whl"
+    make(plain, needs="torch>=2.9")
     assert wheel_index.main(tmp_path) == 1
     said = capsys.readouterr().out
     assert f"{GOOD} carries trajgru_ext.libs/libtorch_cpu.so" in said
+    assert "linux_x86_64.whl asks for ['torch>=2.9'], not for torch==2.13.*" in said
+    assert f"{GOOD} asks" not in said
     assert "linux_x86_64.whl has no torch in its version" in said
     assert "linux_x86_64.whl is for this distribution of Linux alone" in said
 

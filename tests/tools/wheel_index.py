@@ -3,7 +3,8 @@
 `python tests/tools/wheel_index.py FOLDER` writes FOLDER/index.html, for
 `pip install --find-links`: every wheel with the torch, CUDA and Python that it is for.
 Ends with status 1 and the reasons where a wheel carries a library of torch's or
-of the compiler's, or runs on one distribution of Linux alone.
+of the compiler's, takes another torch than its own, or runs on one distribution of
+Linux alone.
 """
 
 import hashlib
@@ -16,11 +17,16 @@ from pathlib import Path
 COLUMNS = "torch", "CUDA", "Python", "platform", "MB"
 
 
+def built_against(archive: zipfile.ZipFile) -> dict[str, str]:
+    """What the build wrote down; "" is for what it has not."""
+    note = archive.read("trajgru_ext/_build.py").decode()
+    return dict(re.findall(r"^(\w+) = (?:'(.*)'|None)$", note, re.MULTILINE))
+
+
 def facts(wheel: Path) -> tuple[str, ...]:
     """A row of the table, from what the build wrote down and the wheel's name."""
     with zipfile.ZipFile(wheel) as archive:
-        note = archive.read("trajgru_ext/_build.py").decode()
-    built = dict(re.findall(r"^(\w+) = (?:'(.*)'|None)$", note, re.MULTILINE))
+        built = built_against(archive)
     cuda = built["cuda_version"] if not built["no_cuda_kernels"] else "no kernels"
     _, _, python, _, platform = wheel.stem.split("-")
     size = f"{wheel.stat().st_size / 1e6:.0f}"
@@ -30,10 +36,18 @@ def facts(wheel: Path) -> tuple[str, ...]:
 def faults(wheel: Path) -> list[str]:
     """Why a wheel should not be given away."""
     with zipfile.ZipFile(wheel) as archive:
-        libraries = [name for name in archive.namelist() if ".so" in Path(name).name]
+        names = archive.namelist()
+        libraries = [name for name in names if ".so" in Path(name).name]
+        [described] = [name for name in names if name.endswith(".dist-info/METADATA")]
+        text = archive.read(described).decode()
+        release = built_against(archive)["torch_version"].split(".")[:2]
+    asked = re.findall(r"^Requires-Dist: (torch\b[^;\n]*)$", text, re.MULTILINE)
     found = [f"carries {name}" for name in libraries if "/_C." not in name]
     if "+torch" not in wheel.name:
         found.append("has no torch in its version")
+    wanted = f"torch=={'.'.join(release)}.*"
+    if asked != [wanted]:
+        found.append(f"asks for {asked}, not for {wanted}")
     if "manylinux" not in wheel.name:
         found.append("is for this distribution of Linux alone")
     return [f"{wheel.name} {fault}" for fault in found]

@@ -38,6 +38,12 @@ class Scores(Metric):
         leads: number of coming frames.
         thresholds: rain rates in mm/h.
         zr: by which pixels are rain.
+        options: those of `torchmetrics.Metric`: `dist_sync_on_step` (whether `forward`
+            sums over processes, too; False by default), `sync_on_compute` (whether
+            `compute` does, True), `process_group` (over which; all), `dist_sync_fn` and
+            `distributed_available_fn` (what gathers, and says whether to),
+            `compute_with_cache` (True); `compute_on_cpu` has no effect, as the states
+            are no lists.
 
     Examples:
         >>> import torch
