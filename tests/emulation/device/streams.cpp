@@ -110,12 +110,11 @@ Point give(const char* what, StreamKey stream, const std::vector<Use>& uses) {
               " is captured, which it does not wait for");
   const Point point{stream, state.given + 1};
   for (const Use& use : uses) {
-    const bool writes = use.writes || use.block->written.number == 0;
-    check_use(what, state, stream, *use.block, writes);
+    check_use(what, state, stream, *use.block, use.writes);
   }
   for (const Use& use : uses) {
     Allocation& block = *use.block;
-    if (use.writes || block.written.number == 0) {
+    if (use.writes) {
       block.written = point;
       block.read.clear();
     } else {

@@ -6,8 +6,8 @@
 // Kernels are queued. PyTorch's operators, which the CPU computes, run at once, after
 // what their stream has queued and what that waits for; work of other streams is left
 // where it is, or some of it runs, at random. Where two streams use the same memory,
-// one of them writing, an event or the host must come between them; what a kernel does
-// to memory is not known, but the first use of a block writes to it.
+// one of them writing, an event or the host must come between them. A kernel writes
+// where it is given a pointer that is not to const.
 
 #include <c10/core/Stream.h>
 
