@@ -212,6 +212,8 @@ NOT_CAPTURED = {
     "a copy to the host": lambda x: x.cpu(),
     "a copy from the host": lambda x: x.copy_(torch.zeros(100)),
     "a size that depends on numbers": lambda x: x[x > 3],
+    "a mask, for what is written": lambda x: x.__setitem__(x > 3, x[:96]),
+    "a mask of bytes": lambda x: x.__setitem__((x > 3).byte(), x[:96]),
     "the host waits": lambda x: torch.accelerator.synchronize(),
     "the host waits for a stream": (
         lambda x: torch.accelerator.current_stream().synchronize()
@@ -229,6 +231,20 @@ def test_what_a_graph_cannot_hold_is_an_error(what):
         plant(source=x * 2)
         with pytest.raises(RuntimeError, match="while a stream is captured"):
             NOT_CAPTURED[what](x)
+
+
+CAPTURED = {
+    "an index": lambda x, k: x[k],
+    "an index, for what is written": lambda x, k: x.__setitem__(k, x[:2] * 2),
+    "a number, where a mask is set": lambda x, k: x.__setitem__(x > 3, 7),
+}
+
+
+@pytest.mark.parametrize("what", CAPTURED)
+def test_what_a_graph_can_hold(what):
+    x, k = numbers(), torch.tensor([3, 5], device="emulated")
+    with device.captured():
+        CAPTURED[what](x, k)
 
 
 def test_memory_outside_the_pool_of_a_capture_is_an_error():
