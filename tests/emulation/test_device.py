@@ -298,6 +298,23 @@ def test_a_capture_that_waits_for_other_work_is_an_error():
             captured.wait_event(before)
 
 
+def test_what_is_allocated_is_counted():
+    """On each device by itself, until it is released, and at most."""
+    counts = torch.emulated
+    first, second = (counts.memory_allocated(f"emulated:{k}") for k in range(2))
+    x = torch.empty(1 << 20, dtype=torch.uint8, device="emulated:1")
+    y = torch.empty(1 << 18, device="emulated:1")
+    assert counts.memory_allocated("emulated:1") == second + (2 << 20)
+    del x
+    assert counts.memory_allocated("emulated:1") == second + (1 << 20)
+    assert counts.max_memory_allocated("emulated:1") >= second + (2 << 20)
+    counts.reset_peak_memory_stats("emulated:1")
+    assert counts.max_memory_allocated("emulated:1") == second + (1 << 20)
+    y.resize_(1 << 19)  # both are there while the one is copied
+    assert counts.max_memory_allocated(1) == second + (3 << 20)
+    assert counts.memory_allocated() == counts.memory_allocated(0) == first
+
+
 def test_random_numbers_are_the_device_s_own():
     torch.manual_seed(3)
     first, state = torch.rand(5, device="emulated"), torch.emulated.get_rng_state()

@@ -269,6 +269,16 @@ TORCH_LIBRARY(emulated, m) {
     }
     return std::make_tuple(names, times, bytes);
   });
+  m.def("allocated_bytes(int device) -> (int, int)", [](int64_t device) {
+    const Lock held(lock());
+    const AllocatedBytes& bytes = allocated_bytes(static_cast<int>(device));
+    return std::make_tuple(bytes.now, bytes.peak);
+  });
+  m.def("reset_peak(int device) -> ()", [](int64_t device) {
+    const Lock held(lock());
+    AllocatedBytes& bytes = allocated_bytes(static_cast<int>(device));
+    bytes.peak = bytes.now;
+  });
   m.def("capture(bool on) -> ()", [](bool on) {
     const Lock held(lock());
     if (on) {

@@ -70,6 +70,13 @@ void* allocate(size_t bytes, int device);
 void release(void* data);
 void record_stream(void* data, StreamKey stream);
 
+// Bytes of a device's tensors, as they were asked for: now, and at most since this was
+// reset. Memory counts until it is released, though a queued kernel may still use it.
+struct AllocatedBytes {
+  int64_t now = 0, peak = 0;
+};
+AllocatedBytes& allocated_bytes(int device);
+
 // Of all streams the work runs as late as it can (0), or some of it earlier, at random.
 void shuffle(uint64_t seed);
 
