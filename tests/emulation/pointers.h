@@ -60,6 +60,7 @@ T marked() {
   } else if constexpr (std::is_class_v<T>) {
     static_assert(std::is_aggregate_v<T>, "a kernel's structs are plain");
     return []<size_t... k>(std::index_sequence<k...>) {
+      static_assert(!requires { T{MemberAt<k>{}..., {}}; }, "no mark for a member");
       return T{MemberAt<k>{}...};
     }(std::make_index_sequence<member_count<T>()>());
   } else {
