@@ -4,6 +4,7 @@ import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from measure import as_timed, device
@@ -18,12 +19,13 @@ def _status(field: str) -> int:
 
 def _measure(prepare: Callable[..., Callable[[], object]], arguments: tuple) -> float:
     run = prepare(*arguments)
-    if device() == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+    if device() != "cpu":
+        gpu: Any = torch.get_device_module(device())
+        gpu.reset_peak_memory_stats()
+        before = gpu.memory_allocated()
         with as_timed():
             run()
-        return (torch.cuda.max_memory_allocated() - before) / MIB**2
+        return (gpu.max_memory_allocated() - before) / MIB**2
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     run()

@@ -44,6 +44,7 @@ def _module() -> types.ModuleType:
     module = types.ModuleType("torch.emulated")
     get_rng_state = torch.ops.emulated.get_rng_state
     set_rng_state = torch.ops.emulated.set_rng_state
+    allocated = torch.ops.emulated.allocated_bytes
     functions = {
         "is_available": lambda: True,
         "is_initialized": lambda: True,
@@ -62,6 +63,11 @@ def _module() -> types.ModuleType:
         "_sleep": lambda cycles: None,
         "get_device_properties": lambda device: types.SimpleNamespace(
             L2_cache_size=1 << 16
+        ),
+        "memory_allocated": lambda device=NAME: allocated(_number(device))[0],
+        "max_memory_allocated": lambda device=NAME: allocated(_number(device))[1],
+        "reset_peak_memory_stats": lambda device=NAME: torch.ops.emulated.reset_peak(
+            _number(device)
         ),
         "get_amp_supported_dtype": lambda: [torch.float16, torch.bfloat16],
         "manual_seed": torch.ops.emulated.manual_seed,

@@ -2,12 +2,11 @@
 
 // How a kernel comes to its executor: at once, or by the device's queues.
 
-#include <cstring>
 #include <stdexcept>
-#include <type_traits>
 #include <vector>
 
 #include "executor.h"
+#include "pointers.h"
 
 namespace emulation {
 
@@ -20,8 +19,8 @@ struct Stream {
 // program of its own, they run at once, on any memory.
 struct DeviceHost {
   Stream (*current_stream)() = nullptr;
-  // arguments: their bytes, by which the device knows what memory the kernel uses.
-  void (*submit)(Stream, const std::vector<uint64_t>& arguments, Body kernel) = nullptr;
+  // The pointers among its arguments say what memory the kernel uses.
+  void (*submit)(Stream, const std::vector<Pointer>& pointers, Body kernel) = nullptr;
 };
 
 inline DeviceHost device;
@@ -40,24 +39,15 @@ inline void check_launch(dim3 grid, dim3 block, size_t shared_bytes) {
   }
 }
 
-inline void submit(Stream stream, const std::vector<uint64_t>& arguments, dim3 grid,
+inline void submit(Stream stream, const std::vector<Pointer>& pointers, dim3 grid,
                    dim3 block, size_t shared_bytes, const Body& thread) {
   check_launch(grid, block, shared_bytes);
   const Body kernel = [=] { execute(grid, block, shared_bytes, thread); };
   if (device.submit == nullptr) {
     kernel();
   } else if (executor() != "none") {
-    device.submit(stream, arguments, kernel);
+    device.submit(stream, pointers, kernel);
   }
-}
-
-template <typename T>
-void append_bytes(std::vector<uint64_t>& words, T value) {
-  static_assert(std::is_trivially_copyable_v<T>, "a kernel's arguments are plain");
-  if constexpr (std::is_class_v<T>) __builtin_clear_padding(&value);
-  const size_t begin = words.size();
-  words.resize(begin + (sizeof(T) + sizeof(uint64_t) - 1) / sizeof(uint64_t));
-  std::memcpy(&words[begin], &value, sizeof(T));
 }
 
 }  // namespace emulation

@@ -26,9 +26,14 @@ def plant(fault="nothing", source=None, to=None):
     return to
 
 
+# Pointers among a kernel's arguments, and within a struct that is one.
+LAUNCHES = "nothing", "nothing, by a struct"
+
+
 @pytest.mark.parametrize("on", ["emulated:0", "emulated:1"])
-def test_a_right_launch_passes(on):
-    assert torch.equal(plant(source=numbers(on)).cpu(), torch.arange(100.0))
+@pytest.mark.parametrize("launch", LAUNCHES)
+def test_a_right_launch_passes(on, launch):
+    assert torch.equal(plant(launch, numbers(on)).cpu(), torch.arange(100.0))
 
 
 @pytest.mark.parametrize(
@@ -118,30 +123,58 @@ def test_kernels_run_as_late_as_they_can():
     assert torch.equal(to.cpu(), torch.arange(100.0))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_missing_event_is_an_error(seed):
-    source, to = numbers(), numbers()
-    torch.accelerator.synchronize()
+# What follows a kernel on another stream that reads its source and writes its target.
+MISSED = {
+    "a kernel reads": lambda launch, source, to: plant(launch, to),
+    "a kernel writes, too": lambda launch, source, to: plant(launch, numbers(), to),
+    "a kernel writes what is read": (
+        lambda launch, source, to: plant(launch, numbers(), source)
+    ),
+    "torch reads": lambda launch, source, to: to.sum(),
+    "torch writes what is read": lambda launch, source, to: source.zero_(),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("launch", LAUNCHES)
+@pytest.mark.parametrize("what", MISSED)
+def test_a_missing_event_is_an_error(what, launch, seed):
+    source, to = numbers(), numbers().zero_()
     other = torch.Stream("emulated:0")
+    torch.accelerator.synchronize()
     with device.shuffled(seed):
         with other:
-            plant(source=source, to=to)
-            to += 1  # known to be written
+            plant(launch, source, to)
         with pytest.raises(RuntimeError, match="without an event between them"):
-            to.sum()
-        other.synchronize()
-        assert to.sum().item() == 5050
+            MISSED[what](launch, source, to)
+        torch.accelerator.current_stream().wait_stream(other)
+        MISSED[what](launch, source, to)
+        assert to.sum().item() == 4950
 
 
-def test_new_memory_is_written_before_it_is_read():
-    """A kernel's first use of memory is known to be a write."""
-    source, other = numbers(), torch.Stream("emulated:0")
+def test_an_operator_of_torch_without_an_event_is_an_error():
+    x, other = numbers(), torch.Stream("emulated:0")
     torch.accelerator.synchronize()
     with other:
-        to = plant(source=source)
-    with pytest.raises(RuntimeError, match="without an event between them"):
-        to.sum()
+        x += 1
+    for uses in (lambda: x.sum(), lambda: plant(source=x)):
+        with pytest.raises(RuntimeError, match="without an event between them"):
+            uses()
     other.synchronize()
+    assert x.sum().item() == 5050
+
+
+@pytest.mark.parametrize("launch", LAUNCHES)
+def test_streams_that_read_the_same_memory_need_no_event(launch):
+    source, other = numbers(), torch.Stream("emulated:0")
+    targets = [numbers().zero_() for _ in range(2)]
+    torch.accelerator.synchronize()
+    with other:
+        plant(launch, source, targets[0])
+    plant(launch, source, targets[1])
+    assert source.sum().item() == 4950
+    torch.accelerator.synchronize()
+    assert [one.sum().item() for one in targets] == [4950, 4950]
 
 
 def test_memory_freed_while_another_stream_uses_it_is_an_error():
@@ -179,6 +212,8 @@ NOT_CAPTURED = {
     "a copy to the host": lambda x: x.cpu(),
     "a copy from the host": lambda x: x.copy_(torch.zeros(100)),
     "a size that depends on numbers": lambda x: x[x > 3],
+    "a mask, for what is written": lambda x: x.__setitem__(x > 3, x[:96]),
+    "a mask of bytes": lambda x: x.__setitem__((x > 3).byte(), x[:96]),
     "the host waits": lambda x: torch.accelerator.synchronize(),
     "the host waits for a stream": (
         lambda x: torch.accelerator.current_stream().synchronize()
@@ -196,6 +231,20 @@ def test_what_a_graph_cannot_hold_is_an_error(what):
         plant(source=x * 2)
         with pytest.raises(RuntimeError, match="while a stream is captured"):
             NOT_CAPTURED[what](x)
+
+
+CAPTURED = {
+    "an index": lambda x, k: x[k],
+    "an index, for what is written": lambda x, k: x.__setitem__(k, x[:2] * 2),
+    "a number, where a mask is set": lambda x, k: x.__setitem__(x > 3, 7),
+}
+
+
+@pytest.mark.parametrize("what", CAPTURED)
+def test_what_a_graph_can_hold(what):
+    x, k = numbers(), torch.tensor([3, 5], device="emulated")
+    with device.captured():
+        CAPTURED[what](x, k)
 
 
 def test_memory_outside_the_pool_of_a_capture_is_an_error():
@@ -247,6 +296,23 @@ def test_a_capture_that_waits_for_other_work_is_an_error():
         captured = torch.accelerator.current_stream()
         with pytest.raises(RuntimeError, match=r"waits for work on stream .* is not"):
             captured.wait_event(before)
+
+
+def test_what_is_allocated_is_counted():
+    """On each device by itself, until it is released, and at most."""
+    counts = torch.emulated
+    first, second = (counts.memory_allocated(f"emulated:{k}") for k in range(2))
+    x = torch.empty(1 << 20, dtype=torch.uint8, device="emulated:1")
+    y = torch.empty(1 << 18, device="emulated:1")
+    assert counts.memory_allocated("emulated:1") == second + (2 << 20)
+    del x
+    assert counts.memory_allocated("emulated:1") == second + (1 << 20)
+    assert counts.max_memory_allocated("emulated:1") >= second + (2 << 20)
+    counts.reset_peak_memory_stats("emulated:1")
+    assert counts.max_memory_allocated("emulated:1") == second + (1 << 20)
+    y.resize_(1 << 19)  # both are there while the one is copied
+    assert counts.max_memory_allocated(1) == second + (3 << 20)
+    assert counts.memory_allocated() == counts.memory_allocated(0) == first
 
 
 def test_random_numbers_are_the_device_s_own():

@@ -11,10 +11,28 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 import trajgru_ext
-from trajgru_ext.ops._catalog import cases
+from trajgru_ext.ops._catalog import OPERATORS, Case, cases
 from trajgru_ext.ops._samples import Samples
 
-CASES = list(cases())
+# Other kernels and other memory than those of the catalog's usual choices.
+OTHERS = {
+    "conv_lstm": [{"recompute": "gates"}],
+    "conv_gru": [{"recompute": "gates", "zoneout": True}],
+    "traj_gru": [{"recompute": "gates", "zoneout": True}, {"recompute": "flows"}],
+    "gru_gates": [{"zoneout": True}],
+    "gru_output": [{"zoneout": True}],
+}
+
+
+def all_cases():
+    yield from cases()
+    for name, others in OTHERS.items():
+        for choices in others:
+            title = ", ".join([name, *(f"{k} {v}" for k, v in choices.items())])
+            yield Case(title, OPERATORS[name], choices)
+
+
+CASES = list(all_cases())
 SIZES = {"T": 3, "B": 2, "C": 8, "F": 4, "G": 3, "O": 5, "L": 2, "H": 5, "W": 6}
 
 pytestmark = [
@@ -53,10 +71,10 @@ class Run:
         return [one.detach() for one in (*found, *gradients)]
 
 
-def assert_same(found, wanted):
+def assert_same(found, wanted, rtol=1e-4, atol=1e-5):
     """But for atomic additions in another order."""
     for one, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(one.cpu(), other.cpu(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one.cpu(), other.cpu(), rtol=rtol, atol=atol)
 
 
 @contextmanager
@@ -116,3 +134,13 @@ def test_a_graph_can_capture_it(backend, case, layout, fixed_order):
     with captured(backend):
         found = run()
     assert_same(found, Run(case, "cpu", layout)())
+
+
+def test_a_graph_can_capture_it_in_bfloat16(backend, case):
+    """Which has conversions and sums of its own."""
+    run = Run(case, f"{backend.device}:0", dtype=torch.bfloat16)
+    wanted = run()
+    with captured(backend):
+        found = run()
+    assert {one.dtype for one in found} <= {torch.bfloat16, torch.float32}
+    assert_same(found, wanted, rtol=2e-2, atol=2e-2)

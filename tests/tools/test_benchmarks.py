@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import measure
+import peak_memory
 import pytest
 import run
 import torch
+from torch.utils._pytree import tree_map
 
 from trajgru_ext.nn import SqueezeExcitation
 
@@ -61,8 +63,30 @@ SMALL = {
 }
 
 
-# Of networks and layers that are large: kernels are slow where they are emulated.
-WHOLE = {"networks", "traj_gru"}
+def thin_networks(module: Any) -> dict[str, object]:
+    layers = ("down", "up", "channels", "back", "features")
+    thin = tree_map(
+        lambda size: {64: 4, 192: 8}.get(size, size),
+        {name: getattr(module.HKO7, name) for name in layers},
+    )
+    small = module.HKO7._replace(**thin, links=[2, 1, 1], frames=2, ahead=1)
+    # Of one pixel the port's flows have no gradient: 2 are the least.
+    small = small._replace(image=60, sizes=[12, 4, 2])
+    return {"HKO7": small, "NETWORKS": {"HKO-7": small}}
+
+
+# Of fewer channels: kernels are slow where they are emulated.
+THIN = {
+    "networks": thin_networks,
+    "traj_gru": lambda _: {
+        "BATCH": 1,
+        "CHANNELS": 2,
+        "FEATURES": 4,
+        "LINKS": 2,
+        "SIZE": 6,
+        "STEPS": 2,
+    },
+}
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +105,12 @@ def step_in_this_process(prepare, *arguments):
     return 1.0
 
 
+def peak_in_this_process(prepare, *arguments):
+    found = peak_memory._measure(prepare, arguments)
+    assert found > 0
+    return found
+
+
 def test_all_are_tried():
     assert {*SMALL, "models", "skill"} == set(run.NAMES)
 
@@ -90,18 +120,21 @@ def test_all_are_tried():
 def test_benchmark(name, on, monkeypatch, request, tmp_path):
     """On a device, too, as on a GPU."""
     if on == "emulated":
-        if name in run.ON_CPU_ALONE | WHOLE:
-            pytest.skip("its operators are the CPU's, or those of the others")
+        if name in run.ON_CPU_ALONE:
+            pytest.skip("its operators are the CPU's")
         request.getfixturevalue("emulated_devices")
     module = importlib.import_module(f"bench_{name}")
-    for constant, value in SMALL[name](module).items():
+    small_sizes = SMALL if on == "cpu" else SMALL | THIN
+    for constant, value in small_sizes[name](module).items():
         monkeypatch.setattr(module, constant, value)
     if hasattr(module, "peak_mib"):
-        monkeypatch.setattr(module, "peak_mib", step_in_this_process)
+        here = step_in_this_process if on == "cpu" else peak_in_this_process
+        monkeypatch.setattr(module, "peak_mib", here)
     if name == "traj_gru":
+        size = module.SIZE
         for function, small in (
-            (module.layer_and_inputs, (2, 2, 12)),
-            (module.prepare_training, (2, 12)),
+            (module.layer_and_inputs, (2, 2, size)),
+            (module.prepare_training, (2, size)),
         ):
             monkeypatch.setattr(function, "__defaults__", small)
     monkeypatch.setattr(measure, "ALLOWED", [True, False])  # as where nothing is set
@@ -119,6 +152,26 @@ def test_benchmark(name, on, monkeypatch, request, tmp_path):
     (tmp_path / "results.json").rename(tmp_path / f"{name}.json")
     run.report(tmp_path, tmp_path)
     assert f"## {name}\n" in (tmp_path / "README.md").read_text()
+
+
+def prepare_known_peak():
+    """5 MiB beyond what there is; before it there was more."""
+    kept, mebibyte = torch.empty(3 << 20, dtype=torch.uint8), 1 << 20
+    torch.empty(9 * mebibyte, dtype=torch.uint8)
+
+    def run():
+        first = torch.empty(4 * mebibyte, dtype=torch.uint8)
+        del first
+        both = [torch.empty(n * mebibyte, dtype=torch.uint8) for n in (2, 3)]
+        return kept, both.pop()
+
+    return run
+
+
+@pytest.mark.usefixtures("emulated_devices")
+def test_a_device_s_peak_is_measured():
+    with torch.device("emulated"):
+        assert peak_memory._measure(prepare_known_peak, ()) == 5
 
 
 @pytest.mark.usefixtures("emulated_devices")

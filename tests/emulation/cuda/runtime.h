@@ -111,10 +111,11 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_
             Stream stream, Arguments&&... arguments) {
   // The kernel may run when the caller's arguments are gone.
   const std::tuple<Parameters...> values(arguments...);
-  std::vector<uint64_t> words;
-  std::apply([&](const auto&... each) { (emulation::append_bytes(words, each), ...); },
-             values);
-  emulation::submit(stream, words, grid, block, shared_bytes,
+  std::vector<emulation::Pointer> pointers;
+  std::apply(
+      [&](const auto&... each) { (emulation::append_pointers(pointers, each), ...); },
+      values);
+  emulation::submit(stream, pointers, grid, block, shared_bytes,
                     [kernel, values] { std::apply(kernel, values); });
 }
 

@@ -168,6 +168,33 @@ bool has_tag(const c10::OperatorHandle& op, at::Tag tag) {
   return std::find(tags.begin(), tags.end(), tag) != tags.end();
 }
 
+bool is_mask(const std::optional<Tensor>& index) {
+  return index && index->defined() &&
+         (index->scalar_type() == at::kBool || index->scalar_type() == at::kByte);
+}
+
+// Whether the host has to know numbers of the device. Of an index it has to know how
+// many are set, where it is a mask; but a number is written to where one mask is set
+// without that. CUDA's is then the host's, and no tensor of the device.
+bool waits_for_numbers(const c10::OperatorHandle& op,
+                       c10::ArrayRef<c10::IValue> given) {
+  const auto indices = std::find_if(given.begin(), given.end(), [](const auto& one) {
+    return one.isOptionalTensorList();
+  });
+  if (indices == given.end()) {
+    return has_tag(op, at::Tag::data_dependent_output) ||
+           has_tag(op, at::Tag::dynamic_output_shape);
+  }
+  const auto list = indices->toOptionalTensorVector();
+  if (std::none_of(list.begin(), list.end(), is_mask)) return false;
+  const auto values = std::next(indices);
+  const bool one_number =
+      values != given.end() && values->isTensor() && values->toTensor().dim() == 0;
+  const auto given_indices = std::count_if(
+      list.begin(), list.end(), [](const auto& one) { return one && one->defined(); });
+  return !one_number || given_indices > 1;
+}
+
 // An argument for the CPU's operator.
 c10::IValue lend(Borrowed& lent, const c10::Argument& argument,
                  const c10::IValue& value) {
@@ -234,8 +261,7 @@ void compute_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
         value.isNone() ? std::nullopt : std::optional(value.toGenerator()),
         lent.device());
   }
-  if (has_tag(op, at::Tag::data_dependent_output) ||
-      has_tag(op, at::Tag::dynamic_output_shape)) {
+  if (waits_for_numbers(op, c10::ArrayRef<c10::IValue>(*stack).slice(first))) {
     wait_for_host((name + " makes the host wait").c_str(), lent.device());
   }
   lent.begin(lent.device());

@@ -216,35 +216,30 @@ struct Hooks final : at::PrivateUse1HooksInterface {
 
 const bool registered = (at::RegisterPrivateUse1HooksInterface(new Hooks), true);
 
-// The blocks that a kernel's arguments point into. What may be a pointer is a number
-// that is one to memory: a kernel is given no others.
-std::vector<Use> uses_of(const std::vector<uint64_t>& arguments, int device) {
+// The blocks that a kernel's arguments point into.
+std::vector<Use> uses_of(const std::vector<Pointer>& pointers, int device) {
   std::vector<Use> uses;
-  for (const uint64_t word : arguments) {
-    if (word >> 32 == 0 || word >> 47 != 0) continue;
-    const int owner = device_of(word);
-    if (owner < 0) {
-      TORCH_CHECK(!host_readable(word), "emulated: a kernel of emulated:", device,
-                  " is given memory of the host");
-      continue;
-    }
+  for (const auto& [address, writes] : pointers) {
+    const int owner = device_of(address);
+    TORCH_CHECK(owner >= 0, "emulated: a kernel of emulated:", device,
+                " is given memory of the host");
     TORCH_CHECK(owner == device, "emulated: a kernel of emulated:", device,
                 " is given memory of emulated:", owner);
-    Allocation* block = find_allocation(word);
+    Allocation* block = find_allocation(address);
     TORCH_CHECK(block != nullptr && !block->freed,
                 "emulated: a kernel is given memory that was freed");
-    uses.push_back({block, false});
+    uses.push_back({block, writes});
   }
   return uses;
 }
 
-void submit(Stream stream, const std::vector<uint64_t>& arguments, Body kernel) {
+void submit(Stream stream, const std::vector<Pointer>& pointers, Body kernel) {
   const Lock held(lock());
   const int device = current_device();
   const StreamKey key{stream.device, stream.id};
   TORCH_CHECK(key == current_stream(device), "emulated: a kernel on ", key.name(),
               " where ", current_stream(device).name(), " is the current one");
-  queue("a kernel", key, uses_of(arguments, device),
+  queue("a kernel", key, uses_of(pointers, device),
         [device, kernel = std::move(kernel)] {
           const Open open(device);
           kernel();
@@ -273,6 +268,16 @@ TORCH_LIBRARY(emulated, m) {
       bytes.push_back(count.bytes);
     }
     return std::make_tuple(names, times, bytes);
+  });
+  m.def("allocated_bytes(int device) -> (int, int)", [](int64_t device) {
+    const Lock held(lock());
+    const AllocatedBytes& bytes = allocated_bytes(static_cast<int>(device));
+    return std::make_tuple(bytes.now, bytes.peak);
+  });
+  m.def("reset_peak(int device) -> ()", [](int64_t device) {
+    const Lock held(lock());
+    AllocatedBytes& bytes = allocated_bytes(static_cast<int>(device));
+    bytes.peak = bytes.now;
   });
   m.def("capture(bool on) -> ()", [](bool on) {
     const Lock held(lock());

@@ -1,7 +1,6 @@
 #include "device/memory.h"
 
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -36,9 +35,6 @@ constexpr size_t kFirst = kDeviceBytes / 2;
 constexpr size_t kPage = 4096;
 // As CUDA's caching allocator.
 constexpr size_t kAlignment = 512;
-// Below lie the shadows of AddressSanitizer and ThreadSanitizer, which two small
-// numbers side by side may look like; no pointer that a kernel could be given does.
-constexpr uintptr_t kLowestHost = 0x500000000000;
 // What was freed is filled, so that reading it shows, unless that would take long; the
 // pages of large blocks are given back, and then read as 0.
 constexpr size_t kMostFilled = size_t(1) << 26;
@@ -206,21 +202,6 @@ Allocation* find_allocation(uintptr_t address) {
   if (after == blocks.begin()) return nullptr;
   Allocation* block = std::prev(after)->second.get();
   return address <= block->begin + block->bytes ? block : nullptr;
-}
-
-bool host_readable(uintptr_t address) {
-  if (address < kLowestHost) return false;
-  // The kernel says whether it could read there.
-  static int* pipes = [] {
-    auto* made = new int[2];
-    if (pipe(made) != 0) throw std::runtime_error("emulation: no pipe");
-    return made;
-  }();
-  char byte;
-  if (syscall(SYS_write, pipes[1], reinterpret_cast<const void*>(address), 1) != 1) {
-    return false;
-  }
-  return syscall(SYS_read, pipes[0], &byte, 1) == 1;
 }
 
 Open::Open(int device)

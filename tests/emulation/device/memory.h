@@ -58,9 +58,6 @@ int device_of(uintptr_t address);
 // The same memory in the mapping that the host may use.
 void* host_view(const void* address);
 
-// Whether the host could read there.
-bool host_readable(uintptr_t address);
-
 // While it lives, the device's memory may be accessed.
 class Open {
  public:

@@ -17,6 +17,23 @@ __global__ void copy_kernel(const float* from, float* to, int64_t count) {
   }
 }
 
+template <typename T>
+struct View {
+  T* data;
+  int64_t step;
+};
+struct Sources {
+  View<const float> from[2];  // the first is absent
+};
+struct Copy : Sources {
+  int64_t count;
+  View<float> to;
+};
+
+__global__ void copy_views_kernel(Copy args) {
+  copy_kernel(args.from[1].data, args.to.data, args.count);
+}
+
 // The address is no pointer until the kernel makes it one: no launch sees it.
 __global__ void copy_hidden_kernel(uint64_t hidden, float* to) {
   *to = *reinterpret_cast<const float*>(~hidden);
@@ -40,6 +57,13 @@ void plant(const at::Tensor& from, const at::Tensor& to, std::string_view fault)
     const uint64_t beyond = fault == "a hidden address" ? 0 : uint64_t(1) << 36;
     cuda::launch(copy_hidden_kernel, dim3(1), dim3(cuda::kBlock), 0, stream,
                  ~(address + beyond), to.mutable_data_ptr<float>());
+    return;
+  }
+  if (fault == "nothing, by a struct") {
+    const Copy args{
+        {{{nullptr, 0}, {source, 1}}}, from.numel(), {to.mutable_data_ptr<float>(), 1}};
+    cuda::launch(copy_views_kernel, dim3(cuda::grid_size(from.numel())),
+                 dim3(cuda::kBlock), 0, stream, args);
     return;
   }
   cuda::launch(copy_kernel, dim3(cuda::grid_size(from.numel())), dim3(cuda::kBlock), 0,

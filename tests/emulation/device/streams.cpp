@@ -110,12 +110,11 @@ Point give(const char* what, StreamKey stream, const std::vector<Use>& uses) {
               " is captured, which it does not wait for");
   const Point point{stream, state.given + 1};
   for (const Use& use : uses) {
-    const bool writes = use.writes || use.block->written.number == 0;
-    check_use(what, state, stream, *use.block, writes);
+    check_use(what, state, stream, *use.block, use.writes);
   }
   for (const Use& use : uses) {
     Allocation& block = *use.block;
-    if (use.writes || block.written.number == 0) {
+    if (use.writes) {
       block.written = point;
       block.read.clear();
     } else {
@@ -238,7 +237,16 @@ void* allocate(size_t bytes, int device) {
   TORCH_CHECK(!captured || in_capture(streams[stream].seen), "emulated: memory for ",
               stream.name(), ", outside the pool of ", captured->stream.name(),
               ", which is captured");
-  return reinterpret_cast<void*>(make_allocation(bytes, stream)->begin);
+  void* made = reinterpret_cast<void*>(make_allocation(bytes, stream)->begin);
+  AllocatedBytes& allocated = allocated_bytes(device);
+  allocated.now += static_cast<int64_t>(bytes);
+  allocated.peak = std::max(allocated.peak, allocated.now);
+  return made;
+}
+
+AllocatedBytes& allocated_bytes(int device) {
+  static auto* all = new std::array<AllocatedBytes, kDevices>();
+  return all->at(device);
 }
 
 void release(void* data) {
@@ -257,6 +265,7 @@ void release(void* data) {
   check(block->written);
   for (const auto& [reader, number] : block->read) check({reader, number});
   block->freed = true;
+  allocated_bytes(block->stream.device).now -= static_cast<int64_t>(block->bytes);
   if (block->pending == 0) drop_allocation(block);
 }
 

@@ -6,8 +6,8 @@
 // Kernels are queued. PyTorch's operators, which the CPU computes, run at once, after
 // what their stream has queued and what that waits for; work of other streams is left
 // where it is, or some of it runs, at random. Where two streams use the same memory,
-// one of them writing, an event or the host must come between them; what a kernel does
-// to memory is not known, but the first use of a block writes to it.
+// one of them writing, an event or the host must come between them. A kernel writes
+// where it is given a pointer that is not to const.
 
 #include <c10/core/Stream.h>
 
@@ -69,6 +69,13 @@ void join(StreamKey one, StreamKey other);
 void* allocate(size_t bytes, int device);
 void release(void* data);
 void record_stream(void* data, StreamKey stream);
+
+// Bytes of a device's tensors, as they were asked for: now, and at most since this was
+// reset. Memory counts until it is released, though a queued kernel may still use it.
+struct AllocatedBytes {
+  int64_t now = 0, peak = 0;
+};
+AllocatedBytes& allocated_bytes(int device);
 
 // Of all streams the work runs as late as it can (0), or some of it earlier, at random.
 void shuffle(uint64_t seed);
