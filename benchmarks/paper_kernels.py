@@ -58,6 +58,7 @@ class Layer(NamedTuple):
 
 LAYERS = {
     "HKO-7, 8 to 64 at 96 x 96, 13 links": Layer("traj_gru", 8, 64, 96, 13),
+    "HKO-7, 64 to 64 at 96 x 96, 13 links": Layer("traj_gru", 64, 64, 96, 13),
     "HKO-7, 192 to 192 at 32 x 32, 13 links": Layer("traj_gru", 192, 192, 32, 13),
     "HKO-7, 192 to 192 at 16 x 16, 9 links": Layer("traj_gru", 192, 192, 16, 9),
     "ConvLSTM, 64 to 64 at 96 x 96": Layer("conv_lstm", 64, 64, 96),

@@ -159,13 +159,20 @@ Tensor flow_conv(const Tensor& input, const Tensor& flows, const Tensor& weight,
   }
   const Tensor rows = rows_of(image), buffer = operands.buffer();
   const RowProducts products(whole);
+  Tensor result = image;
   operands.for_chunks([&](int64_t first, int64_t count) {
     const Tensor warped = buffer.narrow(0, 0, count);
     gather(operands, first, count, warped);
-    Tensor result = rows.narrow(0, first, count);
-    products.forward(warped, bias, result);
+    Tensor place = rows.narrow(0, first, count);
+    const Tensor made = products.forward(warped, bias, place);
+    if (made.is_same(place)) return;
+    if (count == operands.rows) {
+      result = made.as_strided(image.sizes(), image.strides());
+    } else {
+      place.copy_(made);
+    }
   });
-  return in_form_of(output, image);
+  return in_form_of(output, result);
 }
 
 namespace {

@@ -19,19 +19,21 @@ struct FlowConvChunk {
   int group;
 };
 
-// What a thread works on: one link of one pixel.
+// What a thread works on: one link of one pixel. Groups of threads beside each other go
+// along the pixels for one link: their corners are neighbours, too, and a block finds
+// most of them in its own cache.
 template <typename scalar_t, typename index_t>
 struct LinkSite {
   using coord_t = at::opmath_type<scalar_t>;
-  index_t row, link;  // of the buffer
+  index_t link, row;  // of the buffer
   Site<index_t> site;
   Cell<coord_t, index_t> cell;
   FlowTarget target;
 
   TRAJGRU_HOST_DEVICE LinkSite(index_t item,
                                const FlowConvChunk<scalar_t, index_t>& args)
-      : row((item >> args.group) / args.links),
-        link((item >> args.group) - row * args.links),
+      : link((item >> args.group) / args.pixels),
+        row((item >> args.group) - link * args.pixels),
         site(args.first + row, item & ((static_cast<index_t>(1) << args.group) - 1),
              args.size),
         target(locate(site, of_link(args.flows, link), args.flow_scale, args.size,

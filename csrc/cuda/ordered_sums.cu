@@ -83,15 +83,24 @@ void add_sorted(const SortedWarps& warps, const Tensor& grad, const Tensor& sums
          current_stream(), args);
 }
 
+// Whether `count` channels of each row are loaded as one.
+template <typename T>
+bool aligned_rows(const Tensor& rows, int64_t channels, int count) {
+  const auto address = reinterpret_cast<uintptr_t>(rows.const_data_ptr());
+  return channels % count == 0 && address % (count * sizeof(T)) == 0;
+}
+
 template <typename scalar_t, typename index_t>
 void add_piece(const WarpedRows& rows, int64_t pixels, const Extent& extent,
                const Tensor& sums) {
   constexpr int kWide = kVectorBytes / sizeof(scalar_t);
-  const auto address = reinterpret_cast<uintptr_t>(rows.grad.const_data_ptr());
-  const bool wide = sums.size(3) % kWide == 0 && address % kVectorBytes == 0;
+  using coord_t = at::opmath_type<scalar_t>;
+  const int64_t channels = sums.size(3);
+  const bool wide = aligned_rows<scalar_t>(rows.grad, channels, kWide) &&
+                    aligned_rows<coord_t>(sums, channels, kWide);
   const auto run =
       wide ? add_sorted<scalar_t, kWide, index_t> : add_sorted<scalar_t, 1, index_t>;
-  run(sort_warps<at::opmath_type<scalar_t>, index_t>(rows, pixels, extent), rows.grad,
+  run(sort_warps<coord_t, index_t>(rows, pixels, extent), rows.grad,
       sums.narrow(0, extent.first_sample, extent.samples));
 }
 

@@ -35,23 +35,24 @@ class RowProducts {
     if (products && !convolutions) ieee_.emplace();
   }
 
-  // Rows [n, K] to the result [n, O], rows x weight^T + bias.
-  void forward(const at::Tensor& rows, const OptionalTensor& bias,
-               at::Tensor& result) const {
+  // The result [n, O] of rows [n, K], rows x weight^T + bias. buffer: for it to be
+  // written to, unless a convolution makes it.
+  at::Tensor forward(const at::Tensor& rows, const OptionalTensor& bias,
+                     at::Tensor& buffer) const {
     if (convolves_) {
-      result.copy_(as_rows(at::convolution(as_image(rows), kernel(), bias, {1, 1},
-                                           {0, 0}, {1, 1}, false, {0, 0}, 1)));
-    } else if (bias.has_value() && !ieee_.has_value()) {
-      at::addmm_out(result, *bias, rows, weight_.t());
-    } else {
-      // With a bias torch may call cuBLASLt, which goes by the flag alone.
-      at::mm_out(result, rows, weight_.t());
-      if (bias.has_value()) result.add_(*bias);
+      return as_rows(at::convolution(as_image(rows), kernel(), bias, {1, 1}, {0, 0},
+                                     {1, 1}, false, {0, 0}, 1))
+          .contiguous();
     }
+    if (bias.has_value() && !ieee_.has_value()) {
+      return at::addmm_out(buffer, *bias, rows, weight_.t());
+    }
+    // With a bias torch may call cuBLASLt, which goes by the flag alone.
+    at::mm_out(buffer, rows, weight_.t());
+    return bias.has_value() ? buffer.add_(*bias) : buffer;
   }
 
-  // The gradient to the rows from that to the result: grad x weight. buffer: for it to
-  // be written to where that saves memory.
+  // The gradient to the rows from that to the result: grad x weight. buffer: as above.
   at::Tensor rows_grad(const at::Tensor& grad, at::Tensor& buffer) const {
     if (!convolves_) return at::mm_out(buffer, grad, weight_);
     return as_rows(std::get<0>(gradients(grad, buffer, {true, false, false})))

@@ -38,8 +38,8 @@ struct PyramidDevice : BranchDevice {
   // A block an item.
   template <typename Kernel, typename... Args>
   static void blocks(Kernel kernel, int64_t items, const Args&... args) {
-    launch(kernel, grid_size(items * kBlock), kBlock, 0, current_stream(), args...,
-           items);
+    launch(kernel, grid_size(items * kBlock), kPyramidBlock, 0, current_stream(),
+           args..., items);
   }
 };
 

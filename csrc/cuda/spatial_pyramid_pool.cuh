@@ -64,6 +64,9 @@ TRAJGRU_HOST_DEVICE int64_t rows_below(int64_t n) {
 constexpr int64_t kPyramidBins = 64, kPyramidStride = kWarpThreads + 1;
 constexpr int64_t kPyramidTile = kPyramidBins * kPyramidStride;
 
+// Threads of a block in channels last, whatever runs it: warps share a bin's rows.
+constexpr unsigned kPyramidBlock = 256;
+
 TRAJGRU_HOST_DEVICE int64_t tiles_of_level(int64_t n) {
   return divide_up(n * n, kPyramidBins);
 }

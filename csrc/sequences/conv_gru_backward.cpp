@@ -75,7 +75,8 @@ ConvGruBackward::ConvGruBackward(const ConvGru& net, const Tensor& grad,
   } else {
     h_ = ConvGrad(net.h_conv, weight, bias);
   }
-  h_grad_ = net.images(1, net.features).zero_();
+  h_grad_ = net.images(1, net.features);
+  if (net.empty()) h_grad_.zero_();  // else the steps write it
 }
 
 // Some steps as the forward pass saved them, or computed again.

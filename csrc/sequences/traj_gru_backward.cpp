@@ -110,10 +110,11 @@ TrajGruBackward::TrajGruBackward(const TrajGru& net, const Tensor& grad,
     if (!conv.weight.defined()) continue;
     *sums_.all()[k] = ConvGrad(conv, wanted.weight(k), wanted.bias(k));
   }
-  if (net.inputs.defined() && wanted.inputs()) {
-    inputs_grad_ = net.inputs_grad().zero_();
-  }
-  h_grad_ = net.images(1, net.features).zero_();
+  if (net.inputs.defined() && wanted.inputs()) inputs_grad_ = net.inputs_grad();
+  h_grad_ = net.images(1, net.features);
+  if (!net.empty()) return;  // the steps write both before they add to them
+  if (inputs_grad_.defined()) inputs_grad_.zero_();
+  h_grad_.zero_();
 }
 
 // Some steps as the forward pass saved them, or computed again.

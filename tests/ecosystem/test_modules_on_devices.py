@@ -235,6 +235,30 @@ def test_a_graph_each_can_capture_both_passes(kind):
     assert_same(found, before)
 
 
+@pytest.mark.usefixtures("emulated_devices")
+@each(LAYERS)
+def test_a_graph_can_capture_a_compiled_layer(kind):
+    """Both passes, as mode="reduce-overhead" does, but for inductor's own code.
+
+    Of that there is none for this device.
+    """
+    torch.compiler.reset()
+    module, given = made(kind, "emulated")
+    wanted = [one.requires_grad_() for one in tree_leaves(given)]
+    wanted += module.parameters()
+
+    def gradients(of):
+        found = [one for one in tree_leaves(of(*given)) if torch.is_tensor(one)]
+        total = sum(one.square().sum() for one in found)
+        return torch.autograd.grad(total, wanted, allow_unused=True)
+
+    before, compiled = gradients(module), torch.compile(module, backend="aot_eager")
+    gradients(compiled)
+    with torch.compiler.set_stance("fail_on_recompile"), device.captured():
+        found = gradients(compiled)
+    assert_same(found, before)
+
+
 @each(NETWORKS)
 def test_networks_of_published_sizes(kind, there):
     (module, given), (moved, sent) = made(kind), made(kind, there)

@@ -92,12 +92,23 @@ void check_operand(const stored* from, unsigned stride) {
   }
 }
 
-// The hardware loads rows of 16 bytes, eight at a time.
-template <typename stored>
-void note_rows(const stored* from, unsigned stride) {
+// Of float16 the hardware loads rows of 16 bytes, eight at a time; of the others nvcc
+// has each thread load its own elements, in words.
+template <typename T>
+void note_rows(const stored_t<T>* from, unsigned stride) {
+  using stored = stored_t<T>;
+  constexpr unsigned kWord = 4, kRow = 16;
   const unsigned lane = emulation::self->index % emulation::kWarp;
-  emulation::note_shared(from + lane % 16 * stride + lane / 16 * (16 / sizeof(stored)),
-                         16);
+  if constexpr (std::is_same_v<T, __half>) {
+    emulation::note_shared(
+        from + lane % 16 * stride + lane / 16 * (kRow / sizeof(stored)), kRow);
+  } else {
+    for (unsigned n = 0; n < 4; ++n) {
+      const unsigned word = lane % 4 + n / 2 * (kRow / kWord);
+      emulation::note_shared(from + row(n % 2) * stride + word * kWord / sizeof(stored),
+                             kWord);
+    }
+  }
 }
 
 template <typename T, typename stored>
@@ -113,7 +124,7 @@ void load_lines(float (&to)[kLines][kK], const stored_t<T>* from, unsigned strid
                 unsigned (*number_of)(unsigned)) {
   static_assert(kK == kDepth<T>);
   check_operand(from, stride);
-  note_rows(from, stride);
+  note_rows<T>(from, stride);
   for (unsigned n = 0; n < kLines; ++n) {
     const stored_t<T>* const line = from + number_of(n) * stride;
     for (int k = 0; k < kK; ++k) to[n][k] = operand<T>(line[k]);

@@ -3,8 +3,10 @@
 // -fsanitize=thread, which calls a function at each access; here these functions are
 // ours, in ThreadSanitizer's place. The n-th access of each of a warp's threads from
 // one place of the program, which is the path of calls that led there, is one access of
-// the warp. Of shared memory, where a kernel tells of it (shared_memory.h), what counts
-// is the wavefronts that an access takes, since a bank gives one word in each.
+// the warp. A block's loads are counted together, too: the sectors that no warp of it
+// has touched before come from beyond its multiprocessor's cache. Of shared memory,
+// where a kernel tells of it (shared_memory.h), what counts is the wavefronts that an
+// access takes, since a bank gives one word in each.
 
 #include <dlfcn.h>
 
@@ -58,7 +60,7 @@ std::map<Place, Count> counts;
 std::unordered_map<unsigned, Thread> threads;  // of the block
 std::map<Turn, std::vector<Access>> turns;
 
-constexpr auto kBank = "bank";
+constexpr auto kBank = "bank", kLoad = "load", kBlockLoads = "block";
 
 void note(const char* kind, uintptr_t at, uintptr_t bytes, void* from) {
   Thread& thread = threads[emulation::self->index];
@@ -97,7 +99,20 @@ void count_wavefronts(std::vector<Access>& accesses, uintptr_t bytes, Count& cou
   }
 }
 
+// Of all loads of the block, wherever in its kernel, and what its warps want at least.
+void count_block(const std::set<uintptr_t>& sectors, int64_t fewest,
+                 const Place& place) {
+  if (sectors.empty()) return;
+  Count& count = counts[{kBlockLoads, 0, place.path}];
+  ++count.accesses;
+  count.sectors += sectors.size();
+  count.fewest += fewest;
+}
+
 void end_block() {
+  std::set<uintptr_t> loaded;
+  int64_t wanted = 0;
+  const Place* load = nullptr;
   for (auto& [turn, accesses] : turns) {
     if (turn.place.kind == kBank) {
       Count& count = counts[turn.place];
@@ -114,10 +129,16 @@ void end_block() {
       end = std::max(end, to);
     }
     Count& count = counts[turn.place];
+    const int64_t fewest = (distinct + kSector - 1) / kSector;
     ++count.accesses;
     count.sectors += sectors.size();
-    count.fewest += (distinct + kSector - 1) / kSector;
+    count.fewest += fewest;
+    if (turn.place.kind != kLoad) continue;
+    loaded.insert(sectors.begin(), sectors.end());
+    wanted += fewest;
+    load = &turn.place;
   }
+  if (load != nullptr) count_block(loaded, wanted, *load);
   turns.clear();
   threads.clear();
 }
@@ -176,13 +197,13 @@ void __tsan_func_exit() {
 
 #define ACCESSES(bytes)                          \
   void __tsan_read##bytes(void* at) {            \
-    access("load", at, bytes, FROM);             \
+    access(kLoad, at, bytes, FROM);              \
   }                                              \
   void __tsan_write##bytes(void* at) {           \
     access("store", at, bytes, FROM);            \
   }                                              \
   void __tsan_unaligned_read##bytes(void* at) {  \
-    access("load", at, bytes, FROM);             \
+    access(kLoad, at, bytes, FROM);              \
   }                                              \
   void __tsan_unaligned_write##bytes(void* at) { \
     access("store", at, bytes, FROM);            \
@@ -195,7 +216,7 @@ ACCESSES(8)
 ACCESSES(16)
 
 void __tsan_read_range(void* at, size_t bytes) {
-  access("load", at, bytes, FROM);
+  access(kLoad, at, bytes, FROM);
 }
 void __tsan_write_range(void* at, size_t bytes) {
   access("store", at, bytes, FROM);

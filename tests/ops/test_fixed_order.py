@@ -144,6 +144,22 @@ def test_strided_arguments(backend, fixed_order, how):
     test_flow_conv.compare(*moved, rounds_warps=rounds_warps(backend))
 
 
+@pytest.mark.kernels
+@OFF_CPU
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_sums_that_begin_at_no_multiple_of_a_load(backend, fixed_order, dtype):
+    arguments = test_flow_conv.sample_inputs(
+        backend.device, dtype, (2, 8, 4, 6), layout=FORMATS[1]
+    )
+    input, flows, weight, _, grad = arguments
+    room = torch.zeros(1 + input.numel(), dtype=dtype, device=input.device)
+    sums = room[1:].view(2, 4, 6, 8).permute(0, 3, 1, 2)
+    torch.ops.trajgru_ext.flow_conv_add_grads(
+        *(grad, input, flows, weight, 1.0, sums, None, None, None)
+    )
+    assert torch.equal(sums, test_flow_conv.derivatives(flow_conv, *arguments)[1])
+
+
 def test_all_warps_read_one_pixel(backend, fixed_order):
     input, flow, grad = test_flow_warp.sample_inputs(backend.device, size=(2, 5, 9, 11))
     _, found, _ = test_flow_warp.compare(

@@ -19,7 +19,7 @@ EVERY = pytest.mark.parametrize(
     ("dtype", "rounds"),
     [*((dtype, True) for dtype in DTYPES), (torch.float32, False)],
     indirect=["rounds"],
-    ids=[*map(str, DTYPES), "ieee"],
+    ids=[*map(str, DTYPES), "ieee float32"],
 )
 OFF_CPU = pytest.mark.parametrize("backend", ["cuda-emulated", "cuda"], indirect=True)
 EMULATED = pytest.mark.parametrize("backend", ["cuda-emulated"], indirect=True)

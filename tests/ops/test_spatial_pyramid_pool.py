@@ -52,6 +52,18 @@ def test_bins_of_any_number_and_size(backend, size, levels, layout, mode):
     )
 
 
+def test_many_bins_of_float32_are_those_of_the_naive_formula(backend):
+    """Which ThreadSanitizer takes: in channels last, where a block has many bins."""
+    x = torch.randn((1, 2, 21, 34), generator=torch.Generator().manual_seed(0))
+    for mode in ("max", "mean"):
+        compare(
+            lambda x, mode=mode: trajgru_ext.spatial_pyramid_pool(x, 9, mode),
+            lambda x, mode=mode: reference.spatial_pyramid_pool(x, 9, mode),
+            x.to(backend.device).contiguous(memory_format=torch.channels_last),
+            check_dtype=False,
+        )
+
+
 @LAYOUTS
 def test_the_first_of_equal_values_and_the_last_nan(backend, layout):
     """As PyTorch's pooling, which the gradient shows."""

@@ -52,6 +52,16 @@ def test_matches_the_naive_formula(backend, given, activation, recompute):
     assert_equal(got, naive(arguments, seeds, **options))
 
 
+@pytest.mark.kernels
+def test_float32_is_that_of_the_naive_formula(backend):
+    """Which ThreadSanitizer takes: of float64 it has no time to see all."""
+    arguments = sample_arguments(backend.device, torch.float32)
+    seeds = sample_seeds(arguments, STEPS)
+    got = derivatives(with_flows, arguments, seeds)
+    for one, other in zip(got, naive(arguments, seeds), strict=True):
+        torch.testing.assert_close(one.cpu().double(), other, rtol=0, atol=1e-3)
+
+
 @RECOMPUTE
 @LAYOUTS
 def test_zoneout_layouts_and_no_bias(backend, layout, recompute):

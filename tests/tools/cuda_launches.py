@@ -5,7 +5,7 @@ backward, with four steps more than before, and counts what those add: our kerne
 convolutions, products, copies, fills, and PyTorch's other operators, with the bytes
 that the last three read and write. It ends with status 1 where something is more than
 in the table tests/golden/cuda_launches.csv, which --write writes anew, with that in
-docs/gpu.md.
+docs/gpu.md, which also has the first count, tests/golden/cuda_launches_before.csv.
 """
 
 import argparse
@@ -13,8 +13,10 @@ import csv
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +33,7 @@ sys.path.append(str(ROOT / "tests"))
 from emulation import device  # noqa: E402 - from the folder above
 
 TABLE = ROOT / "tests" / "golden" / "cuda_launches.csv"
+BEFORE = TABLE.with_name("cuda_launches_before.csv")
 DOCUMENT = ROOT / "docs" / "gpu.md"
 BEGIN, END = "<!-- from tests/tools/cuda_launches.py -->\n", "<!-- end -->\n"
 SIZES = {"B": 2, "C": 16, "F": 16, "G": 16, "L": 2, "H": 3, "W": 7}
@@ -51,8 +54,33 @@ KINDS = {
 # Those whose bytes are counted: what nothing computes with is to be little.
 MOVED = ("copies", "fills", "others")
 COUNTED = [*KINDS, "bytes"]
-COLUMNS = ["sequence", "layout", "pass", *COUNTED]
+KEY = ["sequence", "layout", "pass"]
+COLUMNS = [*KEY, *COUNTED]
 Row = dict[str, str]
+
+
+class Variant(NamedTuple):
+    """Of a sequence: other sizes or another dtype; what may round to TF32."""
+
+    sizes: Mapping[str, int] = MappingProxyType({})
+    dtype: torch.dtype = torch.float32
+    convolutions: bool = False
+    products: bool = False
+
+
+# Where features come not in whole slices, flow_conv is gathered in chunks, forward too.
+ODD = {"F": 12, "G": 12}
+# The TrajGRU's, which has other kernels then: in channels last.
+VARIANTS = {
+    "TF32": Variant(convolutions=True, products=True),
+    "default flags": Variant(convolutions=True),
+    "bfloat16": Variant(dtype=torch.bfloat16),
+    "3 chunks back": Variant({"L": 13}),
+    "1 chunk": Variant(ODD),
+    "1 chunk, default flags": Variant(ODD, convolutions=True),
+    "2 chunks": Variant(ODD | {"L": 13}),
+    "2 chunks, default flags": Variant(ODD | {"L": 13}, convolutions=True),
+}
 
 
 def counts() -> Counter[str]:
@@ -69,11 +97,12 @@ def counts() -> Counter[str]:
     return found
 
 
-def run(case: Case, steps: int, layout: torch.memory_format) -> list[Counter[str]]:
+def run(
+    case: Case, steps: int, layout: torch.memory_format, variant: Variant
+) -> list[Counter[str]]:
     """What a forward pass gives to do, and a backward pass."""
-    source = Samples(
-        SIZES | {"T": steps}, case.choices, torch.float32, device.NAME, layout
-    )
+    sizes = {**SIZES, **variant.sizes, "T": steps}
+    source = Samples(sizes, case.choices, variant.dtype, device.NAME, layout)
     leaves, spec = tree_flatten(case.operator.sample(source))
     for one in leaves:
         if isinstance(one, Tensor) and one.is_floating_point():
@@ -99,34 +128,50 @@ def measure() -> Iterator[Row]:
     for case in cases():
         if not case.operator.recurrent:
             continue
-        yield from measure_case(case, case.title)
-        if case.title == "traj_gru":  # of which a part is another kernel, then
-            yield from measure_case(case, f"{case.title}, TF32", tf32=True)
+        for name in FORMATS:
+            yield from measure_case(case, case.title, name, Variant())
+        for title, variant in VARIANTS.items() if case.title == "traj_gru" else ():
+            yield from measure_case(
+                case, f"traj_gru, {title}", "channels last", variant
+            )
 
 
-def measure_case(case: Case, title: str, *, tf32: bool = False) -> Iterator[Row]:
-    """The rows of one sequence; tf32: products and convolutions may round."""
-    for name, layout in FORMATS.items():
-        with ieee_float32():
-            torch.backends.cuda.matmul.allow_tf32 = tf32
-            torch.backends.cudnn.allow_tf32 = tf32
-            few, more = (run(case, steps, layout) for steps in (FEW, MORE))
-        for k, which in enumerate(("forward", "backward")):
-            each = {
-                kind: f"{(more[k][kind] - few[k][kind]) / (MORE - FEW):g}"
-                for kind in COUNTED
-            }
-            yield {"sequence": title, "layout": name, "pass": which, **each}
+def measure_case(case: Case, title: str, name: str, variant: Variant) -> Iterator[Row]:
+    """The rows of one sequence, in the layout of that name."""
+    with ieee_float32():
+        torch.backends.cuda.matmul.allow_tf32 = variant.products
+        torch.backends.cudnn.allow_tf32 = variant.convolutions
+        few, more = (run(case, steps, FORMATS[name], variant) for steps in (FEW, MORE))
+    for k, which in enumerate(("forward", "backward")):
+        each = {
+            kind: f"{(more[k][kind] - few[k][kind]) / (MORE - FEW):g}"
+            for kind in COUNTED
+        }
+        yield {"sequence": title, "layout": name, "pass": which, **each}
 
 
-def read_table() -> list[Row]:
-    with TABLE.open() as file:
+def read_table(table: Path = TABLE) -> list[Row]:
+    with table.open() as file:
         return list(csv.DictReader(file))
+
+
+def key(row: Row) -> tuple[str, ...]:
+    return tuple(row[name] for name in KEY)
+
+
+def beside_products(row: Row) -> str:
+    """All kinds but convolutions and products."""
+    kinds = set(KINDS) - {"convolutions", "products"}
+    return f"{sum(float(row[kind]) for kind in kinds):g}"
 
 
 def markdown(rows: list[Row]) -> str:
     """The table for a document."""
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *([*row.values()] for row in rows)]
+    before = {key(row): beside_products(row) for row in read_table(BEFORE)}
+    lines = [[*COLUMNS, "all but convolutions and products", "before"]]
+    lines.append(["---"] * len(lines[0]))
+    for row in rows:
+        lines.append([*row.values(), beside_products(row), before.get(key(row), "")])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -148,8 +193,8 @@ def write(rows: list[Row]) -> None:
 
 def more_than_in_the_table(rows: list[Row]) -> list[tuple[Row, Row | None]]:
     """The rows that are worse, and what the table has for them."""
-    table = {tuple(row[k] for k in COLUMNS[:3]): row for row in read_table()}
-    pairs = [(row, table.get(tuple(row[k] for k in COLUMNS[:3]))) for row in rows]
+    table = {key(row): row for row in read_table()}
+    pairs = [(row, table.get(key(row))) for row in rows]
     return [
         (row, before)
         for row, before in pairs

@@ -3,9 +3,11 @@
 `python tests/tools/cuda_sectors.py [--write]` runs every operator, forward and
 backward, on the host with a trace of each load, store and atomic addition, and counts
 for each kernel the sectors that its warps' accesses touch and the fewest that could
-hold the bytes they want; of shared memory, the wavefronts that its banks take, and the
-fewest that could. It ends with status 1 where a kernel touches a larger share too many
-than the table tests/golden/cuda_sectors.csv has, which --write writes anew;
+hold the bytes they want; of a block's loads the different sectors, against what its
+warps want, one by one, which is below 1 where they find each other's; of shared memory,
+the wavefronts that its banks take, and the fewest that could. It ends with status 1
+where a kernel touches a larger share too many than the table
+tests/golden/cuda_sectors.csv has, which --write writes anew;
 `--operators flow_conv` runs some operators alone, and leaves the rows of other kernels.
 """
 
@@ -32,7 +34,7 @@ sys.path.append(str(ROOT / "tests"))
 from emulation import device  # noqa: E402 - from the folder above
 
 TABLE = ROOT / "tests" / "golden" / "cuda_sectors.csv"
-KINDS = ("load", "store", "atomic", "bank")
+KINDS = ("load", "block", "store", "atomic", "bank")
 COLUMNS = ["layout", "kernel", *KINDS, "where"]
 FORMATS = {"planes": torch.contiguous_format, "channels last": torch.channels_last}
 
@@ -166,7 +168,7 @@ def measure(only: list[str] | None) -> list[dict[str, str]]:
         places = {
             f"{key[2]} {key[3]}": sectors - fewest
             for key, (sectors, fewest) in counts.items()
-            if key[:2] == (layout, kernel) and key[3]
+            if key[:2] == (layout, kernel) and key[3] and key[2] != "block"
         }
         worst = max(places, key=places.__getitem__)
         row["where"] = worst if places[worst] else ""

@@ -8,7 +8,8 @@ tensor cores' instructions in its machine code. It ends with status 1 where a ke
 a stack, or where something is worse than in the table tests/golden/cuda_static.csv,
 which --write writes anew, for all architectures; `--sources flow_conv_fused` looks at
 some sources alone, and leaves the rows of others. `--library trajgru_ext/_C.*.so` reads
-what a build of the package holds instead, and compiles nothing.
+what a build of the package holds instead, and compiles nothing. `--instructions .`
+prints how many each kernel of a checkout, this one or another, consists of instead.
 """
 
 import argparse
@@ -20,10 +21,12 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch.utils import cpp_extension
@@ -102,7 +105,8 @@ def cuobjdump(binary: Path, *options: str) -> str:
 
 def read_code(disassembly: str) -> dict[tuple[str, str], Code]:
     """Loads, stores and products, by architecture and kernel."""
-    bits = {"8": 1, "16": 2, "64": 8, "128": 16, "256": 32}
+    widths = {"8": 1, "16": 2, "64": 8, "128": 16, "256": 32}
+    widths |= {"32x2": 8, "32x4": 16}  # of atomic additions, F32x4
     found: dict[tuple[str, str], tuple[set, set]] = {}
     products: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     architecture = ""
@@ -115,11 +119,9 @@ def read_code(disassembly: str) -> dict[tuple[str, str], Code]:
         elif product := re.search(r"\bHMMA\.[\w.]+", line):
             products[kernel][product[0]] += 1
         elif access := re.search(r"\b(LD|ST|RED|ATOM)G?\.([\w.]+) ", line):
-            width = re.findall(
-                r"\b[USF]?(8|16|64|128|256)\b", access[2].replace(".", " ")
-            )
+            width = re.findall(r"\b[USF]?(8|16|64|128|256|32x[24])\b", access[2])
             store = access[1] != "LD"
-            of_kernel[store].add(bits[width[-1]] if width else 4)
+            of_kernel[store].add(widths[width[-1]] if width else 4)
     return {
         kernel: (
             " ".join(map(str, sorted(loads))),
@@ -151,9 +153,29 @@ def contracted(disassembly: str) -> set[str]:
     return found
 
 
-def compile_kernels(source: Path, architectures: list[str]) -> list[Kernel]:
-    """Compile one source, and read what came of it."""
-    includes = [ROOT / "csrc", *cpp_extension.include_paths()]
+def count_instructions(binary: Path) -> list[tuple[str, str, int]]:
+    """(architecture, kernel, instructions), but for those that do nothing."""
+    found: Counter[tuple[str, str]] = Counter()
+    architecture = name = ""
+    for line in cuobjdump(binary, "-sass").splitlines():
+        if header := re.match(r"arch = sm_(\w+)", line):
+            architecture = header[1]
+        elif header := re.match(r"\s*Function : (\w+)", line):
+            name = header[1]
+        elif re.match(r"\s*/\*[0-9a-f]{4,}\*/ +(?!NOP\b)\S", line):
+            found[architecture, name] += 1
+    return [(of, demangle(name), count) for (of, name), count in found.items()]
+
+
+Read = TypeVar("Read")
+
+
+def compile_kernels(
+    source: Path, architectures: list[str], read: Callable[[Path], list[Read]]
+) -> list[Read]:
+    """Compile one source of a checkout, and read what came of it."""
+    root = next(one for one in source.parents if (one / "csrc").is_dir())
+    includes = [root / "csrc", *cpp_extension.include_paths()]
     flags = ["-std=c++20", "-O3", "--expt-relaxed-constexpr"]
     if torch.version.cuda is None:
         flags.append("-DC10_CUDA_NO_CMAKE_CONFIGURE_FILE")
@@ -167,7 +189,7 @@ def compile_kernels(source: Path, architectures: list[str]) -> list[Kernel]:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"nvcc failed on {source}:\n{done.stderr}")
-        return read_kernels(binary)
+        return read(binary)
 
 
 def read_kernels(binary: Path) -> list[Kernel]:
@@ -257,14 +279,20 @@ def write_table(kernels: list[Kernel]) -> None:
         writer.writerows(asdict(kernel) for kernel in kernels)
 
 
-def compile_all(only: list[str] | None, architectures: list[str]) -> list[Kernel]:
+def compile_all(
+    only: list[str] | None,
+    architectures: list[str],
+    read: Callable[[Path], list[Read]],
+    root: Path = ROOT,
+) -> list[Read]:
+    """What is read of all sources of a checkout, or of those of some names."""
     if shutil.which("nvcc") is None:
         raise SystemExit("nvcc is not on PATH")
-    sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-    sources += sorted(EMULATION.glob("*.cu"))
+    sources = sorted((root / "csrc" / "cuda").glob("*.cu"))
+    sources += sorted((root / EMULATION.relative_to(ROOT)).glob("*.cu"))
     sources = [one for one in sources if not only or one.stem in only]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(lambda source: compile_kernels(source, architectures), sources)
+        found = pool.map(lambda one: compile_kernels(one, architectures, read), sources)
         return [kernel for kernels in found for kernel in kernels]
 
 
@@ -274,13 +302,19 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="the table, anew")
     parser.add_argument("--sources", nargs="+", help="names, of some of the sources")
     parser.add_argument("--library", type=Path, help="a build, which is read instead")
+    parser.add_argument("--instructions", type=Path, help="a checkout, as above")
     options = parser.parse_args()
+    if options.instructions:
+        root, names = options.instructions.resolve(), options.sources
+        found = compile_all(names, options.architectures, count_instructions, root)
+        print("\n".join(" ".join(map(str, one)) for one in found))
+        return 0
     if options.library:
         found = read_kernels(options.library)
         architectures = {kernel.sm for kernel in found} or options.architectures
     else:
         architectures = list(LIMITS) if options.write else options.architectures
-        found = compile_all(options.sources, architectures)
+        found = compile_all(options.sources, architectures, read_kernels)
     # Several sources have some kernels in common.
     by_name = {(k.kernel, k.sm): k for k in found}
     kernels = sorted(by_name.values(), key=lambda k: (k.kernel, int(k.sm)))

@@ -69,10 +69,16 @@ T atomicAdd(T* address, T value) {
 
 namespace trajgru_ext::cuda {
 
+#if defined(TRAJGRU_TRACE)
+// As on a GPU, since it is counted what a block reads.
+constexpr unsigned kBlock = 256;
+constexpr int64_t kMostBlocks = std::numeric_limits<int32_t>::max();
+#else
 // Small blocks and few of them, so that small tensors have several blocks, and their
 // grid-stride loops go round.
 constexpr unsigned kBlock = 64;
 constexpr int64_t kMostBlocks = 5;
+#endif
 constexpr double kSequenceBytes = 96 << 10;
 // So that small tensors have several chunks, too.
 inline ChunkLimits chunk_limits() {
