@@ -48,12 +48,21 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"no GPU to test: {reason}")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """`-k emulated` finds what uses the emulated devices, whatever its name is."""
+    if "emulated_devices" in getattr(item, "fixturenames", ()):
+        item.extra_keyword_matches.add("emulated")
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Load the emulated devices before anything is differentiated.
 
     PyTorch counts the devices when the first backward pass of a process begins.
     """
-    if any("emulated" in item.nodeid for item in session.items):
+    if any(
+        "emulated" in item.nodeid or "emulated" in item.extra_keyword_matches
+        for item in session.items
+    ):
         emulated.load()
 
 
