@@ -180,13 +180,6 @@ def by_kernel(row: dict[str, str]) -> tuple[str, str]:
     return row["kernel"], row["layout"]
 
 
-def no_worse(row: dict[str, str], before: dict[str, str], kind: str) -> bool:
-    """Blocks are compared where the table has them."""
-    if kind == "block" and not before[kind]:
-        return True
-    return float(row[kind] or 0) <= float(before[kind] or 0)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="the table, anew")
@@ -207,7 +200,7 @@ def main() -> int:
         before = table.get((row["layout"], row["kernel"]))
         if before is None:
             print(f"not in the table: {row}")
-        elif all(no_worse(row, before, kind) for kind in KINDS):
+        elif all(float(row[kind] or 0) <= float(before[kind] or 0) for kind in KINDS):
             continue
         else:
             print(f"worse: {row}\n  was {before}")
