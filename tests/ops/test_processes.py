@@ -166,6 +166,10 @@ def test_imported_again():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.12."),
+    reason="torch 2.12 aborts then in some runs, with its own operators, too",
+)
 def test_exit_while_a_backward_pass_is_pending():
     """In a thread that is at it when the main one ends, and as one that never runs.
 
