@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
@@ -103,6 +103,18 @@ def cuobjdump(binary: Path, *options: str) -> str:
     ).stdout
 
 
+def by_kernel(said: str) -> Iterator[tuple[str, str, str]]:
+    """(architecture, kernel, line) of what cuobjdump says, headers left out."""
+    architecture = name = ""
+    for line in said.splitlines():
+        if header := re.match(r"arch = sm_(\w+)", line):
+            architecture = header[1]
+        elif header := re.match(r"\s*Function (?:: )?(\w+)", line):
+            name = header[1]
+        else:
+            yield architecture, name, line
+
+
 def read_code(disassembly: str) -> dict[tuple[str, str], Code]:
     """Loads, stores and products, by architecture and kernel."""
     widths = {"8": 1, "16": 2, "64": 8, "128": 16, "256": 32}
@@ -156,13 +168,8 @@ def contracted(disassembly: str) -> set[str]:
 def count_instructions(binary: Path) -> list[tuple[str, str, int]]:
     """(architecture, kernel, instructions), but for those that do nothing."""
     found: Counter[tuple[str, str]] = Counter()
-    architecture = name = ""
-    for line in cuobjdump(binary, "-sass").splitlines():
-        if header := re.match(r"arch = sm_(\w+)", line):
-            architecture = header[1]
-        elif header := re.match(r"\s*Function : (\w+)", line):
-            name = header[1]
-        elif re.match(r"\s*/\*[0-9a-f]{4,}\*/ +(?!NOP\b)\S", line):
+    for architecture, name, line in by_kernel(cuobjdump(binary, "-sass")):
+        if re.match(r"\s*/\*[0-9a-f]{4,}\*/ +(?!NOP\b)\S", line):
             found[architecture, name] += 1
     return [(of, demangle(name), count) for (of, name), count in found.items()]
 
@@ -202,15 +209,8 @@ def read_kernels(binary: Path) -> list[Kernel]:
         )
     codes = read_code(sass)
     kernels = []
-    architecture = name = ""
-    for line in cuobjdump(binary, "-res-usage").splitlines():
-        if header := re.match(r"arch = sm_(\w+)", line):
-            architecture = header[1]
-        elif header := re.match(r"\s*Function (\w+):", line):
-            name = header[1]
-        elif used := re.match(
-            r"\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line
-        ):
+    for architecture, name, line in by_kernel(cuobjdump(binary, "-res-usage")):
+        if used := re.match(r"\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):
             registers, stack, shared, local = map(int, used.groups())
             if shared and int(architecture) >= 90:
                 shared -= 1024  # what a block takes for itself is counted there
