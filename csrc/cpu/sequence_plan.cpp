@@ -2,12 +2,13 @@
 
 #include <limits>
 
+#include "cpu/conv/conv_algorithm.h"
 #include "tensors/library.h"
 
 namespace trajgru_ext {
 namespace {
 
-std::vector<double> plan_on_cpu(const at::Tensor&) {
+std::vector<double> plan_on_cpu(const at::Tensor& like) {
   constexpr double kAnySize = std::numeric_limits<double>::infinity();
   SequencePlan plan;
   // Larger blocks are taken from the system and paged in each time.
@@ -16,6 +17,7 @@ std::vector<double> plan_on_cpu(const at::Tensor&) {
   plan.saved_bytes = plan.again_bytes = kAnySize;
   plan.saved_steps = 4;
   plan.again_steps = 1;
+  plan.in_floats = sequences_in_floats(like.scalar_type());
   const OptionNumbers numbers = as_numbers(plan);
   return {numbers.begin(), numbers.end()};
 }

@@ -5,6 +5,7 @@
 
 #include "operators/gates/gate_checks.h"
 #include "sequences/checks.h"
+#include "sequences/floats.h"
 #include "tensors/library.h"
 #include "tensors/tensors.h"
 
@@ -152,6 +153,11 @@ std::tuple<Tensor, Tensor, Tensor> conv_gru(
   const PlainDispatch plain;
   const ConvGru net("conv_gru", {inputs, h, x_weight, x_bias, h_weight, h_bias}, steps,
                     {x_dilation, h_dilation}, options, mask);
+  if (net.in_floats()) {
+    return in_dtype(in_floats(&conv_gru, inputs, h, x_weight, x_bias, h_weight, h_bias,
+                              steps, x_dilation, h_dilation, options, mask, save_gates),
+                    net.like);
+  }
   const bool save_candidates = save_gates && !net.reset_before();
   const States outputs(net);
   Tensor gates = nothing(net.like), candidates = nothing(net.like);

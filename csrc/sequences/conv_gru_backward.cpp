@@ -9,6 +9,7 @@
 
 #include "sequences/checks.h"
 #include "sequences/conv_gru.h"
+#include "sequences/floats.h"
 #include "tensors/library.h"
 #include "tensors/tensors.h"
 
@@ -222,6 +223,12 @@ ConvGruGradients conv_gru_backward(
       check_argument(op, "candidates", candidates, net.sizes(net.features), h_weight);
       saved.candidates = channels_last(candidates.flatten(0, 1));
     }
+  }
+  if (net.in_floats()) {
+    return in_dtype(in_floats(&conv_gru_backward, grad, inputs, h, x_weight, x_bias,
+                              h_weight, h_bias, x_dilation, h_dilation, options, mask,
+                              outputs, gates, candidates, gates_saved, wanted),
+                    net.like);
   }
   ConvGruBackward backward(net, grad, outputs, saved, wanted.vec());
   if (!net.empty()) backward.run();

@@ -7,6 +7,7 @@
 
 #include "operators/gates/gate_checks.h"
 #include "sequences/checks.h"
+#include "sequences/floats.h"
 #include "tensors/library.h"
 #include "tensors/tensors.h"
 
@@ -86,6 +87,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> conv_lstm(
   const ConvLstm net("conv_lstm", {inputs, h, x_weight, x_bias, h_weight, h_bias}, c,
                      {w_ci, w_cf, w_co}, steps, {x_dilation, h_dilation}, options,
                      mask);
+  if (net.in_floats()) {
+    return in_dtype(in_floats(&conv_lstm, inputs, h, x_weight, x_bias, h_weight, h_bias,
+                              c, w_ci, w_cf, w_co, steps, x_dilation, h_dilation,
+                              options, mask, save_cells, save_gates),
+                    net.like);
+  }
   const int64_t features = net.features;
   const States outputs(net);
   Tensor gates, cells, c_after = net.or_zero(net.c);

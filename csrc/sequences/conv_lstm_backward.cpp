@@ -8,6 +8,7 @@
 
 #include "sequences/checks.h"
 #include "sequences/conv_lstm.h"
+#include "sequences/floats.h"
 #include "tensors/library.h"
 #include "tensors/tensors.h"
 
@@ -187,6 +188,13 @@ ConvLstmGradients conv_lstm_backward(
   if (!net.empty() && gates_saved) {
     check_argument(op, "gates", gates, net.sizes(4 * net.features), h_weight);
     saved = channels_last(gates.flatten(0, 1));
+  }
+  if (net.in_floats()) {
+    return in_dtype(
+        in_floats(&conv_lstm_backward, grad, c_grad, inputs, h, x_weight, x_bias,
+                  h_weight, h_bias, c, w_ci, w_cf, w_co, x_dilation, h_dilation,
+                  options, mask, outputs, cells, gates, gates_saved, wanted),
+        net.like);
   }
   ConvLstmBackward backward(net, grad, c_grad, outputs, cells, saved, needs);
   if (!net.empty()) backward.run();

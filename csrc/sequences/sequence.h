@@ -38,6 +38,9 @@ struct Sequence {
 
   bool empty() const { return steps * batch * features * height * width == 0; }
 
+  // Whether the device takes it in float32 instead, and there is something to take.
+  bool in_floats() const { return plan.in_floats && !empty(); }
+
   // Steps of a block of the forward pass, whose convolutions of the inputs are computed
   // at once, where nothing is saved for a backward pass; and of the backward pass,
   // whose gradients to parameters are. channels: of the gates; saved: whether these

@@ -12,6 +12,7 @@
 #include "math/gates.h"
 #include "operators/gates/gate_checks.h"
 #include "sequences/checks.h"
+#include "sequences/floats.h"
 #include "tensors/library.h"
 #include "tensors/tensors.h"
 
@@ -184,6 +185,13 @@ Results traj_gru(const OptionalTensor& inputs, const OptionalTensor& h,
   const TrajGru net("traj_gru", {inputs, h, parameters, mask, offset}, steps, options);
   const bool save_flows = saved >= static_cast<int64_t>(Saved::flows);
   const bool save_gates = saved >= static_cast<int64_t>(Saved::gates);
+  if (net.in_floats()) {
+    const Results found = in_floats(&traj_gru, inputs, h, parameters, steps, options,
+                                    mask, offset, saved);
+    Results results = in_dtype(found, net.like);
+    if (save_flows) std::get<1>(results) = std::get<1>(found);  // at least float32
+    return results;
+  }
   const States outputs(net);
   if (net.empty()) {
     const auto images = [&](bool save, int64_t channels, at::ScalarType dtype) {

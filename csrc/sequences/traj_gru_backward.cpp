@@ -13,6 +13,7 @@
 
 #include "math/gates.h"
 #include "sequences/checks.h"
+#include "sequences/floats.h"
 #include "sequences/traj_gru.h"
 #include "tensors/library.h"
 #include "tensors/tensors.h"
@@ -301,6 +302,12 @@ TrajGruGradients traj_gru_backward(
     check_argument(op, "candidates", candidates, net.sizes(net.features), parameter);
     all.gates = channels_last(gates.flatten(0, 1));
     all.candidates = channels_last(candidates.flatten(0, 1));
+  }
+  if (net.in_floats()) {
+    return in_dtype(in_floats(&traj_gru_backward, grad, flows_grad, inputs, h,
+                              parameters, options, mask, offset, outputs, flows, hidden,
+                              gates, candidates, saved, wanted),
+                    net.like);
   }
   TrajGruBackward backward(net, grad, flows_grad, outputs, all, level, {wanted.vec()});
   if (!net.empty()) backward.run();

@@ -53,11 +53,13 @@ def plan(on):
 
 @pytest.mark.usefixtures("emulated_devices")
 def test_plans_on_emulated_devices_and_the_cpu():
-    *numbers, at_once, adds_biases = plan("cpu")
+    *numbers, at_once, adds_biases, in_floats = plan("cpu")
     assert not at_once
     assert not adds_biases
+    assert not in_floats
     assert numbers[1::2] == [4, 4, 1]
-    *numbers, at_once, adds_biases = plan(device.NAME)
+    *numbers, at_once, adds_biases, in_floats = plan(device.NAME)
+    assert not in_floats
     assert at_once
     assert adds_biases
     assert min(numbers[1::2]) > SIZES["T"]

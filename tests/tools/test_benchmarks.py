@@ -52,6 +52,12 @@ SMALL = {
     "flow_conv": lambda _: {"SIZES": [(1, 4, 12, 2)]},
     "flow_warp": lambda _: {"SIZES": [(1, 4, 24, 24)]},
     "gates": lambda _: {"FEATURES": 4, "SIZE": (1, 4, 6, 6)},
+    "half": lambda _: {
+        "SIZES": [(2, 4, 8)],
+        "FLOW_SIZE": (2, 4, 8),
+        "STEPS": 2,
+        "LINKS": 2,
+    },
     "networks": networks,
     "overhead": lambda _: {"SIZE": 6},
     "scaling": lambda _: {

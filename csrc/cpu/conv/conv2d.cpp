@@ -66,21 +66,57 @@ bool by_winograd(const Tensor& input, const Tensor& weight, at::IntArrayRef padd
   return fits && use_winograd_conv2d(problem(input, weight, padding));
 }
 
+// Whether torch is given floats in their place, whose own loops for the dtype are slow.
+bool in_floats(const Tensor& input, const Tensor& weight, at::IntArrayRef padding) {
+  return convolved_in_floats(input.scalar_type()) &&
+         is_convolution(input, weight, padding);
+}
+
 // Whether the products are so few that one thread has them sooner than several wake up.
 bool few_products(const Tensor& input, const Tensor& weight, at::IntArrayRef padding) {
   const ConvProblem conv = problem(input, weight, padding);
   return input.size(0) * conv.height * conv.width * weight.numel() <= kFewProducts;
 }
 
-// f(), by one thread where the products are few.
-template <typename F>
-auto by_torch(const Tensor& input, const Tensor& weight, at::IntArrayRef padding,
-              const F& f) {
-  std::optional<OneThread> alone;
-  if (at::get_num_threads() > 1 && few_products(input, weight, padding)) {
-    alone.emplace();
+// While it lives there is one thread, where the products are few.
+struct Alone {
+  Alone(const Tensor& input, const Tensor& weight, at::IntArrayRef padding) {
+    if (at::get_num_threads() > 1 && few_products(input, weight, padding)) {
+      thread.emplace();
+    }
   }
-  return f();
+
+  std::optional<OneThread> thread;
+};
+
+Tensor by_torch(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+                at::IntArrayRef padding) {
+  const Alone alone(input, weight, padding);
+  const auto dtype = input.scalar_type();
+  const bool fits = !bias.has_value() || bias->scalar_type() == dtype;
+  if (!fits || !in_floats(input, weight, padding)) {
+    return plain_conv2d(input, weight, bias, padding);
+  }
+  const PlainDispatch plain;
+  const OptionalTensor offset =
+      bias.has_value() ? OptionalTensor(bias->to(at::kFloat)) : std::nullopt;
+  return plain_conv2d(input.to(at::kFloat), weight.to(at::kFloat), offset, padding)
+      .to(dtype);
+}
+
+std::tuple<Tensor, Tensor, Tensor> by_torch_backward(
+    const Tensor& grad, const Tensor& input, const Tensor& weight,
+    at::IntArrayRef padding, const std::array<bool, 3>& wanted) {
+  const Alone alone(input, weight, padding);
+  if (!in_floats(input, weight, padding)) {
+    return plain_conv2d_backward(grad, input, weight, padding, wanted);
+  }
+  const PlainDispatch plain;
+  const auto [to_input, to_weight, to_bias] =
+      plain_conv2d_backward(grad.to(at::kFloat), input.to(at::kFloat),
+                            weight.to(at::kFloat), padding, wanted);
+  const auto dtype = input.scalar_type();
+  return {to_input.to(dtype), to_weight.to(dtype), to_bias.to(dtype)};
 }
 
 // The convolution as the kernels have it: of one row of taps, where it is of one
@@ -144,12 +180,13 @@ Tensor by_tiles(const Tensor& pixels, const Tensor& image, const Tensor& weight,
 
 Tensor conv2d_on_cpu(const Tensor& input, const Tensor& weight,
                      const OptionalTensor& bias, at::IntArrayRef padding) {
-  const auto plainly = [&] { return plain_conv2d(input, weight, bias, padding); };
   if (!by_winograd(input, weight, padding)) {
-    return by_torch(input, weight, padding, plainly);
+    return by_torch(input, weight, bias, padding);
   }
   const ConvProblem conv = problem(input, weight, padding);
-  if (!packing_pays(weight, input.size(0) * conv.height * conv.width)) return plainly();
+  if (!packing_pays(weight, input.size(0) * conv.height * conv.width)) {
+    return by_torch(input, weight, bias, padding);
+  }
   const PlainDispatch plain;
   const OptionalTensor offset =
       bias.has_value() ? OptionalTensor(bias->to(at::kFloat)) : std::nullopt;
@@ -164,9 +201,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_on_cpu(const Tensor& grad,
                                                    at::IntArrayRef padding,
                                                    const std::array<bool, 3>& wanted) {
   if (!by_winograd(input, weight, padding)) {
-    return by_torch(input, weight, padding, [&] {
-      return plain_conv2d_backward(grad, input, weight, padding, wanted);
-    });
+    return by_torch_backward(grad, input, weight, padding, wanted);
   }
   const PlainDispatch plain;
   const Turned way(weight, padding);
@@ -183,7 +218,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_on_cpu(const Tensor& grad,
                         {input.size(0), input.size(1), input.size(2), input.size(3)});
   } else if (wanted[0]) {
     to_input = std::get<0>(
-        plain_conv2d_backward(grad, input, weight, padding, {true, false, false}));
+        by_torch_backward(grad, input, weight, padding, {true, false, false}));
   }
   if (our_weight_grad) {
     const Pixels<class Input> inputs(input);
@@ -194,7 +229,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_on_cpu(const Tensor& grad,
                       : at::empty_like(weight).copy_(way.of(found));
   } else if (wanted[1]) {
     to_weight = std::get<1>(
-        plain_conv2d_backward(grad, input, weight, padding, {false, true, false}));
+        by_torch_backward(grad, input, weight, padding, {false, true, false}));
   }
   if (wanted[2]) {
     to_bias = CpuGateDevice::sum_pixels(pixels->image)
@@ -243,7 +278,7 @@ Tensor conv2d_or_torch(const Tensor& input, const Tensor& weight,
         autocast && bias.has_value() ? OptionalTensor(cast(*bias, dtype)) : bias;
     const bool few = at::get_num_threads() > 1 && is_convolution(x, w, both) &&
                      few_products(x, w, both);
-    if ((few || by_winograd(x, w, both)) &&
+    if ((few || by_winograd(x, w, both) || in_floats(x, w, both)) &&
         (!b.has_value() || b->scalar_type() == dtype)) {
       return call::conv2d(x, w, b, both);
     }

@@ -35,6 +35,11 @@ bool use_winograd_weight_grad(const ConvProblem& conv);
 bool use_winograd_conv2d(const ConvProblem& conv);
 bool use_winograd_conv2d_weight_grad(const ConvProblem& conv);
 
+// Whether what is in this dtype, bfloat16 or float16, is multiplied in float32; whether
+// sequences are.
+bool convolved_in_floats(at::ScalarType dtype);
+bool sequences_in_floats(at::ScalarType dtype);
+
 // Whether it is used for a convolution of the state, and perhaps one of the inputs, as
 // one, whose results are gates that are updated tile by tile.
 bool use_winograd_gates(const OptionalTensor& x_weight, at::IntArrayRef x_dilation,

@@ -27,6 +27,8 @@ struct SequencePlan {
   // Whether gru_step and lstm_step take biases, and conv_sum and flow_conv_gru_step are
   // there.
   bool adds_biases = false;
+  // Whether what is in bfloat16 or float16 is computed in float32 (sequences/floats.h).
+  bool in_floats = false;
 
   template <typename F>
   void visit(const F& f) {
@@ -38,6 +40,7 @@ struct SequencePlan {
     f("again_steps", again_steps);
     f("at_once", at_once);
     f("adds_biases", adds_biases);
+    f("in_floats", in_floats);
   }
 };
 
