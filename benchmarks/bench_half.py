@@ -15,7 +15,15 @@ from functools import partial
 
 import torch
 from bench_conv_rnn import NETS
-from measure import Side, add_arguments, device, machine, medians, print_table, write
+from measure import (
+    Side,
+    add_arguments,
+    device,
+    machine,
+    medians_of_models,
+    print_table,
+    write,
+)
 from ported_layers import PortedTrajGRU
 from torch import Tensor, nn
 from training import Ours, train_step
@@ -40,6 +48,15 @@ def instructions() -> str:
     with open("/proc/cpuinfo") as lines:
         flags = next((line.split() for line in lines if line.startswith("flags")), [])
     return ", ".join(one for one in INSTRUCTIONS if one in flags) or "none"
+
+
+def title(
+    name: str, size: tuple[int, int, int], dtype: torch.dtype, layout: str
+) -> str:
+    """What is measured."""
+    channels, features, side = size
+    kind = str(dtype).removeprefix("torch.")
+    return f"{name}, {channels} to {features}, {side} x {side}, {layout}, {kind}"
 
 
 def layer(name: str, size: tuple[int, int, int]) -> tuple[nn.Module, nn.Module]:
@@ -104,20 +121,18 @@ def bench(
     del found
 
     records = []
-    title = f"{name}, {channels} to {features}, {side} x {side}, {layout}"
-    kind = str(dtype).removeprefix("torch.")
     for mode, way in (("forward", infer), ("forward+backward", train)):
         runs: dict[str, Side] = {
             one: partial(way, model, half) for one, (model, half) in sides.items()
         }
-        times = medians(runs, rounds)
-        print_table(f"{title}, {kind}, {mode}", times, "ours")
+        times = medians_of_models(runs, rounds)
+        print_table(f"{title(name, size, dtype, layout)}, {mode}", times, "ours")
         records.append(
             {
                 "net": name,
                 "size": list(size),
                 "format": layout,
-                "dtype": kind,
+                "dtype": str(dtype).removeprefix("torch."),
                 "mode": mode,
                 "milliseconds": times,
                 "times_ours": {one: ms / times["ours"] for one, ms in times.items()},
@@ -134,17 +149,18 @@ def main() -> None:
     """Run every layer in bfloat16, and one in float16."""
     parser = add_arguments(argparse.ArgumentParser(description=__doc__), "half")
     parser.set_defaults(rounds=3)
+    parser.add_argument("--only", default="", help="those whose title has this in it")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     print(machine(), "half precision by:", instructions())
     cases = [(name, size) for name in NETS for size in SIZES] + [("TrajGRU", FLOW_SIZE)]
+    every = [(*case, torch.bfloat16, layout) for case in cases for layout in FORMATS]
+    every.append((*cases[0], torch.float16, "channels last"))
     records = []
-    for name, size in cases:
-        for layout in FORMATS:
-            records += bench(name, size, torch.bfloat16, layout, options.rounds)
-    name, size = cases[0]
-    records += bench(name, size, torch.float16, "channels last", options.rounds)
+    for name, size, dtype, layout in every:
+        if options.only in title(name, size, dtype, layout):
+            records += bench(name, size, dtype, layout, options.rounds)
     write(options.json, records)
 
 

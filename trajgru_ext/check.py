@@ -22,7 +22,7 @@ from trajgru_ext import reference
 from trajgru_ext.decompositions import decomposed
 from trajgru_ext.info import collect, explain
 from trajgru_ext.ops import _catalog
-from trajgru_ext.ops._catalog import Arguments, Case
+from trajgru_ext.ops._operator import Arguments, Case
 from trajgru_ext.ops._samples import Samples
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

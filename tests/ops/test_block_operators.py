@@ -6,8 +6,8 @@ import pytest
 import torch
 from accuracy import DTYPES, opmath
 from block_inputs import CASES, seed_like
+from flow_warp_inputs import STRIDES, strided
 from gate_inputs import FORMATS, assert_equal, derivatives, exact
-from test_flow_warp import STRIDES, strided
 
 import trajgru_ext
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 import trajgru_ext
-from trajgru_ext.ops._catalog import OPERATORS, Case, cases
+from trajgru_ext.ops._catalog import OPERATORS, cases
+from trajgru_ext.ops._operator import Case
 from trajgru_ext.ops._samples import Samples
 
 # Other kernels and other memory than those of the catalog's usual choices.

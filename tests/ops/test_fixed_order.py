@@ -2,15 +2,15 @@
 
 import warnings
 
+import flow_warp_inputs
 import pytest
 import test_flow_conv
-import test_flow_warp
 import test_traj_gru_autograd as traj_gru_cases
 import torch
 from accuracy import DTYPES
 from autograd_checks import gradcheck, gradgradcheck
+from flow_warp_inputs import FORMATS, PADDINGS, STRIDES, strided
 from test_flow_conv import rounds_warps
-from test_flow_warp import FORMATS, PADDINGS, STRIDES, strided
 from torch import Tensor
 from traj_gru_inputs import sample_arguments, sample_seeds, with_flows
 
@@ -42,8 +42,8 @@ def any_order(monkeypatch):
 
 
 def warps(on, dtype=torch.float32, layout=FORMATS[0], padding="zeros") -> list[Tensor]:
-    arguments = test_flow_warp.sample_inputs(on, dtype, (2, 16, 7, 9), layout)
-    return test_flow_warp.derivatives(flow_warp, *arguments, 1.5, padding)
+    arguments = flow_warp_inputs.sample_inputs(on, dtype, (2, 16, 7, 9), layout)
+    return flow_warp_inputs.derivatives(flow_warp, *arguments, 1.5, padding)
 
 
 def clipped_warps(on, dtype=torch.float32, layout=FORMATS[0]) -> list[Tensor]:
@@ -116,8 +116,8 @@ def test_same_bits_in_every_run_and_no_warning(backend, fixed_order, case):
 def test_flow_warp_matches_the_naive_formula(
     backend, fixed_order, padding, dtype, layout, size
 ):
-    arguments = test_flow_warp.sample_inputs(backend.device, dtype, size, layout)
-    _, input_grad, _ = test_flow_warp.compare(*arguments, -0.5, padding)
+    arguments = flow_warp_inputs.sample_inputs(backend.device, dtype, size, layout)
+    _, input_grad, _ = flow_warp_inputs.compare(*arguments, -0.5, padding)
     assert input_grad.stride() == arguments[0].stride()
 
 
@@ -136,9 +136,11 @@ def test_flow_conv_matches_the_naive_formula(backend, fixed_order, dtype, layout
 
 @pytest.mark.parametrize("how", STRIDES)
 def test_strided_arguments(backend, fixed_order, how):
-    input, flow, grad = test_flow_warp.sample_inputs(backend.device, size=(2, 8, 4, 6))
+    input, flow, grad = flow_warp_inputs.sample_inputs(
+        backend.device, size=(2, 8, 4, 6)
+    )
     moved = [strided(t, how) for t in (input, flow, grad)]
-    test_flow_warp.compare(*moved)
+    flow_warp_inputs.compare(*moved)
     input, flows, *parameters, grad = test_flow_conv.sample_inputs(backend.device)
     moved = [strided(input, how), strided(flows, how), *parameters, strided(grad, how)]
     test_flow_conv.compare(*moved, rounds_warps=rounds_warps(backend))
@@ -161,8 +163,10 @@ def test_sums_that_begin_at_no_multiple_of_a_load(backend, fixed_order, dtype):
 
 
 def test_all_warps_read_one_pixel(backend, fixed_order):
-    input, flow, grad = test_flow_warp.sample_inputs(backend.device, size=(2, 5, 9, 11))
-    _, found, _ = test_flow_warp.compare(
+    input, flow, grad = flow_warp_inputs.sample_inputs(
+        backend.device, size=(2, 5, 9, 11)
+    )
+    _, found, _ = flow_warp_inputs.compare(
         input, torch.full_like(flow, torch.inf), grad, padding="border"
     )
     assert not found.flatten(2)[..., :-1].any()
@@ -171,22 +175,22 @@ def test_all_warps_read_one_pixel(backend, fixed_order):
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_what_has_no_weight_does_not_count(backend, fixed_order, padding):
     """NaN flows and corners of weight 0 give nothing, be their gradients infinite."""
-    input, flow, grad = test_flow_warp.sample_inputs(backend.device)
+    input, flow, grad = flow_warp_inputs.sample_inputs(backend.device)
     flow = flow.round()
     flow[0, 0, 1, 2] = torch.nan
     flow[1, 1, 3, 3] = torch.inf
     grad[0, :, 1, 2] = torch.inf
     grad[1, :, 0, 0] = torch.inf
-    found = test_flow_warp.derivatives(flow_warp, input, flow, grad, 1.0, padding)
+    found = flow_warp_inputs.derivatives(flow_warp, input, flow, grad, 1.0, padding)
     torch.use_deterministic_algorithms(False)
-    wanted = test_flow_warp.derivatives(flow_warp, input, flow, grad, 1.0, padding)
+    wanted = flow_warp_inputs.derivatives(flow_warp, input, flow, grad, 1.0, padding)
     assert not found[1].isnan().any()
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, equal_nan=True)
 
 
 def test_second_derivatives(backend, fixed_order):
-    input, flow, _ = test_flow_warp.sample_inputs(
+    input, flow, _ = flow_warp_inputs.sample_inputs(
         backend.device, torch.float64, (2, 2, 3, 4)
     )
     flow = flow.floor() + (flow - flow.floor()).clamp(0.1, 0.9)
@@ -197,8 +201,8 @@ def test_second_derivatives(backend, fixed_order):
 
 @pytest.mark.parametrize("wanted", [0, 1], ids=["input", "flow"])
 def test_one_gradient_alone(backend, fixed_order, wanted):
-    arguments = test_flow_warp.sample_inputs(backend.device)
-    every = test_flow_warp.derivatives(flow_warp, *arguments)
+    arguments = flow_warp_inputs.sample_inputs(backend.device)
+    every = flow_warp_inputs.derivatives(flow_warp, *arguments)
     *leaves, grad = arguments
     leaves[wanted].requires_grad_()
     (found,) = torch.autograd.grad(flow_warp(*leaves), leaves[wanted], grad)

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 from accuracy import DTYPES, assert_accurate, opmath
+from flow_warp_inputs import EXTREMES, FORMATS, STRIDES, strided
 from hypothesis import given
 from hypothesis import strategies as st
-from test_flow_warp import EXTREMES, FORMATS, STRIDES, strided
 
 from trajgru_ext import flow_conv, flow_warp, reference
 

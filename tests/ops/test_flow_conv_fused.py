@@ -6,8 +6,8 @@ import cuda_launches
 import pytest
 import torch
 from accuracy import assert_accurate
+from flow_warp_inputs import STRIDES, strided
 from test_flow_conv import FORMATS, LAYOUTS, largest, sample_inputs
-from test_flow_warp import STRIDES, strided
 from torch import Tensor
 from traj_gru_inputs import in_dtype, sample_arguments
 

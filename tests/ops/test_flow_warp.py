@@ -5,69 +5,13 @@ from fractions import Fraction
 
 import pytest
 import torch
-from accuracy import DTYPES, assert_accurate, opmath
-from hypothesis import given
-from hypothesis import strategies as st
+from accuracy import DTYPES, opmath
+from flow_warp_inputs import FORMATS, PADDINGS, compare, derivatives, sample_inputs
 
 from ports.warp import positions, sample
 from trajgru_ext import flow_warp, reference
 
 pytestmark = pytest.mark.kernels
-
-FORMATS = [torch.contiguous_format, torch.channels_last]
-PADDINGS = ["zeros", "border"]
-
-
-def sample_inputs(device, dtype=torch.float32, size=(2, 5, 4, 6), layout=FORMATS[0]):
-    """An image, a flow that leaves it here and there, and an output gradient."""
-    generator = torch.Generator().manual_seed(sum(size))
-    batch, _, height, width = size
-
-    def normal(*shape):
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    input, grad = (normal(*size).to(device, dtype) for _ in range(2))
-    flow = (2 * normal(batch, 2, height, width)).to(device, opmath(dtype))
-    return (
-        input.contiguous(memory_format=layout),
-        flow,
-        grad.contiguous(memory_format=layout),
-    )
-
-
-def derivatives(function, input, flow, grad, scale=1.0, *padding):
-    """The output and the gradients to input and flow."""
-    leaves = [input.detach().requires_grad_(), flow.detach().requires_grad_()]
-    output = function(*leaves, scale, *padding)
-    return output, *torch.autograd.grad(output, leaves, grad)
-
-
-def largest(tensor):
-    """The largest absolute value."""
-    return tensor.abs().max().item() if tensor.numel() else 0.0
-
-
-def compare(input, flow, grad, scale=1.0, padding="zeros"):
-    """Against the naive formula in float64."""
-    options = (scale, padding)
-    got = derivatives(flow_warp, input, flow, grad, *options)
-    doubles = [t.detach().cpu().double() for t in (input, flow, grad)]
-    exact = derivatives(reference.flow_warp, *doubles, *options)
-    # What each result sums up, in absolute values: the same sums of absolute values.
-    absolute = derivatives(
-        *(reference.flow_warp, doubles[0].abs(), doubles[1], doubles[2].abs()), *options
-    )
-    channels, pixels, dtype = (
-        input.shape[1],
-        input.shape[2] * input.shape[3],
-        input.dtype,
-    )
-    image, seed = largest(doubles[0]), largest(doubles[2])
-    slopes = 4 * abs(scale) * channels * image * seed
-    assert_accurate(got[0], exact[0], terms=4, magnitude=image)
-    assert_accurate(got[1], exact[1], terms=4 * pixels, magnitude=largest(absolute[1]))
-    assert_accurate(got[2], exact[2], terms=channels, magnitude=slopes, dtype=dtype)
-    return got
 
 
 @pytest.mark.parametrize("layout", FORMATS, ids=["contiguous", "channels_last"])
@@ -333,91 +277,3 @@ def test_empty_tensors(backend, padding, axis):
         assert output.shape == input_grad.shape == input.shape
         assert flow_grad.shape == flow.shape
         assert not flow_grad.any()
-
-
-# Strides.
-
-
-def strided(tensor, how):
-    """The same values in other memory."""
-    batch, channels, height, width = tensor.shape
-    if how == "transposed":
-        return tensor.transpose(2, 3).contiguous().transpose(2, 3)
-    if how == "sliced":
-        wide = torch.zeros(batch, 2 * channels, height, width + 3).to(tensor)
-        wide[:, ::2, :, 2:-1] = tensor
-        return wide[:, ::2, :, 2:-1]
-    if how == "channel slice of channels last":
-        wide = torch.zeros(batch, channels + 5, height, width).to(tensor)
-        wide = wide.contiguous(memory_format=torch.channels_last)
-        wide[:, 3:-2] = tensor
-        return wide[:, 3:-2]
-    if how == "offset":
-        return torch.cat((tensor.new_zeros(7), tensor.flatten()))[7:].view(tensor.shape)
-    return tensor.contiguous(memory_format=torch.channels_last)
-
-
-STRIDES = [
-    "transposed",
-    "sliced",
-    "channel slice of channels last",
-    "offset",
-    "channels last",
-]
-
-
-@pytest.mark.parametrize("how", STRIDES)
-@pytest.mark.parametrize("padding", PADDINGS)
-def test_strided_arguments(backend, padding, how):
-    size = (2, 8, 4, 6)
-    input, flow, grad = sample_inputs(backend.device, torch.float32, size)
-    wanted = derivatives(flow_warp, input, flow, grad, 1.0, padding)
-    moved = [strided(t, how) for t in (input, flow, grad)]
-    assert all(
-        torch.equal(a, b) for a, b in zip(moved, (input, flow, grad), strict=True)
-    )
-    found = derivatives(flow_warp, *moved, 1.0, padding)
-    for got, want in zip(found, wanted, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
-
-
-def test_expanded_arguments(backend):
-    input, flow, grad = sample_inputs(backend.device, torch.float32, (1, 1, 4, 6))
-    input, grad = input.expand(3, 5, 4, 6), grad[:, :, :1, :1].expand(3, 5, 4, 6)
-    compare(input, flow.expand(3, 2, 4, 6), grad)
-
-
-def test_offsets_past_2_to_the_31(backend):
-    # Pages that are never touched cost nothing.
-    rows = 2**31 + 8
-    memory = torch.empty(rows + 32, dtype=torch.bfloat16, device=backend.device)
-    far = memory.as_strided((1, 1, 2, 4), (0, 1, rows, 1))
-    near, flow, grad = sample_inputs(backend.device, torch.bfloat16, (1, 1, 2, 4))
-    far.copy_(near)
-    wanted = derivatives(flow_warp, near, flow, grad)
-    for got, want in zip(derivatives(flow_warp, far, flow, grad), wanted, strict=True):
-        assert torch.equal(got, want)
-
-
-# Properties.
-
-EXTREMES = [math.inf, -math.inf, 1e30, -1e30, 1e-30, -1e-30, 0.0, -0.0, -1.0, 1.0, 3.0]
-
-
-@given(data=st.data())
-def test_any_shape_strides_dtype_and_flow(backend, data):
-    draw = data.draw
-    size = draw(st.tuples(*(st.integers(0, n) for n in (3, 20, 5, 6))), "size")
-    dtype = draw(st.sampled_from(DTYPES), "dtype")
-    input, flow, grad = sample_inputs(backend.device, dtype, size)
-    flow = draw(st.sampled_from([flow, flow.round(), 0.1 * flow]), "flow")
-    for _ in range(draw(st.integers(0, 4), "extremes")):
-        if flow.numel():
-            where = draw(st.integers(0, flow.numel() - 1))
-            flow.view(-1)[where] = draw(st.sampled_from(EXTREMES))
-    moved = [
-        strided(tensor, draw(st.sampled_from(["none", *STRIDES]), name))
-        for name, tensor in (("input", input), ("flow", flow), ("grad", grad))
-    ]
-    scale = draw(st.sampled_from([1.0, -1.0, 0.5]), "scale")
-    compare(*moved, scale, draw(st.sampled_from(PADDINGS), "padding"))

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from autograd_checks import gradcheck, gradgradcheck, opcheck
-from test_flow_warp import FORMATS, PADDINGS, derivatives, sample_inputs
+from flow_warp_inputs import FORMATS, PADDINGS, derivatives, sample_inputs
 
 from trajgru_ext import flow_warp, reference
 from trajgru_ext.ops._corners import Corners
@@ -214,7 +214,8 @@ def test_cpu_instruction_sets(capability):
         pytest.skip("this processor does not have it")
     script = (
         "import torch, trajgru_ext._C as c;"
-        "from test_flow_warp import *;"
+        "from accuracy import DTYPES;"
+        "from flow_warp_inputs import *;"
         "print(c.facts()['cpu_capability'].lower());"
         "[compare(*sample_inputs('cpu', d, (2, 37, 5, 6), f), 1.0, p)"
         " for d in DTYPES for f in FORMATS for p in PADDINGS];"

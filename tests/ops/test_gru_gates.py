@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 from accuracy import DTYPES
+from flow_warp_inputs import STRIDES, strided
 from gate_inputs import (
     FORMATS,
     assert_equal,
@@ -14,7 +15,6 @@ from gate_inputs import (
     derivatives,
     normal,
 )
-from test_flow_warp import STRIDES, strided
 
 from trajgru_ext import gru_gates, gru_output, gru_reset, reference
 

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from accuracy import DTYPES
+from flow_warp_inputs import STRIDES, strided
 from gate_inputs import (
     FORMATS,
     assert_equal,
@@ -13,7 +14,6 @@ from gate_inputs import (
     derivatives,
     normal,
 )
-from test_flow_warp import STRIDES, strided
 
 from trajgru_ext import lstm_gates, reference
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from accuracy import DTYPES
 from autograd_checks import gradcheck, gradgradcheck, opcheck
+from flow_warp_inputs import STRIDES, strided
 from gate_inputs import FORMATS, assert_equal, assert_updates, derivatives, normal
-from test_flow_warp import STRIDES, strided
 
 from trajgru_ext import lstm_gates, lstm_memory, reference
 from trajgru_ext.ops._options import LstmOptions

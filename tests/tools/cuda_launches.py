@@ -24,7 +24,8 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 import trajgru_ext
 from trajgru_ext.check import ieee_float32
-from trajgru_ext.ops._catalog import Case, cases
+from trajgru_ext.ops._catalog import cases
+from trajgru_ext.ops._operator import Case
 from trajgru_ext.ops._samples import Samples
 
 ROOT = Path(__file__).parents[2]

@@ -25,7 +25,7 @@ from cuda_static import kernel_name
 from reproducible_results import SIZES, derivatives, samples
 from torch.utils._pytree import tree_map
 
-from trajgru_ext.ops._catalog import Case
+from trajgru_ext.ops._operator import Case
 from trajgru_ext.ops._options import GruOptions
 
 ROOT = Path(__file__).parents[2]

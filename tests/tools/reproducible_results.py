@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 
 import trajgru_ext
 from trajgru_ext.ops import _catalog
-from trajgru_ext.ops._catalog import Case
+from trajgru_ext.ops._operator import Case
 from trajgru_ext.ops._samples import Samples
 
 # Enough to do for four threads; of inputs of a sequence fewer channels.
