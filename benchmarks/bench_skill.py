@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from measure import add_arguments, write
+from skill_intervals import compared, over_all
 from torch import Tensor
 
 from trajgru_ext.nowcasting import PROFILES, Archive, FramesError, Reading, carry_on
@@ -46,12 +47,17 @@ from trajgru_ext.nowcasting.exceedance import (
 from trajgru_ext.nowcasting.fit import CROP, fit, gathered, starts, wettest
 from trajgru_ext.nowcasting.motion import estimate_motion
 from trajgru_ext.nowcasting.radar import ZR, pixels_to_rain, rain_to_pixels
-from trajgru_ext.nowcasting.verification import DRAWN, LEVEL, Verification
+from trajgru_ext.nowcasting.verification import Verification
 
 PAST = 5
 MINUTES = (10, 20, 30, 40, 50, 60)
 THRESHOLDS = (0.5, 2.0, 5.0)
 KILOMETRES = (8, 32)
+WHAT = {
+    "minutes": list(MINUTES),
+    "thresholds_mm_h": list(THRESHOLDS),
+    "fss_km": list(KILOMETRES),
+}
 # Of MeteoSwiss, of which pysteps' importer wants to be told what is in the files.
 MCH = Reading(
     importer="mch_gif",
@@ -59,7 +65,6 @@ MCH = Reading(
     time_pattern="AQC%y%j%H%M?_00005",
 )
 FITTED = 5  # forecasts of every event that the network is fitted to
-ENDS = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
 ZERO_DB = -15.0  # of pysteps' transform: no rain, 5 dB below the least
 
 Maker = Callable[[Tensor, ZR, int], tuple[Tensor, dict[str, float]]]
@@ -234,89 +239,6 @@ def forecast_event(
     return event
 
 
-def figures(sums: dict[str, Tensor]) -> dict[str, Tensor]:
-    """CSI `[..., leads, thresholds]` and FSS `[..., leads, thresholds, scales]`."""
-    hits = sums["hits"]
-    return {
-        "csi": hits / (hits + sums["misses"] + sums["false_alarms"]),
-        "fss": 1 - sums["fss_numerator"] / sums["fss_denominator"],
-    }
-
-
-def resampled(
-    sides: dict[str, Verification],
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Tensor]]]:
-    """Each side's scores, and those of drawn starts along a first axis."""
-    random = torch.Generator().manual_seed(0)
-    count = len(next(iter(sides.values())).events)
-    drawn = torch.randint(count, (DRAWN, count), generator=random)
-    weights = torch.nn.functional.one_hot(drawn, count).sum(1).double()
-    whole, several = {}, {}
-    for name, side in sides.items():
-        events = list(side.events.values())
-        stacked = {key: torch.stack([one[key] for one in events]) for key in events[0]}
-        whole[name] = figures({key: one.sum(0) for key, one in stacked.items()})
-        several[name] = figures(
-            {
-                key: torch.einsum("re,e...->r...", weights, one)
-                for key, one in stacked.items()
-            }
-        )
-    return whole, several
-
-
-def compared(sides: dict[str, Verification], best: str) -> dict[str, object]:
-    """Each side's scores, and by how much ours is ahead of it, with intervals."""
-    whole, several = resampled(sides)
-    report: dict[str, object] = {}
-    for name in sides:
-        of: dict[str, object] = {}
-        for score in ("csi", "fss"):
-            interval = several[name][score].nanquantile(ENDS, dim=0)
-            of[score] = rounded(whole[name][score])
-            of[f"{score}_interval"] = rounded(interval)
-            if name != best:
-                ahead = several[best][score] - several[name][score]
-                of[f"{score}_of_{best}_ahead_interval"] = rounded(
-                    ahead.nanquantile(ENDS, dim=0)
-                )
-        report[name] = of
-    return report
-
-
-def lead(scores: dict[str, dict[str, Tensor]], score: str) -> Tensor:
-    """By how much the network is ahead of the best of the others."""
-    names = [name for name in scores if not name.startswith(MODEL)]
-    others = torch.stack([scores[name][score].nan_to_num(0.0) for name in names])
-    return scores[MODEL][score] - others.amax(0)
-
-
-def over_all(sums: dict[str, Event], kind: str) -> dict[str, object]:
-    """`lead` in the mean over events, the least of them, and intervals."""
-    random = torch.Generator().manual_seed(1)
-    drawn = torch.randint(len(sums), (len(sums), DRAWN), generator=random)
-    report: dict[str, object] = {
-        "pixels": kind,
-        "events": len(sums),
-        "minutes": list(MINUTES),
-        "thresholds_mm_h": list(THRESHOLDS),
-        "fss_km": list(KILOMETRES),
-    }
-    both = [resampled(event.sums[kind]) for event in sums.values()]
-    for score in ("csi", "fss"):
-        ahead = [[lead(scores, score) for scores in pair] for pair in both]
-        whole, several = (torch.stack(one) for one in zip(*ahead, strict=True))
-        means = several[drawn, torch.arange(DRAWN)].nanmean(0)
-        report[f"{score}_ahead"] = rounded(whole.nanmean(0))
-        report[f"{score}_ahead_least"] = rounded(whole.nan_to_num(1.0).amin(0))
-        report[f"{score}_ahead_interval"] = rounded(means.nanquantile(ENDS, dim=0))
-    return report
-
-
-def rounded(values: Tensor) -> object:
-    return np.round(values.numpy(), 4).tolist()
-
-
 def print_scores(title: str, report: dict[str, dict], seconds: dict[str, dict]) -> None:
     print(
         f"\n{title}\nCSI, minutes ahead        " + "".join(f"{m:>7}" for m in MINUTES)
@@ -385,9 +307,7 @@ def main() -> None:
                     "pixels": kind,
                     "starts": len(event.times["persistence"]),
                     "size": [min(n, options.size) for n in series.shape[1:]],
-                    "minutes": list(MINUTES),
-                    "thresholds_mm_h": list(THRESHOLDS),
-                    "fss_km": list(KILOMETRES),
+                    **WHAT,
                     "seconds": seconds,
                     "skill": report,
                 }
@@ -395,7 +315,9 @@ def main() -> None:
         write(options.json, records)
     if nets and len(sums) > 1:
         for kind in ("known to all", "all pixels"):
-            records.append(over_all(sums, kind))
+            record = {"pixels": kind, "events": len(sums)} | WHAT
+            record |= over_all([event.sums[kind] for event in sums.values()])
+            records.append(record)
             print(kind, *records[-1].items(), sep="\n  ")
         write(options.json, records)
 
