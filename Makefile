@@ -55,6 +55,7 @@ demo: $(VENV)/built-demo ## train, forecast and score on moving digits; DEMO="--
 	$(BIN)/python examples/nowcast.py $(DEMO)
 
 test: $(BUILT) ## the whole suite
+	@echo "the whole suite (about half an hour on two cores)"
 	$(BIN)/python $(TESTS) tests $(if $(RADAR),--radar=$(RADAR)) \
 	  $(if $(ARCHIVE),--radar-archive=$(ARCHIVE)) $(PYTEST)
 
@@ -71,6 +72,8 @@ test-3.%:
 # A plain environment that also sees the packages beside the torch that was found.
 $(READY): pyproject.toml
 	rm -f $(VENV)/ready-* $(VENV)/built-*
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and \
+	  'trajgru_ext: needs Python 3.10 or newer, got ' + sys.version.split()[0])"
 	@echo "making the environment $(VENV) (a minute, more where torch is fetched)"
 	$(PYTHON) -m venv --clear $(VENV)
 	@if [ -z "$(TORCH)" ] && site=$$($(PYTHON) -c "import torch, pathlib; \
@@ -80,7 +83,7 @@ $(READY): pyproject.toml
 	  echo "using the torch in $$site"; \
 	  echo "$$site" > $$(echo $(VENV)/lib/python3*/site-packages)/torch-found.pth; \
 	else \
-	  echo "installing $(or $(TORCH),$(USUAL_TORCH))"; \
+	  echo "installing $(or $(TORCH),$(USUAL_TORCH)) (gigabytes where it is built for CUDA: docs/versions.md)"; \
 	  $(PIP) "$(or $(TORCH),$(USUAL_TORCH))"; \
 	fi
 	$(PIP) "setuptools>=77.0.3" wheel ninja "pybind11>=2.12"

@@ -29,7 +29,8 @@ def load() -> None:
     except ModuleNotFoundError:
         raise ImportError(
             "trajgru_ext: the extension is not built; install the package with "
-            "`pip install .` where torch is installed"
+            "`pip install .` where torch is installed, or leave the folder of the "
+            "sources if it is"
         ) from None
     then = built.torch_version, built.cuda_version
     now = str(torch.__version__), torch.version.cuda

@@ -8,8 +8,8 @@ class conv_algorithm(Switch[str]):
     """Choose how sequences compute their convolutions on the CPU.
 
     ``"direct"``: by torch. ``"winograd"``: by a quarter to a sixth of the products
-    (Lavin and Gray 2016, arXiv 1509.09308), wherever that is possible: in float32
-    (as a TrajGRU's flows are computed in any lower dtype too), for 3x3 and 5x5 kernels
+    (Lavin and Gray 2016, arXiv 1509.09308), wherever that is possible: in float32, and
+    in bfloat16 and float16 where these are computed in float32, for 3x3 and 5x5 kernels
     without dilation. ``"auto"``, the default: where it is possible
     and faster, which depends on the channels, the height and the width alone.
 

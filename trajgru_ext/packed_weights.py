@@ -13,7 +13,8 @@ class packed_weights(Switch[int]):
     contents. The contents are read at every use (their fingerprint of 128 bits), so
     that it doesn't matter who changes a weight, or how: optimisers, `weight.data`,
     `load_state_dict`, another process by shared memory. Equal weights share what is
-    kept. The choice has no part in what `torch.compile` and `torch.export` make.
+    kept. A sequence in half precision packs float32 copies of its weights, which are
+    kept as long as they are used often. The choice has no part in what `torch.compile` and `torch.export` make.
 
     Holds for the whole process from the call on; as a context manager until its end.
 

@@ -7,14 +7,26 @@
 #include <ATen/core/Tensor.h>
 
 #include <tuple>
+#include <type_traits>
+#include <vector>
 
 #include "tensors/tensors.h"
 
 namespace trajgru_ext {
 
-// Arguments of an operator as it takes them in float32.
+// Arguments of an operator as it takes them in float32; images, also those of several
+// steps, in the memory format that they are taken for.
 inline at::Tensor floats(const at::Tensor& given) {
-  return at::isReducedFloatingType(given.scalar_type()) ? given.to(at::kFloat) : given;
+  if (!is_half(given.scalar_type())) return given;
+  const int64_t dims = given.dim();
+  if (given.numel() == 0 || (dims != 4 && dims != 5)) return given.to(at::kFloat);
+  const auto format = memory_format(dims == 4 ? given : given.select(0, 0));
+  const auto sizes = given.sizes();
+  std::vector<int64_t> images(sizes.end() - 4, sizes.end());
+  if (dims == 5) images[0] *= sizes[0];
+  const at::Tensor made =
+      at::empty(images, given.options().dtype(at::kFloat).memory_format(format));
+  return (dims == 4 ? made : made.unflatten(0, sizes.slice(0, 2))).copy_(given);
 }
 
 inline OptionalTensor floats(const OptionalTensor& given) {
@@ -39,13 +51,13 @@ Results in_floats(Results (*op)(Arguments...),
   return op(floats(arguments)...);
 }
 
-// Results in the dtype that was asked for.
+// Results in the dtype that was asked for; each is let go of before the next is made.
 template <typename... Tensors>
-std::tuple<Tensors...> in_dtype(const std::tuple<Tensors...>& results,
+std::tuple<Tensors...> in_dtype(std::tuple<Tensors...> results,
                                 const at::TensorOptions& options) {
   const at::ScalarType dtype = options.dtype().toScalarType();
-  return std::apply(
-      [&](const auto&... one) { return std::make_tuple(one.to(dtype)...); }, results);
+  std::apply([&](auto&... one) { ((one = one.to(dtype)), ...); }, results);
+  return results;
 }
 
 }  // namespace trajgru_ext

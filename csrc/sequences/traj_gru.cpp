@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "math/gates.h"
@@ -186,10 +187,13 @@ Results traj_gru(const OptionalTensor& inputs, const OptionalTensor& h,
   const bool save_flows = saved >= static_cast<int64_t>(Saved::flows);
   const bool save_gates = saved >= static_cast<int64_t>(Saved::gates);
   if (net.in_floats()) {
-    const Results found = in_floats(&traj_gru, inputs, h, parameters, steps, options,
-                                    mask, offset, saved);
-    Results results = in_dtype(found, net.like);
-    if (save_flows) std::get<1>(results) = std::get<1>(found);  // at least float32
+    Results found = in_floats(&traj_gru, inputs, h, parameters, steps, options, mask,
+                              offset, saved);
+    if (!save_flows) return in_dtype(std::move(found), net.like);
+    // Flows are at least float32.
+    const Tensor flows = std::exchange(std::get<1>(found), nothing(net.like));
+    Results results = in_dtype(std::move(found), net.like);
+    std::get<1>(results) = flows;
     return results;
   }
   const States outputs(net);

@@ -43,6 +43,10 @@ inline at::MemoryFormat memory_format(const at::Tensor& image) {
   return channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
 }
 
+inline bool is_half(at::ScalarType dtype) {
+  return dtype == at::kBFloat16 || dtype == at::kHalf;
+}
+
 // Whether a dimension has this stride, or none that matters.
 inline bool has_stride(const at::Tensor& tensor, int64_t dim, int64_t stride) {
   return tensor.size(dim) <= 1 || tensor.stride(dim) == stride;

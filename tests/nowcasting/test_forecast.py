@@ -157,7 +157,8 @@ def test_netcdf_says_all(tmp_path, checkpoint):
     forecast = Nowcaster.load(checkpoint).forecast(some_frames(), members=4)
     path = tmp_path / "forecast.nc"
     write_netcdf(forecast.to_xarray([0.5, 5.0], "test"), path, forecast.reference)
-    with xarray.open_dataset(path, engine="h5netcdf") as dataset:
+    options = {"engine": "h5netcdf", "decode_timedelta": False}
+    with xarray.open_dataset(path, **options) as dataset:
         rain = dataset["precip_intensity"]
         assert rain.dims == ("member", "time", "y", "x")
         assert rain.attrs["units"] == "mm h-1"

@@ -4,10 +4,13 @@ import pytest
 import torch
 from test_devices import CASES
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 import trajgru_ext
 from trajgru_ext.ops._samples import Samples
+
+pytestmark = pytest.mark.kernels
 
 SEQUENCES = [case for case in CASES if case.operator.recurrent]
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -49,7 +52,7 @@ def results_and_gradients(case, given, dtype):
 @each_half
 @pytest.mark.parametrize("layout", FORMATS, ids=["contiguous", "channels_last"])
 @each_case
-def test_what_float32_has_is_rounded_once(case, layout, dtype):
+def test_what_float32_has_is_rounded_once_on_the_cpu(case, layout, dtype):
     """Results are those of float32; gradients are computed from rounded states."""
     skip_unless_in_floats(dtype)
     given = sample(case, dtype, layout)
@@ -71,43 +74,72 @@ def test_what_float32_has_is_rounded_once(case, layout, dtype):
         assert error < 8 * torch.finfo(dtype).eps
 
 
+def expanded(one):
+    """One number for all pixels."""
+    if one.dim() < 4 or one.dtype == torch.bool:
+        return one
+    return one[..., :1, :1].contiguous().expand(one.shape)
+
+
+def every_second_channel(one):
+    """Of channels last."""
+    if one.dim() < 4 or one.dtype == torch.bool:
+        return one
+    axis = one.dim() - 3
+    wide = torch.stack([one, one], axis + 1).flatten(axis, axis + 1)
+    images = wide.reshape(-1, *wide.shape[-3:])
+    images = images.contiguous(memory_format=torch.channels_last)
+    return images.unflatten(0, wide.shape[:-3])[..., ::2, :, :]
+
+
+def first_channels(one):
+    """Of channels last."""
+    if one.dim() < 4 or one.dtype == torch.bool:
+        return one
+    wide = torch.cat([one, one], -3)
+    images = wide.reshape(-1, *wide.shape[-3:])
+    images = images.contiguous(memory_format=torch.channels_last)
+    return images.unflatten(0, wide.shape[:-3])[..., : one.shape[-3], :, :]
+
+
 @each_half
+@pytest.mark.parametrize("moved", [expanded, every_second_channel, first_channels])
 @each_case
-def test_strides_of_slices_are_kept(case, dtype):
-    """As float64's, whose sequences nobody converts."""
+def test_cpu_results_have_the_strides_of_the_fakes(case, moved, dtype):
+    """Wherever the arguments lie in memory."""
     skip_unless_in_floats(dtype)
     for layout in FORMATS:
-        halves = sample(case, dtype, layout)
-        doubles = tree_map_only(
-            Tensor, lambda one: one.double() if one.is_floating_point() else one, halves
-        )
-
-        def sliced(one):
-            """Every second channel of as many again, as one of more channels is."""
-            if one.dim() != 5 or one.dtype == torch.bool:
-                return one
-            wide = torch.cat([one, one], 2).transpose(2, -1).contiguous()
-            return wide.transpose(2, -1)[:, :, : one.size(2)]
-
-        found, wanted = (
-            case.operator.call(trajgru_ext, tree_map_only(Tensor, sliced, one))
-            for one in (halves, doubles)
-        )
+        given = tree_map_only(Tensor, moved, sample(case, dtype, layout))
+        found = case.operator.call(trajgru_ext, given)
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            fakes = tree_map_only(Tensor, mode.from_tensor, given)
+            wanted = case.operator.call(trajgru_ext, fakes)
         for one, other in zip(found, wanted, strict=True):
+            assert one.dtype == other.dtype
             assert one.stride() == other.stride()
 
 
 @each_half
-def test_other_dtypes_are_refused(dtype):
+def test_other_dtypes_are_refused_on_the_cpu(dtype):
     """What is converted is checked before."""
     layer = trajgru_ext.nn.ConvLSTM(2, 3).to(dtype)
     with pytest.raises(TypeError, match="must have the dtype of the other arguments"):
         layer(torch.zeros(2, 1, 2, 4, 4))
 
 
+@pytest.fixture
+def _two_threads():
+    """One alone leaves the smallest images to torch."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("_two_threads")
 @each_half
 @pytest.mark.parametrize("kernel", [1, 3])
-def test_conv2d_of_few_channels(kernel, dtype):
+def test_conv2d_of_few_channels_on_the_cpu(kernel, dtype):
     """What is not convolved in tiles is not left to loops of torch for halves."""
     image, weight = (
         torch.randn(shape).to(dtype).requires_grad_()

@@ -98,8 +98,9 @@ class Plan:
         self.kind, self.outside, self.by_mode = kind, outside, by_mode
         self.forward = kind.forward
         self.arguments = arguments_of(kind)
-        self.variants: dict[Way, Variant | None] = {}
-        self.answers: dict[Way, Answers] = {}
+        # By plain tuples: torch.compile of torch 2.9 cannot hash others.
+        self.variants: dict[tuple[Any, ...], Variant | None] = {}
+        self.answers: dict[tuple[Any, ...], Answers] = {}
         """Those of the last call, by the way without them."""
         own = vars(module)
         # A tensor is read at every call, whichever it is.
@@ -123,7 +124,7 @@ class Plan:
 
     def add(self, module: nn.Module, way: Way, probe: bool) -> None:
         """Trace a way; Alone or Untraceable is raised where it has none of ours."""
-        self.variants[way] = None
+        self.variants[tuple(way)] = None
         constants = {name: value for name, _, value in way.constants}
         every = *self.arguments.defaults, *self.arguments.more(way.more)
         names = tuple(name for name in every if name not in constants)
@@ -145,7 +146,7 @@ class Plan:
         if what:
             rest = tuple(what), traced.reads, traced.answers
             found = Variant(function, names, _lengths(traced), *rest)
-            self.variants[way] = found
+            self.variants[tuple(way)] = found
             for name in swallowed:
                 self.activations[name] = activation_of(module.get_submodule(name))
 
@@ -170,7 +171,8 @@ class Plan:
         if recorded_by_jit() or not self.stands_for(module):
             return None
         usual = self.way(module, given)
-        way = usual._replace(answers=self.answers.get(usual, ()))
+        key = tuple(usual)
+        way = usual._replace(answers=self.answers.get(key, ()))
         for _ in range(MOST_ANSWERS):
             found = self._variant(module, way, given)
             if found is None:
@@ -184,7 +186,7 @@ class Plan:
                 way = usual._replace(answers=(*found.answers[:number], answer))
             else:
                 if found.answers:
-                    self.answers[usual] = way.answers
+                    self.answers[key] = way.answers
                 return (result,)
         return None
 
@@ -192,10 +194,11 @@ class Plan:
         self, module: nn.Module, way: Way, given: dict[str, Any]
     ) -> Variant | None:
         """The forward for some arguments, or None where the original must run."""
-        if way not in self.variants and self._may_trace():
+        key = tuple(way)
+        if key not in self.variants and self._may_trace():
             with contextlib.suppress(Alone, Untraceable):
                 self.add(module, way, probe=False)
-        found = self.variants.get(way)
+        found = self.variants.get(key)
         if found is None or not found.takes(given):
             return None
         return found if all(read.holds(module) for read in found.reads) else None

@@ -108,7 +108,8 @@ std::tuple<Tensor, Tensor, Tensor> by_torch_backward(
     const Tensor& grad, const Tensor& input, const Tensor& weight,
     at::IntArrayRef padding, const std::array<bool, 3>& wanted) {
   const Alone alone(input, weight, padding);
-  if (!in_floats(input, weight, padding)) {
+  const bool fits = grad.scalar_type() == input.scalar_type();
+  if (!fits || !in_floats(input, weight, padding)) {
     return plain_conv2d_backward(grad, input, weight, padding, wanted);
   }
   const PlainDispatch plain;

@@ -120,14 +120,13 @@ bool use_winograd_weight_grad(const ConvProblem& conv) {
 }
 
 bool convolved_in_floats(at::ScalarType dtype) {
-  return at::isReducedFloatingType(dtype) && !multiplied(dtype);
+  return is_half(dtype) && !multiplied(dtype);
 }
 
 // Winograd's tiles, whose gates are updated in cache, save more than what products of
 // AVX512-BF16 and AVX512-FP16 do, which are twice as fast.
 bool sequences_in_floats(at::ScalarType dtype) {
-  return at::isReducedFloatingType(dtype) &&
-         !(dtype == at::kBFloat16 && TRAJGRU_CPU_HAS("amx-bf16"));
+  return is_half(dtype) && !(dtype == at::kBFloat16 && TRAJGRU_CPU_HAS("amx-bf16"));
 }
 
 bool use_winograd_conv2d(const ConvProblem& conv) {
