@@ -14,7 +14,8 @@ class packed_weights(Switch[int]):
     that it doesn't matter who changes a weight, or how: optimisers, `weight.data`,
     `load_state_dict`, another process by shared memory. Equal weights share what is
     kept. A sequence in half precision packs float32 copies of its weights, which are
-    kept as long as they are used often. The choice has no part in what `torch.compile` and `torch.export` make.
+    kept as long as they are used often. The choice has no part in what `torch.compile`
+    and `torch.export` make.
 
     Holds for the whole process from the call on; as a context manager until its end.
 

@@ -77,14 +77,30 @@ def test_docstrings(thing, tmp_path, monkeypatch):
     assert not said, "".join(said)
 
 
+def anchors(page):
+    """Of a page's headings, and of what it shows of the code."""
+    text = page.read_text()
+    for other in re.findall(r'^--8<-- "(.*)"$', text, flags=re.M):
+        yield from anchors(ROOT / other)
+    text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    for title in re.findall(r"^#+ (.*)$", text, flags=re.M):
+        plain = re.sub(r"[^\w\s-]", "", title).strip().lower()
+        yield re.sub(r"[-\s]+", "-", plain)
+    yield from re.findall(r"^::: (\S+)", text, flags=re.M)
+
+
 @pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=named)
 def test_links(page):
-    """Every link to a file of this repository leads to one."""
+    """Every link to a file of this repository leads to one, and to a heading of it."""
     text = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(), flags=re.M | re.S)
     for target in re.findall(r"\](?:\(|: )([^)\s]+)", text):
-        path = target.partition("#")[0]
-        if path and not re.match(r"[a-z]+:", path):
-            assert (page.parent / path).exists(), target
+        path, _, anchor = target.partition("#")
+        if re.match(r"[a-z]+:", path):
+            continue
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        if anchor and file.suffix == ".md":
+            assert anchor in anchors(file), target
 
 
 def test_those_who_migrate_find_their_page_in_the_readme():
