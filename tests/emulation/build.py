@@ -25,13 +25,13 @@ if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
 
 SANITIZERS = {
     "": ["-O1", *CONTRACTED],
-    "address": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover"],
-    "thread": ["-O1", "-g", "-fsanitize=thread"],
+    "address": ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover"],
+    "thread": ["-O1", "-g1", "-fsanitize=thread"],
     # A thread's wide access stays one.
-    "trace": ["-O1", "-g", "-fsanitize=thread", "-fno-tree-sra", "-DTRAJGRU_TRACE"],
+    "trace": ["-O1", "-g1", "-fsanitize=thread", "-fno-tree-sra", "-DTRAJGRU_TRACE"],
 }
 # Other options for the device itself: PyTorch's headers are not ours to check.
-DEVICE = {"address": ["-O1", "-g", "-fsanitize=address"], "trace": ["-O1"]}
+DEVICE = {"address": ["-O1", "-g1", "-fsanitize=address"], "trace": ["-O1"]}
 
 
 def compile_host(source: Path, output: Path, *options: str) -> None:
