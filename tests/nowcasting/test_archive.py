@@ -69,7 +69,7 @@ def test_periods(text, begin, end):
     assert period(text) == (np.datetime64(begin), np.datetime64(end))
 
 
-@pytest.mark.parametrize("text", ["yesterday", "2016-10/2016-09", ""])
+@pytest.mark.parametrize("text", ["yesterday", "2016-10/2016-09", "", "NaT"])
 def test_what_is_no_period_is_named(text):
     with pytest.raises(ValueError, match="wanted a time"):
         period(text)

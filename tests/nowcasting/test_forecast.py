@@ -48,7 +48,9 @@ def some_frames(count=3, **changes):
     rain = np.random.default_rng(0).gamma(0.3, 6.0, (count, 20, 27))
     rain[:, :3, :4] = np.nan
     rain[-1, 10, 10] = np.nan
-    times = np.datetime64("2016-09-28T14:00", "s") + 300 * np.arange(count)
+    times = np.datetime64("2016-09-28T14:00", "s") + 300 * np.arange(count).astype(
+        "timedelta64[s]"
+    )
     given = {"quantity": "rain", "times": times, "grid": GRID, "zr": FINNISH}
     return Frames(rain, **{**given, **changes})
 

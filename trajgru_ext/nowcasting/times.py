@@ -3,6 +3,7 @@
 import re
 from datetime import datetime
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -86,15 +87,25 @@ def period(text: str) -> tuple[Time, Time]:
     """
     first, _, last = text.partition("/")
     try:
-        begin = np.datetime64(first.strip().removesuffix("Z"))
-        end = np.datetime64((last or first).strip().removesuffix("Z")) + 1
+        begin, end = _moment(first), _moment(last or first)
     except ValueError as error:
         raise ValueError(
             f"wanted a time such as 2016-09-28T14:45, or from/to, got {text!r}"
         ) from error
-    if np.isnat(begin) or np.isnat(end) or not begin < end:
+    unit: Any = np.datetime_data(end.dtype)[0]  # of its last part, as a day
+    end = end + np.timedelta64(1, unit)
+    if not begin < end:
         raise ValueError(f"wanted a time, and a later one after '/', got {text!r}")
     return begin.astype("datetime64[s]"), end.astype("datetime64[s]")
+
+
+def _moment(text: str) -> Time:
+    """A time in the unit of its last part."""
+    text = text.strip().removesuffix("Z")
+    if not text[:1].isdigit():
+        raise ValueError(text)  # NaT, which is no time
+    moment: Time = np.datetime64(text)
+    return moment
 
 
 def written(time: Time) -> str:
