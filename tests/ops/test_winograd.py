@@ -293,7 +293,6 @@ def test_auto_chooses_by_channels_and_size_alone(algorithm):
 def test_other_dtypes_and_dilations_go_the_direct_way(algorithm):
     for net, dtype in [
         (ConvLSTM(8, 16, 3), torch.float64),
-        (ConvLSTM(8, 16, 3), torch.bfloat16),
         (ConvLSTM(8, 16, 3, dilation=2), torch.float32),
         (ConvLSTM(8, 16, 7), torch.float32),
     ]:
@@ -301,6 +300,20 @@ def test_other_dtypes_and_dilations_go_the_direct_way(algorithm):
         wide = net.to(dtype)
         forced = outputs_by("winograd", wide, inputs)
         assert torch.equal(forced, outputs_by("direct", wide, inputs))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ["direct", "winograd"])
+def test_half_types_go_the_way_of_float32(algorithm, name, dtype):
+    """Where they are computed in it; else directly."""
+    net, inputs = ConvLSTM(8, 16, 3).to(dtype), torch.randn(2, 1, 8, 12, 12).to(dtype)
+    found = outputs_by(name, net, inputs)
+    plan = torch.ops.trajgru_ext.sequence_plan(inputs)
+    if plan[-1]:
+        wanted = outputs_by(name, net.float(), inputs.float()).to(dtype)
+    else:
+        wanted = outputs_by("direct", net, inputs)
+    assert torch.equal(found, wanted)
 
 
 def test_the_choice_nests_and_is_checked():
