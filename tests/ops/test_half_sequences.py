@@ -56,9 +56,8 @@ def test_what_float32_has_is_rounded_once_on_the_cpu(case, layout, dtype):
     """Results are those of float32; gradients are computed from rounded states."""
     skip_unless_in_floats(dtype)
     given = sample(case, dtype, layout)
-    floats = tree_map_only(Tensor, lambda one: one.detach().clone(), given)
     floats = tree_map_only(
-        Tensor, lambda one: one.float() if one.dtype == dtype else one, floats
+        Tensor, lambda one: one.float() if one.dtype == dtype else one.clone(), given
     )
     found = results_and_gradients(case, given, dtype)
     wanted = results_and_gradients(case, floats, dtype)
@@ -76,30 +75,21 @@ def test_what_float32_has_is_rounded_once_on_the_cpu(case, layout, dtype):
 
 def expanded(one):
     """One number for all pixels."""
-    if one.dim() < 4 or one.dtype == torch.bool:
-        return one
     return one[..., :1, :1].contiguous().expand(one.shape)
 
 
+def in_channels_last(wide):
+    """Images, also those of several steps."""
+    images = wide.flatten(0, -4).contiguous(memory_format=torch.channels_last)
+    return images.unflatten(0, wide.shape[:-3])
+
+
 def every_second_channel(one):
-    """Of channels last."""
-    if one.dim() < 4 or one.dtype == torch.bool:
-        return one
-    axis = one.dim() - 3
-    wide = torch.stack([one, one], axis + 1).flatten(axis, axis + 1)
-    images = wide.reshape(-1, *wide.shape[-3:])
-    images = images.contiguous(memory_format=torch.channels_last)
-    return images.unflatten(0, wide.shape[:-3])[..., ::2, :, :]
+    return in_channels_last(one.repeat_interleave(2, -3))[..., ::2, :, :]
 
 
 def first_channels(one):
-    """Of channels last."""
-    if one.dim() < 4 or one.dtype == torch.bool:
-        return one
-    wide = torch.cat([one, one], -3)
-    images = wide.reshape(-1, *wide.shape[-3:])
-    images = images.contiguous(memory_format=torch.channels_last)
-    return images.unflatten(0, wide.shape[:-3])[..., : one.shape[-3], :, :]
+    return in_channels_last(torch.cat([one, one], -3))[..., : one.shape[-3], :, :]
 
 
 @each_half
@@ -109,7 +99,13 @@ def test_cpu_results_have_the_strides_of_the_fakes(case, moved, dtype):
     """Wherever the arguments lie in memory."""
     skip_unless_in_floats(dtype)
     for layout in FORMATS:
-        given = tree_map_only(Tensor, moved, sample(case, dtype, layout))
+        given = tree_map_only(
+            Tensor,
+            lambda one: moved(one)
+            if one.dim() > 3 and one.dtype != torch.bool
+            else one,
+            sample(case, dtype, layout),
+        )
         found = case.operator.call(trajgru_ext, given)
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             fakes = tree_map_only(Tensor, mode.from_tensor, given)
