@@ -18,8 +18,10 @@ import shutil
 import site
 import subprocess
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
+from unittest.mock import patch
 
 from setuptools import Command, setup
 from setuptools.command.egg_info import egg_info
@@ -73,7 +75,7 @@ CPU_MINUTES = 5
 SANITIZER = os.environ.get("TRAJGRU_SANITIZER", "")
 X86 = platform.machine().lower() in ("x86_64", "amd64") and not SANITIZER
 # Few processors of x86 run its baseline: compiled at this level in half the time.
-INSTRUCTION_SETS = {"DEFAULT": ["-O2"] if X86 else []}
+INSTRUCTION_SETS = {"DEFAULT": ["-O1"] if X86 else []}
 if X86:
     INSTRUCTION_SETS["AVX2"] = ["-mavx2", "-mfma", "-mf16c"]
     INSTRUCTION_SETS["AVX512"] = [
@@ -235,26 +237,40 @@ class Build(cpp_extension.BuildExtension):
     def build_extension(self, ext):
         announce()
         flags = ext.extra_compile_args["cxx"]
-        objects = []
         some = sources(*(f"csrc/cpu/vec/{name}.cpp" for name in HALF_OF_LOOPS))
         others = [one for one in sources("csrc/cpu/vec/*.cpp") if one not in some]
         loops = unit("loops", some) + unit("more_loops", others)
-        # Linked after the common objects: of a function that both have, such as one
-        # of the standard library, the linker keeps the first, which runs anywhere.
+        common = [one for name in UNITS for one in unit(name, sources(*UNITS[name]))]
+        groups = {"": (sorted(common), ext.extra_compile_args)}
         for name, options in INSTRUCTION_SETS.items():
             defines = [f"-DCPU_CAPABILITY={name}", f"-DCPU_CAPABILITY_{name}"]
-            objects += self.compiler.compile(
-                loops,
+            groups[name] = (loops, {"cxx": [*flags, *options, *defines]})
+
+        def compile_group(name):
+            units, arguments = groups[name]
+            return self.compiler.compile(
+                units,
                 output_dir=os.path.join(self.build_temp, name),
                 include_dirs=ext.include_dirs,
-                extra_postargs={"cxx": [*flags, *options, *defines]},
+                debug=self.debug,
+                extra_postargs=arguments,
                 depends=ext.depends,
             )
-        ext.extra_objects = objects
-        ext.sources = [
-            one for name in UNITS for one in unit(name, sources(*UNITS[name]))
-        ]
-        ext.sources += [] if NO_CUDA else cuda_units()
+
+        # Side by side, since each group is done when its longest unit is; the jobs are
+        # shared among them.
+        jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count())
+        workers = min(jobs, len(groups)) if self.use_ninja else 1
+        with (
+            patch.dict(os.environ, MAX_JOBS=str(jobs // workers)),
+            ThreadPoolExecutor(workers) as pool,
+        ):
+            objects = dict(zip(groups, pool.map(compile_group, groups), strict=True))
+        # Linked after the common objects: of a function that both have, such as one
+        # of the standard library, the linker keeps the first, which runs anywhere.
+        ext.extra_objects = [one for name in INSTRUCTION_SETS for one in objects[name]]
+        # Of the common units nothing is left to compile.
+        ext.sources = common + ([] if NO_CUDA else cuda_units())
         super().build_extension(ext)
         architectures = "" if NO_CUDA else os.environ["TORCH_CUDA_ARCH_LIST"]
         note = Path(self.build_lib) / "trajgru_ext" / "_build.py"

@@ -3,9 +3,10 @@
 `python benchmarks/compare_builds.py BEFORE AFTER` takes two checkouts in which the
 extension is built in place (`python setup.py build_ext --inplace`). In each round both
 run in a process of their own, in turn, so that both get the same share of whatever else
-the machine does; the results of the two are compared first. Float32 on the CPU,
-channels last: flow_conv, sequences of ConvLSTM and ConvGRU, and the gate updates alone,
-forward, and forward with backward.
+the machine does; the results of the two are compared first. On the CPU, in float32 and
+channels last but where a title says otherwise: flow_conv, flow_warp, the operators over
+branches, sequences of ConvLSTM and ConvGRU, and the gate updates alone, forward, and
+forward with backward. `--only WORD` leaves out the cases without it.
 """
 
 import argparse
@@ -21,7 +22,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trajgru_ext import conv_gru, conv_lstm, flow_conv, gru_gates, lstm_gates
+from trajgru_ext import (
+    channel_mean,
+    conv_gru,
+    conv_lstm,
+    flow_conv,
+    flow_warp,
+    gru_gates,
+    hff_concat,
+    lstm_gates,
+    sk_select,
+    spatial_pyramid_pool,
+)
 
 Case = tuple[str, Callable[..., Tensor], list[Tensor]]
 
@@ -30,8 +42,40 @@ def image(*sizes: int) -> Tensor:
     return torch.randn(sizes).contiguous(memory_format=torch.channels_last)
 
 
+def warps() -> Iterator[Case]:
+    """Of a large image and of small ones, with what else changes the loops."""
+    for count, channels, side in ((1, 8, 480), (4, 64, 64)):
+        flow = 3 * torch.randn(count, 2, side, side)
+        x = image(count, channels, side, side)
+        title = f"flow_warp, {count}x{channels}x{side}x{side}"
+        yield title, flow_warp, [x, flow]
+        yield f"{title}, planes", flow_warp, [x.contiguous(), flow]
+        yield (
+            f"{title}, border",
+            lambda x, flow: flow_warp(x, flow, padding_mode="border"),
+            [x, flow],
+        )
+        yield f"{title}, bfloat16", flow_warp, [x.bfloat16(), flow]
+
+
+def branches() -> Iterator[Case]:
+    """Some images of one size, in both memory formats."""
+    for name, form in (
+        ("", torch.channels_last),
+        (", planes", torch.contiguous_format),
+    ):
+        x = [image(4, 64, 64, 64).contiguous(memory_format=form) for _ in range(4)]
+        logits = torch.randn(4, 4, 64)
+        yield f"hff_concat{name}", lambda *x: hff_concat(x), x
+        yield f"channel_mean{name}", channel_mean, x
+        yield f"sk_select{name}", lambda *t: sk_select(t[:-1], t[-1]), [*x, logits]
+        yield f"spatial_pyramid_pool{name}", lambda x: spatial_pyramid_pool(x, 4), x[:1]
+
+
 def cases() -> Iterator[Case]:
     """Functions that both builds have, and their tensors."""
+    yield from warps()
+    yield from branches()
     for side, channels, links in ((96, 64, 13), (32, 192, 13), (16, 192, 9)):
         weight = torch.randn(3 * channels, links * channels) / 30
         tensors = [image(3, channels, side, side), image(3, 2 * links, side, side)]
@@ -75,11 +119,13 @@ def seconds(run: Callable[[], object]) -> float:
     return statistics.median(found)
 
 
-def measure() -> dict[str, list[float]]:
+def measure(only: str) -> dict[str, list[float]]:
     """Of each case and pass the seconds, and what tells the result."""
     torch.manual_seed(0)
     found = {}
     for title, function, tensors in cases():
+        if only not in title:
+            continue
         seed = torch.ones_like(function(*tensors))
         leaves = [one.detach().requires_grad_() for one in tensors]
 
@@ -96,8 +142,14 @@ def measure() -> dict[str, list[float]]:
     return found
 
 
-def in_process(tree: Path) -> dict[str, list[float]]:
-    command = [sys.executable, str(Path(__file__).resolve()), "--measure"]
+def in_process(tree: Path, only: str) -> dict[str, list[float]]:
+    command = [
+        sys.executable,
+        str(Path(__file__).resolve()),
+        "--measure",
+        "--only",
+        only,
+    ]
     environment = os.environ | {"PYTHONPATH": str(tree.resolve())}
     done = subprocess.run(
         command,
@@ -116,17 +168,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("builds", nargs="*", type=Path, metavar="BUILD")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", metavar="WORD")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure()))
+        print(json.dumps(measure(options.only)))
         return
     if len(options.builds) != 2:
         parser.error("two builds must be given, that before the change first")
     runs: list[list[dict]] = [[], []]
     for number in range(options.rounds):
         for which in (0, 1) if number % 2 == 0 else (1, 0):
-            runs[which].append(in_process(options.builds[which]))
+            runs[which].append(in_process(options.builds[which], options.only))
     print(f"{'milliseconds':<50} {'before':>9} {'after':>9}  before / after")
     for title, (_, told) in runs[0][0].items():
         _, other = runs[1][0][title]

@@ -57,9 +57,10 @@ Cursors<const scalar_t, kMostBranches> cursors(const BranchView<const scalar_t>*
 template <typename V, typename F, typename... C>
 [[gnu::always_inline]] inline void for_item(const BranchSize& size, const Item& item,
                                             const F& f, C&... cursors) {
-  if (size.planes) return for_blocks<V>(item.length, f);
-  for (int64_t p = 0; p < item.length; ++p) {
-    for_blocks<V>(size.channels, f);
+  const int64_t rows = size.planes ? 1 : item.length;
+  const int64_t length = size.planes ? item.length : size.channels;
+  for (int64_t p = 0; p < rows; ++p) {
+    for_blocks<V>(length, f);
     (cursors.next(), ...);
   }
 }

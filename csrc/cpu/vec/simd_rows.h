@@ -16,9 +16,15 @@ template <typename scalar_t, typename T = at::opmath_type<scalar_t>>
 using SimdOf = Simd<T, std::is_same_v<scalar_t, T> ? 1 : 2>;
 
 // The widest block of a loop: its lanes share what a step costs beside them, and the
-// sums in its registers do not wait for each other.
+// sums in its registers do not wait for each other. The baseline of x86 has arrays for
+// registers, of which more would only be more code.
+#if defined(CPU_CAPABILITY_DEFAULT) && defined(TRAJGRU_X86)
+constexpr int kMostRegisters = 2;
+#else
+constexpr int kMostRegisters = 4;
+#endif
 template <typename V>
-using WideSimd = Simd<typename V::Element, 4>;
+using WideSimd = Simd<typename V::Element, kMostRegisters>;
 
 template <typename V>
 struct WholeBlock {
@@ -77,13 +83,17 @@ template <typename V, typename F>
   using Half = Simd<typename V::Element, 2>;
   int64_t i = 0;
   for (; i + Wide::kSize <= length; i += Wide::kSize) f(i, WholeBlock<Wide>{});
-  if (i + Half::kSize <= length) {
-    f(i, WholeBlock<Half>{});
-    i += Half::kSize;
+  if constexpr (Half::kSize < Wide::kSize) {
+    if (i + Half::kSize <= length) {
+      f(i, WholeBlock<Half>{});
+      i += Half::kSize;
+    }
   }
-  if (V::kSize < Half::kSize && i + V::kSize <= length) {
-    f(i, WholeBlock<V>{});
-    i += V::kSize;
+  if constexpr (V::kSize < Half::kSize) {
+    if (i + V::kSize <= length) {
+      f(i, WholeBlock<V>{});
+      i += V::kSize;
+    }
   }
   if (i < length) f(i, PartialBlock<V>{length - i});
 }
