@@ -2,8 +2,9 @@
 
 Each benchmark writes `results/<name>.json`, with the machine and its rates; from all of
 these come `results/README.md`, the plots in `docs/pictures`, the table of whole models
-in the README and that of all benchmarks in `docs/performance.md`. On a machine with a
-GPU that the kernels were built for, the benchmarks run there (not yet done).
+in the README, that of all benchmarks in `docs/performance.md` and those of trained
+networks in `docs/models_compared.md`. On a machine with a GPU that the kernels were
+built for, the benchmarks run there (not yet done).
 """
 
 import argparse
@@ -20,6 +21,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import compare_table
 import matplotlib as mpl
 from results_folder import results_folder
 
@@ -31,16 +33,20 @@ import matplotlib.pyplot as plt
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 NAMES = sorted(p.stem.removeprefix("bench_") for p in HERE.glob("bench_*.py"))
-# Of operators that only the CPU has.
-ON_CPU_ALONE = {"conv"}
-# Of radar frames, which are no part of the repository.
-ON_RADAR = {"skill"}
+# Of operators that only the CPU has, or of networks that are trained there.
+ON_CPU_ALONE = {"compare", "conv"}
+# Of radar frames, which are no part of the repository, and what makes them quick.
+ON_RADAR = {
+    "compare": ["--rounds", "1", "--steps", "2", "--seeds", "1", "--starts", "1"],
+    "skill": ["--starts", "2"],
+}
 MODES = ("forward", "forward+backward", "training step")
 # What a record holds beside the words that say what was measured.
 FIGURES = ("milliseconds", "times_ours", "mebibytes", "errors", "of_sgemm")
 SHOWN = (0, 2, 5)  # of the lead times of forecasts
 BEGIN, END = "<!-- from benchmarks/run.py -->\n", "<!-- end -->\n"
 README, PERFORMANCE = "README.md", "docs/performance.md"
+COMPARED = "docs/models_compared.md"
 
 Record = dict[str, Any]
 
@@ -56,7 +62,7 @@ def run(name: str, results: Path, options: argparse.Namespace) -> None:
     command = [sys.executable, HERE / f"bench_{name}.py"]
     command += ["--json", results / f"{name}.json"]
     if name in ON_RADAR:
-        command += options.radar + (["--starts", "2"] if options.quick else [])
+        command += options.radar + (ON_RADAR[name] if options.quick else [])
     elif options.quick:
         command += ["--rounds", "1"]
     device = "cuda" if gpu_to_use() else "cpu"
@@ -182,6 +188,14 @@ def ahead_table(record: Record) -> str:
     return markdown([title, *(f"+{m} min" for m in record["minutes"])], rows)
 
 
+def compare_tables(one: dict[str, Any]) -> str:
+    """Of networks that were trained alike."""
+    return "".join(
+        f"{text}\n\n{markdown(columns, rows)}"
+        for text, columns, rows in compare_table.tables(one)
+    )
+
+
 def ratios(records: list[Record], mode: str) -> list[float]:
     """How many times ours the first other side takes, in each case."""
     found = []
@@ -284,13 +298,20 @@ def report(results: Path, plots: Path) -> dict[str, str]:
             for k, v in one["machine"].items()
         )
         text += f"\n## {name}\n\n{doc}\n\n{facts}.\n\n" + "".join(
-            [*tables(one["records"]), *skill_tables(one["records"])]
+            [
+                *tables(one["records"]),
+                *skill_tables(one["records"]),
+                compare_tables(one),
+            ]
         )
     (results / "README.md").write_text(text.rstrip() + "\n")
     plot_ratios(reports, plots / "ratios.png")
     if "scaling" in reports:
         plot_scaling(reports["scaling"], plots / "scaling.png")
-    return {README: whole_models(reports), PERFORMANCE: summary(reports)}
+    made = {README: whole_models(reports), PERFORMANCE: summary(reports)}
+    if "compare" in loaded:
+        made[COMPARED] = compare_tables(loaded["compare"])
+    return made
 
 
 def put(table: str, document: Path) -> None:

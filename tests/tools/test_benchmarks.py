@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import compare_table
 import measure
 import peak_memory
 import pytest
@@ -46,6 +47,13 @@ def blocks(module: Any) -> dict[str, object]:
 SMALL = {
     "blocks": blocks,
     "cells": lambda _: {"STEPS": 2, "SIZES": [(1, 4, 6, 3)]},
+    "compare": lambda _: {
+        "STEPS": 2,
+        "SEEDS": 2,
+        "MOVIES": 4,
+        "TESTS": 1,
+        "MOVIES_AHEAD": 2,
+    },
     "compile": lambda _: {},
     "conv": conv,
     "conv_rnn": lambda _: {"SIZES": {"4 to 4, 8 x 8": (4, 4, 8)}, "STEPS": 2},
@@ -127,7 +135,7 @@ def test_benchmark(name, on, monkeypatch, request, tmp_path):
     """On a device, too, as on a GPU."""
     if on == "emulated":
         if name in run.ON_CPU_ALONE:
-            pytest.skip("its operators are the CPU's")
+            pytest.skip("it is the CPU's")
         request.getfixturevalue("emulated_devices")
     module = importlib.import_module(f"bench_{name}")
     small_sizes = SMALL if on == "cpu" else SMALL | THIN
@@ -249,7 +257,9 @@ def test_a_gpu_s_figures_have_a_folder_of_their_own(
         (tmp_path / f"bench_{name}.py").write_text('"""A benchmark."""')
     with pytest.raises(SystemExit, match=f"failed: .*{min(broken)}"):
         run.main()
-    assert tried == [one for one in run.NAMES if one not in {"conv", "skill"}]
+    assert tried == [
+        one for one in run.NAMES if one not in run.ON_CPU_ALONE | {"skill"}
+    ]
     said = capsys.readouterr().out
     assert "bench_conv.py is of the CPU's operators: left out" in said
     assert "# Benchmarks\n" in said  # the report, for the file that is sent in
@@ -269,3 +279,85 @@ def test_skill(radar_frames, monkeypatch, tmp_path):
     assert json.loads(results.read_text())["records"]
     run.report(tmp_path, tmp_path)
     assert "## skill\n" in (tmp_path / "README.md").read_text()
+
+
+@pytest.fixture
+def compare(monkeypatch):
+    """The comparison of trained networks, of one step and small frames."""
+    module = importlib.import_module("bench_compare")
+    sizes = SMALL["compare"](module) | {"STEPS": 1, "SEEDS": 1, "CROPS": 6}
+    for name, value in sizes.items():
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(module, "peak_mib", step_in_this_process)
+    return module
+
+
+def test_compared_networks_are_equal():
+    """In their numbers of parameters, which are those of the networks as trained."""
+    module = importlib.import_module("bench_compare")
+    counts = []
+    for kind in module.KINDS:
+        training = module.in_training(kind, 0, 1, 2, module.HKO7)
+        counts.append(sum(one.numel() for one in training.net.parameters()))
+        assert counts[-1] == module.parameters(kind, module.equal_widths(kind))
+    assert max(counts) <= (1 + module.MARGIN) * min(counts)
+    assert module.MARGIN <= 0.03
+    nearer = module.parameters("conv_gru", module.FEATURES)
+    assert nearer > (1 + module.MARGIN) * min(counts), "equal widths would do"
+
+
+def test_compared_networks_see_the_same_batches(compare, monkeypatch):
+    """For a seed all the same ones, in the same order; for another others."""
+    seen = []
+    monkeypatch.setattr(
+        compare.Training,
+        "_step",
+        lambda _, net, past, *rest: seen.append(past.clone()) or past.sum(),
+    )
+    task = compare.digits()
+    for kind, seed in [*((kind, 0) for kind in compare.KINDS), ("traj_gru", 1)]:
+        compare.trained(task, kind, seed, 1)
+    assert all(torch.equal(seen[0], one) for one in seen[1:3])
+    assert not torch.equal(seen[0], seen[3])
+
+
+def test_a_comparison_scores_forecasts(compare):
+    """What is scored is the forecast: the perfect one scores best, a dry one worst."""
+    task = compare.digits()
+    came = {case.past.data_ptr(): case.came for case in task.cases}
+    perfect = compare.scored(task, lambda past: came[past.data_ptr()])
+    assert perfect["mse"] == 0
+    assert perfect["csi"] == perfect["csi_last"] == [1.0] * 3
+    dry = compare.scored(task, lambda past: torch.zeros_like(came[past.data_ptr()]))
+    assert dry["mse"] > 0
+    assert dry["csi"] == [0.0] * 3
+
+
+def test_comparison_on_rain(compare, radar_frames, monkeypatch, tmp_path):
+    """What is tested is not trained on: the same event is left out by its times."""
+    (given,) = compare.recordings([radar_frames], [])
+    with pytest.raises(SystemExit, match="of another time"):
+        compare.rain([radar_frames, radar_frames], 1)
+    other = given[1].between(*given[1].times[[0, 16]])
+    tested = given[1].between(*given[1].times[[20, 39]])
+    parts = {"other": other, "tested": tested}
+    monkeypatch.setattr(
+        compare, "recordings", lambda paths, _: [(p.name, parts[p.name]) for p in paths]
+    )
+    results = tmp_path / "compare.json"
+    options = ["tested", "other", "--starts", "1", "--rounds", "1", "--threads", "1"]
+    options += ["--steps", "1", "--seeds", "1", "--json", str(results)]
+    monkeypatch.setattr(sys, "argv", ["bench_compare.py", *options])
+    compare.main()
+    records = json.loads(results.read_text())["records"]
+    assert [one["data"] for one in records] == ["digits", "rain"]
+    assert records[1]["trained_on"] == ["other"]
+    table = run.report(tmp_path, tmp_path)[run.COMPARED]
+    assert "| rain, TrajGRU | 210,040 | " in table
+    assert "rain, extrapolation" in table
+
+
+def test_intervals_of_a_comparison():
+    """Student's, of three seeds: 4.303 times the mean's standard error."""
+    assert compare_table.figure([1.0, 2.0, 3.0]) == "2.000 ± 2.484"
+    assert compare_table.figure([1.0]) == "1.000"

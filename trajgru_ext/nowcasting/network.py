@@ -14,13 +14,22 @@ FEATURES = (32, 48)  # of the states, the finer level first
 SLOPE = 0.2  # of the leaky ReLUs, as in HKO-7
 
 
-def network(model: str, steps: int, recompute: str = "none") -> EncoderForecaster:
+def network(
+    model: str,
+    steps: int,
+    recompute: str = "none",
+    *,
+    channels: int = CHANNELS,
+    features: tuple[int, int] = FEATURES,
+) -> EncoderForecaster:
     """Make an encoder-forecaster of two levels, frames `[T, B, 1, H, W]`.
 
     Args:
         model: "traj_gru", "conv_gru" or "conv_lstm", the kind of its layers.
         steps: number of coming frames.
         recompute: "none" or "gates": whether to save memory.
+        channels: of the convolutions beside the finer level.
+        features: of the states, the finer level first.
 
     """
 
@@ -44,11 +53,11 @@ def network(model: str, steps: int, recompute: str = "none") -> EncoderForecaste
         return ConvLSTM(inputs, features, kernel_size=5, recompute=recompute)
 
     patch = PATCH * PATCH
-    fine, coarse = FEATURES
-    first = followed(nn.Conv2d(patch, CHANNELS, 3, padding=1))
+    fine, coarse = features
+    first = followed(nn.Conv2d(patch, channels, 3, padding=1))
     head = nn.Sequential(
-        followed(nn.Conv2d(fine, 2 * CHANNELS, 3, padding=1)),
-        nn.Conv2d(2 * CHANNELS, patch, 3, padding=1),
+        followed(nn.Conv2d(fine, 2 * channels, 3, padding=1)),
+        nn.Conv2d(2 * channels, patch, 3, padding=1),
         nn.PixelShuffle(PATCH),
     )
     return EncoderForecaster(
@@ -56,7 +65,7 @@ def network(model: str, steps: int, recompute: str = "none") -> EncoderForecaste
             nn.Sequential(nn.PixelUnshuffle(PATCH), first),
             followed(nn.Conv2d(fine, coarse, 4, stride=2, padding=1)),
         ],
-        encoder=[layer(CHANNELS, fine), layer(coarse, coarse)],
+        encoder=[layer(channels, fine), layer(coarse, coarse)],
         forecaster=[layer(coarse, fine), layer(0, coarse)],
         up=[followed(nn.ConvTranspose2d(coarse, coarse, 4, stride=2, padding=1))],
         head=head,
