@@ -259,7 +259,8 @@ class Build(cpp_extension.BuildExtension):
 
         # Side by side, since each group is done when its longest unit is; the jobs are
         # shared among them.
-        jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count())
+        given = os.environ.get("MAX_JOBS", "")
+        jobs = (int(given) if given.isdigit() else 0) or os.cpu_count() or 1
         workers = min(jobs, len(groups)) if self.use_ninja else 1
         with (
             patch.dict(os.environ, MAX_JOBS=str(jobs // workers)),

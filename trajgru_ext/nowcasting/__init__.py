@@ -6,6 +6,7 @@ Needs the extra `nowcasting`: `pip install 'trajgru_ext[nowcasting]'`.
 from trajgru_ext.nowcasting._pysteps import frames_of_triple
 from trajgru_ext.nowcasting._xarray import frames_of_xarray
 from trajgru_ext.nowcasting.archive import Archive, read_frames
+from trajgru_ext.nowcasting.datasets import Forecast
 from trajgru_ext.nowcasting.extrapolation import (
     carry_on,
     extrapolation,
@@ -22,8 +23,14 @@ from trajgru_ext.nowcasting.frames import (
 from trajgru_ext.nowcasting.grids import Grid
 from trajgru_ext.nowcasting.losses import balanced_loss, balancing_weights
 from trajgru_ext.nowcasting.motion import estimate_motion
+from trajgru_ext.nowcasting.nowcaster import Nowcaster, nowcast
 from trajgru_ext.nowcasting.prognosis import spectral_prognosis
-from trajgru_ext.nowcasting.radar import THRESHOLDS, ZR
+from trajgru_ext.nowcasting.radar import (
+    THRESHOLDS,
+    ZR,
+    pixels_to_rain,
+    rain_to_pixels,
+)
 from trajgru_ext.nowcasting.scores import Scores
 from trajgru_ext.nowcasting.splits import split
 from trajgru_ext.nowcasting.windows import Windows, fill_missing
@@ -34,9 +41,11 @@ __all__ = [
     "ZR",
     "Archive",
     "Decoding",
+    "Forecast",
     "Frames",
     "FramesError",
     "Grid",
+    "Nowcaster",
     "Reading",
     "Scores",
     "Windows",
@@ -48,7 +57,10 @@ __all__ = [
     "fill_missing",
     "frames_of_triple",
     "frames_of_xarray",
+    "nowcast",
     "persistence",
+    "pixels_to_rain",
+    "rain_to_pixels",
     "read_frames",
     "spectral_prognosis",
     "split",

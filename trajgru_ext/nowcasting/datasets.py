@@ -21,7 +21,28 @@ RAIN = "precip_intensity"
 
 @dataclass(frozen=True)
 class Forecast:
-    """Frames that were forecast."""
+    """Frames that were forecast, as `Nowcaster.forecast` makes them.
+
+    Attributes:
+        values: `[T, H, W]` in mm/h, or brightness; NaN where unknown.
+        members: of an ensemble, `[M, T, H, W]`, or None.
+        brightness: whether values are brightness and not rain.
+        reference: the time of the last frame that was known, or None.
+        minutes: between two frames.
+        grid: where the pixels lie, or None.
+        zr: the relation of reflectivity and rain.
+
+    Example:
+        >>> import numpy as np
+        >>> from trajgru_ext.nowcasting import ZR, Forecast
+        >>> members = np.array([0.2, 1.0, 3.0]).reshape(3, 1, 1, 1)
+        >>> forecast = Forecast(
+        ...     members.mean(0), members, False, None, 5.0, None, ZR()
+        ... )
+        >>> forecast.probabilities([0.5]).round(2).tolist()
+        [[[[0.67]]]]
+
+    """
 
     values: NDArray[Any]  # [T, H, W] in mm/h, or brightness; NaN where unknown
     members: NDArray[Any] | None  # [M, T, H, W]

@@ -29,7 +29,42 @@ PIXEL_SIZES = 0.1  # share by which pixels may be larger or smaller than in trai
 class Nowcaster:
     """A network and what its checkpoint says of the frames that it was trained on.
 
-    Made by `Nowcaster.load`.
+    Made by `Nowcaster.load` from a checkpoint of `trajgru-ext nowcast train`.
+
+    Args:
+        state: what the checkpoint holds.
+        device: on which the network runs.
+
+    Attributes:
+        past: how many frames it reads.
+        ahead: how many it was trained to make.
+        minutes: between two frames.
+        zr: the relation of reflectivity and rain that it was trained with.
+        net: the network, `nn.EncoderForecaster`, of frames `[T, B, 1, H, W]`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> import torch
+        >>> from trajgru_ext.nowcasting import Frames, Nowcaster
+        >>> from trajgru_ext.nowcasting.network import network
+        >>> from trajgru_ext.nowcasting.training import Training
+        >>> data = {"quantity": "rain", "zr": [223.0, 1.53], "minutes": 5.0}
+        >>> settings = {"model": "conv_gru", "past": 3, "ahead": 6, "rate": 1e-3}
+        >>> untrained = Training(
+        ...     network("conv_gru", 6),
+        ...     settings | {"steps": 1, "data": data},
+        ...     torch.device("cpu"),
+        ... )
+        >>> untrained.save(Path("checkpoint.pt"))  # as `trajgru-ext nowcast train` does
+        >>> caster = Nowcaster.load("checkpoint.pt")
+        >>> caster.past, caster.ahead, caster.minutes
+        (3, 6, 5.0)
+        >>> rain = np.random.default_rng(0).gamma(0.3, 6.0, (3, 40, 50))
+        >>> forecast = caster.forecast(Frames(rain, "rain"), 12)
+        >>> forecast.values.shape, forecast.leads[:2].tolist()
+        ((12, 40, 50), [5.0, 10.0])
+
     """
 
     def __init__(
@@ -51,6 +86,10 @@ class Nowcaster:
         cls, checkpoint: str | Path, device: str | torch.device = "cpu"
     ) -> "Nowcaster":
         """Load a checkpoint of `trajgru-ext nowcast train`.
+
+        Args:
+            checkpoint: its file.
+            device: on which the network runs.
 
         Raises:
             ValueError: it is damaged, or of something else.
@@ -242,6 +281,26 @@ def nowcast(
 
     Raises:
         ValueError: as `Nowcaster.forecast`.
+        TypeError: there are other options.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> import torch
+        >>> from trajgru_ext.nowcasting import nowcast
+        >>> from trajgru_ext.nowcasting.network import network
+        >>> from trajgru_ext.nowcasting.training import Training
+        >>> data = {"quantity": "rain", "zr": [223.0, 1.53], "minutes": 5.0}
+        >>> settings = {"model": "conv_gru", "past": 3, "ahead": 6, "rate": 1e-3}
+        >>> untrained = Training(
+        ...     network("conv_gru", 6),
+        ...     settings | {"steps": 1, "data": data},
+        ...     torch.device("cpu"),
+        ... )
+        >>> untrained.save(Path("checkpoint.pt"))  # as `trajgru-ext nowcast train` does
+        >>> rain = np.random.default_rng(0).gamma(0.3, 6.0, (3, 40, 50))
+        >>> nowcast(rain, None, [2, 4], checkpoint="checkpoint.pt").shape
+        (2, 40, 50)
 
     """
     if options:

@@ -64,13 +64,49 @@ def dbz_to_pixels(dbz: Tensor) -> Tensor:
 
 
 def pixels_to_rain(pixels: Tensor, zr: ZR = HKO7) -> Tensor:
-    """Rain rate in mm/h of pixels; at or below 0 it is 0."""
+    """Rain rate of pixels.
+
+    ::
+
+        Z dBZ = 70 * pixel - 10,    R = (10^(Z / 10) / a)^(1 / b)
+
+    Args:
+        pixels: of any shape, in a floating-point dtype; NaN stays NaN.
+        zr: the relation Z = a R^b; HKO-7's by default.
+
+    Returns:
+        Rain rates in mm/h in the dtype of the pixels; 0 where these are at or below 0.
+
+    Example:
+        >>> import torch
+        >>> from trajgru_ext.nowcasting import pixels_to_rain
+        >>> pixels_to_rain(torch.tensor([0.0, 0.25, 0.5])).round(decimals=2)
+        tensor([0.0000, 0.2200, 2.9500])
+
+    """
     rate = dbz_to_rain(DBZ_RANGE * pixels + DBZ_FLOOR, zr)
     return torch.where(pixels <= 0, 0, rate)
 
 
 def rain_to_pixels(rate: Tensor, zr: ZR = HKO7) -> Tensor:
-    """Pixels of a rain rate in mm/h."""
+    """Pixels of a rain rate, as HKO-7 stores them (`pixels_to_rain` goes back).
+
+    Args:
+        rate: in mm/h, of any shape, in a floating-point dtype; NaN stays NaN.
+        zr: the relation Z = a R^b; HKO-7's by default.
+
+    Returns:
+        (dBZ + 10) / 70 within 0 and 1, in the dtype of the rates: what is below -10 dBZ
+        or above 60 is clipped.
+
+    Example:
+        >>> import torch
+        >>> from trajgru_ext.nowcasting import pixels_to_rain, rain_to_pixels
+        >>> pixels = rain_to_pixels(torch.tensor([0.0, 1.0, 10.0]))
+        >>> pixels_to_rain(pixels).round(decimals=2)
+        tensor([ 0.,  1., 10.])
+
+    """
     return dbz_to_pixels(rain_to_dbz(rate, zr))
 
 
