@@ -74,7 +74,7 @@ CPU_MINUTES = 5
 
 SANITIZER = os.environ.get("TRAJGRU_SANITIZER", "")
 X86 = platform.machine().lower() in ("x86_64", "amd64") and not SANITIZER
-# Few processors of x86 run its baseline: compiled at this level in half the time.
+# Few processors of x86 run its baseline, of arrays for vectors: this compiles soonest.
 INSTRUCTION_SETS = {"DEFAULT": ["-O1"] if X86 else []}
 if X86:
     INSTRUCTION_SETS["AVX2"] = ["-mavx2", "-mfma", "-mf16c"]
@@ -223,6 +223,13 @@ def cuda_units() -> list[str]:
     return [one for each in some for one in each]
 
 
+def share_jobs(given: str, groups: int) -> tuple[int, int]:
+    """How many groups are compiled at a time, and by how many compilers each."""
+    most = (int(given) if given.isdecimal() else 0) or os.cpu_count() or 1
+    workers = min(most, groups)
+    return workers, most // workers
+
+
 class Build(cpp_extension.BuildExtension):
     """Adds the per-instruction-set objects, and a note of what was built against."""
 
@@ -241,7 +248,10 @@ class Build(cpp_extension.BuildExtension):
         others = [one for one in sources("csrc/cpu/vec/*.cpp") if one not in some]
         loops = unit("loops", some) + unit("more_loops", others)
         common = [one for name in UNITS for one in unit(name, sources(*UNITS[name]))]
-        groups = {"": (sorted(common), ext.extra_compile_args)}
+        # In the order that super() has them; without ninja it would compile them again.
+        groups = (
+            {"": (sorted(common), ext.extra_compile_args)} if self.use_ninja else {}
+        )
         for name, options in INSTRUCTION_SETS.items():
             defines = [f"-DCPU_CAPABILITY={name}", f"-DCPU_CAPABILITY_{name}"]
             groups[name] = (loops, {"cxx": [*flags, *options, *defines]})
@@ -257,14 +267,12 @@ class Build(cpp_extension.BuildExtension):
                 depends=ext.depends,
             )
 
-        # Side by side, since each group is done when its longest unit is; the jobs are
-        # shared among them.
-        given = os.environ.get("MAX_JOBS", "")
-        jobs = (int(given) if given.isdigit() else 0) or os.cpu_count() or 1
-        workers = min(jobs, len(groups)) if self.use_ninja else 1
+        # Side by side, since each group is done when its longest unit is; torch reads
+        # how many compilers each may run from the environment alone.
+        workers, jobs = share_jobs(os.environ.get("MAX_JOBS", ""), len(groups))
         with (
-            patch.dict(os.environ, MAX_JOBS=str(jobs // workers)),
-            ThreadPoolExecutor(workers) as pool,
+            patch.dict(os.environ, MAX_JOBS=str(jobs)),
+            ThreadPoolExecutor(workers if self.use_ninja else 1) as pool,
         ):
             objects = dict(zip(groups, pool.map(compile_group, groups), strict=True))
         # Linked after the common objects: of a function that both have, such as one

@@ -180,6 +180,8 @@ def main() -> None:
     for number in range(options.rounds):
         for which in (0, 1) if number % 2 == 0 else (1, 0):
             runs[which].append(in_process(options.builds[which], options.only))
+    if not runs[0][0]:
+        parser.error(f"--only: no case has {options.only!r}")
     print(f"{'milliseconds':<50} {'before':>9} {'after':>9}  before / after")
     for title, (_, told) in runs[0][0].items():
         _, other = runs[1][0][title]

@@ -48,7 +48,6 @@ def sides(
     found = {
         kind: [scores(one) for one in trainings]
         for kind, trainings in record["trainings"].items()
-        if trainings
     }
     for kind, of in found.items():
         yield kind, cells(of)
@@ -58,7 +57,7 @@ def sides(
         # Of the same seed, and so on the same batches.
         less = [
             [a - b for a, b in zip(*pair, strict=True)]
-            for pair in zip(found[one], found[other], strict=False)
+            for pair in zip(found[one], found[other], strict=True)
         ]
         yield f"{NAMES[one]} less {NAMES[other]}", cells(less, "+")
 
@@ -66,23 +65,21 @@ def sides(
 def costs(record: Record, kind: str) -> list[str]:
     """Parameters, time and memory, of what is trained."""
     if kind not in record["step_ms"]:
-        return [""] * 4
+        return [""] * 3
     ms = record["step_ms"][kind]
-    seconds = [one["seconds"] for one in record["trainings"][kind]]
     return [
         f"{record['parameters'][kind]:,}",
         f"{ms:.0f} ({ms / record['step_ms'][FIRST]:.2f})",
-        figure(seconds, digits=0) if seconds else "",
         f"{record['peak_mib'][kind]:.0f}",
     ]
 
 
 def words(record: Record) -> str:
     """What was trained and tested, in a sentence."""
-    size, counts = record["size"], [len(one) for one in record["trainings"].values()]
+    size, seeds = record["size"], len(record["trainings"][FIRST])
     text = (
         f"**{record['data'].capitalize()}**: {record['past']} frames to "
-        f"{record['ahead']}, {min(counts)} seeds of {record['steps']} steps of "
+        f"{record['ahead']}, {seeds} seeds of {record['steps']} steps of "
         f"{record['batch']} of {record['windows']} windows of {size}×{size} pixels; "
         f"{record['tests']} forecasts tested"
     )
@@ -112,7 +109,7 @@ def tables(report: Record) -> Iterator[Table]:
         f"\n\nChannels of the states: {widths}. Measured on {facts['processor']}, "
         f"{facts['cpu capability']}, {threads}, torch {facts['torch']}."
     )
-    columns = ["", "parameters", "ms a step (times)", "s a training", "MiB a step"]
+    columns = ["", "parameters", "ms a step (times)", "MiB a step"]
     columns += ["MSE × 1000", *(f"CSI, {one}" for one in BOUNDS)]
     rows = []
     for record in records:

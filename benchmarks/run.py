@@ -335,7 +335,10 @@ def main() -> None:
     )
     parser.add_argument("--results", type=Path, default=results_folder(gpu_to_use()))
     parser.add_argument(
-        "--radar", nargs="+", help="of bench_skill.py: folders of frames, an .npz"
+        "--radar",
+        nargs="+",
+        help="of bench_skill.py, and of bench_compare.py, which tests on the first: "
+        "folders of frames, an .npz",
     )
     parser.add_argument(
         "--gpu", action="store_true", help="fail where there is none to measure"
@@ -347,7 +350,7 @@ def main() -> None:
     failed = []
     for name in [] if options.no_run else options.only or NAMES:
         if gpu_to_use() and name in ON_CPU_ALONE:
-            print(f"bench_{name}.py is of the CPU's operators: left out", flush=True)
+            print(f"bench_{name}.py runs on the CPU alone: left out", flush=True)
             continue
         if name in ON_RADAR and not options.radar:
             print(f"bench_{name}.py wants radar frames, --radar: left out", flush=True)

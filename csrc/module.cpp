@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "autograd/cells.h"
-#include "autograd/conv2d_or_torch.h"
 #include "autograd/derivatives.h"
+#include "cpu/conv/conv2d.h"
 #include "cpu/conv/conv_algorithm.h"
 #include "cpu/conv/packed_weights.h"
 #include "cpu/capability.h"

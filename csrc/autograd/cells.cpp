@@ -6,8 +6,8 @@
 #include <initializer_list>
 #include <utility>
 
-#include "autograd/conv2d_or_torch.h"
 #include "autograd/derivatives.h"
+#include "cpu/conv/conv2d.h"
 #include "cpu/conv/winograd_cells.h"
 #include "operators/gates/gru_options.h"
 #include "sequences/traj_gru.h"

@@ -8,11 +8,13 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import compare_table
 import measure
+import numpy as np
 import peak_memory
 import pytest
 import run
@@ -135,7 +137,7 @@ def test_benchmark(name, on, monkeypatch, request, tmp_path):
     """On a device, too, as on a GPU."""
     if on == "emulated":
         if name in run.ON_CPU_ALONE:
-            pytest.skip("it is the CPU's")
+            pytest.skip("it runs on the CPU alone")
         request.getfixturevalue("emulated_devices")
     module = importlib.import_module(f"bench_{name}")
     small_sizes = SMALL if on == "cpu" else SMALL | THIN
@@ -261,7 +263,7 @@ def test_a_gpu_s_figures_have_a_folder_of_their_own(
         one for one in run.NAMES if one not in run.ON_CPU_ALONE | {"skill"}
     ]
     said = capsys.readouterr().out
-    assert "bench_conv.py is of the CPU's operators: left out" in said
+    assert "bench_conv.py runs on the CPU alone: left out" in said
     assert "# Benchmarks\n" in said  # the report, for the file that is sent in
     results = tmp_path / "results-nvidia-h200"
     assert {one.stem for one in results.glob("*.json")} == {*tried} - broken
@@ -296,7 +298,7 @@ def test_compared_networks_are_equal():
     """In their numbers of parameters, which are those of the networks as trained."""
     module = importlib.import_module("bench_compare")
     counts = []
-    for kind in module.KINDS:
+    for kind in module.NAMES:
         training = module.in_training(kind, 0, 1, 2, module.HKO7)
         counts.append(sum(one.numel() for one in training.net.parameters()))
         assert counts[-1] == module.parameters(kind, module.equal_widths(kind))
@@ -315,7 +317,7 @@ def test_compared_networks_see_the_same_batches(compare, monkeypatch):
         lambda _, net, past, *rest: seen.append(past.clone()) or past.sum(),
     )
     task = compare.digits()
-    for kind, seed in [*((kind, 0) for kind in compare.KINDS), ("traj_gru", 1)]:
+    for kind, seed in [*((kind, 0) for kind in compare.NAMES), ("traj_gru", 1)]:
         compare.trained(task, kind, seed, 1)
     assert all(torch.equal(seen[0], one) for one in seen[1:3])
     assert not torch.equal(seen[0], seen[3])
@@ -334,16 +336,19 @@ def test_a_comparison_scores_forecasts(compare):
 
 
 def test_comparison_on_rain(compare, radar_frames, monkeypatch, tmp_path):
-    """What is tested is not trained on: the same event is left out by its times."""
+    """What is tested is not trained on, nor what was within a day of it."""
     (given,) = compare.recordings([radar_frames], [])
-    with pytest.raises(SystemExit, match="of another time"):
+    with pytest.raises(SystemExit, match="of another day"):
         compare.rain([radar_frames, radar_frames], 1)
-    other = given[1].between(*given[1].times[[0, 16]])
-    tested = given[1].between(*given[1].times[[20, 39]])
-    parts = {"other": other, "tested": tested}
+    parts = {"other": given[1].between(*given[1].times[[0, 16]])}
+    parts["tested"] = given[1].between(*given[1].times[[20, 39]])
     monkeypatch.setattr(
         compare, "recordings", lambda paths, _: [(p.name, parts[p.name]) for p in paths]
     )
+    with pytest.raises(SystemExit, match="of another day"):
+        compare.rain([Path("tested"), Path("other")], 1)
+    days = np.timedelta64(3, "D")
+    parts["other"] = replace(parts["other"], times=parts["other"].times + days)
     results = tmp_path / "compare.json"
     options = ["tested", "other", "--starts", "1", "--rounds", "1", "--threads", "1"]
     options += ["--steps", "1", "--seeds", "1", "--json", str(results)]
@@ -361,3 +366,35 @@ def test_intervals_of_a_comparison():
     """Student's, of three seeds: 4.303 times the mean's standard error."""
     assert compare_table.figure([1.0, 2.0, 3.0]) == "2.000 ± 2.484"
     assert compare_table.figure([1.0]) == "1.000"
+
+
+def test_a_comparison_scores_what_all_forecasts_know(compare, radar_frames):
+    """Where the past is unknown, what is carried on from there is for none."""
+    (_, series), *_ = compare.recordings([radar_frames], [])
+
+    class Holed:
+        archive, times, shape = series.archive, series.times, series.shape
+
+        def __getitem__(self, part):
+            frames = series[part].clone()
+            frames[:, 200:260, 200:260] = torch.nan
+            return frames
+
+    (whole,), (holed,) = (compare.rain_cases(one, 6, 1) for one in (series, Holed()))
+    assert holed.mask.sum() < whole.mask.sum()
+    assert not (holed.mask & ~whole.mask).any()
+    for make in compare.BASELINES.values():
+        made = make(holed.past, 6, series.archive.zr)
+        assert not made[holed.mask].isnan().any()
+
+
+def test_differences_are_of_pairs_of_one_seed():
+    """The first side less the second, and an interval of these."""
+    trainings = {
+        "traj_gru": [{"csi": [0.5]}, {"csi": [0.7]}],
+        "conv_gru": [{"csi": [0.4]}, {"csi": [0.5]}],
+    }
+    record = {"trainings": trainings, "untrained": {"persistence": {"csi": [0.1]}}}
+    rows = dict(compare_table.sides(record, lambda one: one["csi"], [3]))
+    assert rows["persistence"] == ["0.100"]
+    assert rows["TrajGRU less ConvGRU"] == ["+0.150 ± 0.635"]

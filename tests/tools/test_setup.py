@@ -43,6 +43,17 @@ def test_what_is_built(setup, wanted, toolkit, machine, chosen):
     assert setup.choose_architectures(wanted, toolkit, machine) == chosen
 
 
+@pytest.mark.parametrize(
+    ("given", "shared"),
+    [("1", (1, 1)), ("2", (2, 1)), ("9", (4, 2)), ("", (4, 2)), ("0", (4, 2))]
+    + [(wrong, (4, 2)) for wrong in ("x", "-1", "²")],
+)
+def test_compilers_are_shared_out(setup, monkeypatch, given, shared):
+    """Never more than were asked for, else as many as there are processors."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert setup.share_jobs(given, 4) == shared
+
+
 def test_what_is_said(setup, monkeypatch, capsys):
     setup.announce()
     said = capsys.readouterr().out

@@ -32,7 +32,7 @@ class Forecast:
         grid: where the pixels lie, or None.
         zr: the relation of reflectivity and rain.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from trajgru_ext.nowcasting import ZR, Forecast
         >>> members = np.array([0.2, 1.0, 3.0]).reshape(3, 1, 1, 1)

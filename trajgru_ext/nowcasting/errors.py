@@ -17,7 +17,7 @@ right that nothing comes. A member is the forecast and noise of these sizes::
 with unit(x) = x / sqrt(mean x^2): bands overlap, and so do not add up to S by
 themselves. The noise is moved along the motion between the past frames. So members
 spread as much as forecasts were wrong, at every scale, without a model trained for it:
-the errors of a few hundred windows measure some fifty numbers well, but not a network
+the errors of some hundred windows measure some fifty numbers well, but not a network
 that draws.
 """
 

@@ -42,7 +42,7 @@ class Nowcaster:
         zr: the relation of reflectivity and rain that it was trained with.
         net: the network, `nn.EncoderForecaster`, of frames `[T, B, 1, H, W]`.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> import numpy as np
         >>> import torch
@@ -283,7 +283,7 @@ def nowcast(
         ValueError: as `Nowcaster.forecast`.
         TypeError: there are other options.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> import numpy as np
         >>> import torch

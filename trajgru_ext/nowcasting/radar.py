@@ -77,7 +77,7 @@ def pixels_to_rain(pixels: Tensor, zr: ZR = HKO7) -> Tensor:
     Returns:
         Rain rates in mm/h in the dtype of the pixels; 0 where these are at or below 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from trajgru_ext.nowcasting import pixels_to_rain
         >>> pixels_to_rain(torch.tensor([0.0, 0.25, 0.5])).round(decimals=2)
@@ -99,7 +99,7 @@ def rain_to_pixels(rate: Tensor, zr: ZR = HKO7) -> Tensor:
         (dBZ + 10) / 70 within 0 and 1, in the dtype of the rates: what is below -10 dBZ
         or above 60 is clipped.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from trajgru_ext.nowcasting import pixels_to_rain, rain_to_pixels
         >>> pixels = rain_to_pixels(torch.tensor([0.0, 1.0, 10.0]))

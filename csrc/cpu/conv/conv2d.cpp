@@ -5,6 +5,8 @@
 
 #include "cpu/conv/conv2d.h"
 
+#include <ATen/autocast_mode.h>
+#include <ATen/ops/conv2d.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/sum.h>
 
@@ -243,14 +245,46 @@ TRAJGRU_LIBRARY_IMPL(CPU, m) {
   m.impl("conv2d_backward", &backward_on_cpu);
 }
 
+// What autocast makes of an operand.
+Tensor cast(const Tensor& tensor, at::ScalarType dtype) {
+  return at::autocast::cached_cast(dtype, tensor, at::kCPU);
+}
+
+bool all_ones(at::IntArrayRef values) {
+  return std::all_of(values.begin(), values.end(), [](int64_t k) { return k == 1; });
+}
+
 }  // namespace
 
-bool conv2d_pays(const Tensor& input, const Tensor& weight, at::IntArrayRef padding) {
-  const bool few = at::get_num_threads() > 1 &&
-                   is_convolution(input, weight, padding) &&
-                   few_products(input, weight, padding);
-  return few || by_winograd(input, weight, padding) ||
-         in_floats(input, weight, padding);
+Tensor conv2d_or_torch(const Tensor& input, const Tensor& weight,
+                       const OptionalTensor& bias, at::IntArrayRef stride,
+                       at::IntArrayRef padding, at::IntArrayRef dilation,
+                       int64_t groups) {
+  const auto plain = [](const Tensor& one) {
+    return one.defined() && one.is_cpu() && one.layout() == at::kStrided;
+  };
+  bool ours = groups == 1 && (padding.size() == 1 || padding.size() == 2) &&
+              plain(input) && plain(weight) && input.dim() == 4 && weight.dim() == 4 &&
+              all_ones(stride) && all_ones(dilation) &&
+              (!bias.has_value() ||
+               (plain(*bias) && bias->dim() == 1 && bias->size(0) == weight.size(0)));
+  if (ours) {
+    const std::array<int64_t, 2> both = {padding[0], padding[padding.size() - 1]};
+    const bool autocast = at::autocast::is_autocast_enabled(at::kCPU);
+    const auto dtype =
+        autocast ? at::autocast::get_autocast_dtype(at::kCPU) : input.scalar_type();
+    const Tensor x = autocast ? cast(input, dtype) : input;
+    const Tensor w = autocast ? cast(weight, dtype) : weight;
+    const OptionalTensor b =
+        autocast && bias.has_value() ? OptionalTensor(cast(*bias, dtype)) : bias;
+    const bool few = at::get_num_threads() > 1 && is_convolution(x, w, both) &&
+                     few_products(x, w, both);
+    if ((few || by_winograd(x, w, both) || in_floats(x, w, both)) &&
+        (!b.has_value() || b->scalar_type() == dtype)) {
+      return call::conv2d(x, w, b, both);
+    }
+  }
+  return at::conv2d(input, weight, bias, stride, padding, dilation, groups);
 }
 
 }  // namespace trajgru_ext
