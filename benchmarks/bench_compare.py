@@ -11,7 +11,8 @@ of it. Persistence and the forecasts along the motion are of the same starts.
 Of rain those pixels count that all of these know. CSI is the mean over lead times,
 "last" that of the last one. Intervals are Student's of 95 % over the seeds alone: what
 other test movies or events would give is not in them. Times are medians of training
-steps of the three in turn, memory is what a process needs for a first step.
+steps of the three in turn, memory is what a step adds at its peak, after one on
+smaller frames.
 """
 
 import argparse

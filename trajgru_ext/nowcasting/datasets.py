@@ -44,11 +44,11 @@ class Forecast:
 
     """
 
-    values: NDArray[Any]  # [T, H, W] in mm/h, or brightness; NaN where unknown
-    members: NDArray[Any] | None  # [M, T, H, W]
+    values: NDArray[Any]
+    members: NDArray[Any] | None
     brightness: bool
-    reference: np.datetime64 | None  # time of the last frame that was known
-    minutes: float  # between frames
+    reference: np.datetime64 | None
+    minutes: float
     grid: Grid | None
     zr: ZR
 
